@@ -1,0 +1,70 @@
+# Everything runs in .venv, made from requirements.lock with hashes. Bare `make` lists the targets.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# cpu | gpu: the TensorFlow under keras
+BACKEND ?= cpu
+LOCK := $(if $(filter gpu,$(BACKEND)),requirements-gpu.lock,requirements.lock)
+READY := .venv/ready-$(BACKEND)
+SOURCES := src flows tests benchmarks data/make_digits.py
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export DVC_NO_ANALYTICS := 1
+export DO_NOT_TRACK := 1
+# An index that pip was told of serves uv too.
+export UV_DEFAULT_INDEX ?= $(shell $(PYTHON) -m pip config get global.index-url 2>/dev/null)
+ifeq ($(UV_DEFAULT_INDEX),)
+unexport UV_DEFAULT_INDEX
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help setup repro test test-fast check format flow ui lock clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+setup: $(READY)  ## make .venv from the lock (BACKEND=gpu for TensorFlow with CUDA)
+
+$(READY): pyproject.toml $(LOCK)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "relearn: wanted Python 3.11 or newer, got $$($(PYTHON) --version); set PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv --clear .venv
+	@awk '/^[a-z]/ {keep = /^uv==/} keep' $(LOCK) > .venv/bootstrap.txt
+	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r .venv/bootstrap.txt
+	.venv/bin/uv pip install --quiet --require-hashes -r $(LOCK)
+	.venv/bin/uv pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+repro: $(READY)  ## run what is not up to date of the pipeline
+	dvc repro
+
+test: $(READY)  ## run all tests
+	pytest
+
+test-fast: $(READY)  ## run the tests that need neither TensorFlow, nor DVC, nor a Prefect server: seconds
+	pytest -m "not slow"
+
+check: $(READY)  ## format, lint, types: nothing is changed
+	ruff format --check $(SOURCES)
+	ruff check $(SOURCES)
+	mypy
+
+format: $(READY)  ## format, and mend what the linter can
+	ruff format $(SOURCES)
+	ruff check --fix $(SOURCES)
+
+flow: $(READY)  ## run the pipeline as a Prefect flow (PREFECT_API_URL names a server, else a temporary one)
+	python -m flows.pipeline
+
+ui: $(READY)  ## start a Prefect server with its UI on this machine
+	prefect server start
+
+lock: $(READY)  ## resolve the dependencies anew, with versions and hashes and no address of an index
+	$(LOCK_COMMAND) --extra cpu --output-file requirements.lock
+	$(LOCK_COMMAND) --extra gpu --output-file requirements-gpu.lock
+
+LOCK_COMMAND = uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
+	--no-emit-index-url --extra dev pyproject.toml
+
+clean:  ## remove .venv and all that can be made again (not the DVC cache)
+	rm -rf .venv .prefect .pytest_cache .mypy_cache .ruff_cache .hypothesis build src/*.egg-info dvc_plots
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

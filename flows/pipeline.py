@@ -1,0 +1,135 @@
+"""The pipeline under Prefect: a task a stage, each running `dvc repro` for it.
+
+Usage: python -m flows.pipeline
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from ruamel.yaml import YAML
+
+from relearn import paths
+
+ROOT = Path(__file__).resolve().parent.parent
+SUPERVISE = ROOT / "flows" / "supervise.py"
+N_LAST_LINES = 10
+
+
+class StageFailed(Exception):
+    """A stage ended with another exit code than 0; the text has its last lines."""
+
+
+@flow(name="pipeline")
+def run_pipeline() -> None:
+    """Bring every stage up to date, in the order of dvc.yaml; the first that fails ends the flow."""
+    for stage in read_stages(ROOT / "dvc.yaml"):
+        try:
+            run_stage.with_options(name=stage, task_run_name=stage)(stage)
+        finally:
+            if stage == "validate":
+                publish_validation()
+    publish_metrics()
+
+
+def read_stages(path: Path) -> list[str]:
+    """Return the names of the stages, in the order in which they stand in `dvc.yaml`."""
+    return list(YAML(typ="safe", pure=True).load(path.read_bytes())["stages"])
+
+
+@task
+def run_stage(stage: str) -> None:
+    """Bring one stage up to date.
+
+    Raises
+    ------
+    StageFailed
+        `dvc repro` ended with another exit code than 0.
+    """
+    log = get_run_logger()
+    code, last_lines = run_child([sys.executable, "-m", "dvc", "repro", stage], log.info)
+    if code != 0:
+        raise StageFailed(f"{stage}: dvc repro ended with exit code {code}; its last lines:\n" + "\n".join(last_lines))
+
+
+def run_child(command: list[str], report: Callable[[str], None]) -> tuple[int, list[str]]:
+    """Run a command in its own process group, and report each line as it comes.
+
+    However this function is left, and also if this process is killed, no process of the group goes on.
+
+    Returns
+    -------
+    The exit code and the last lines.
+    """
+    last_lines: deque[str] = deque(maxlen=N_LAST_LINES)
+    environment = {
+        **os.environ,
+        "DVC_NO_ANALYTICS": "1",
+        "PYTHONUNBUFFERED": "1",
+        # The `python` of dvc.yaml is this one.
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+    }
+    with subprocess.Popen(
+        [sys.executable, str(SUPERVISE), *command],
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    ) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        try:
+            for line in child.stdout:
+                if line := line.rstrip():
+                    last_lines.append(line)
+                    report(line)
+        finally:
+            child.stdin.close()
+            child.wait()
+    return child.returncode, list(last_lines)
+
+
+def publish_validation() -> None:
+    """Publish the report of the gate, if there is one, as a markdown artifact."""
+    path = ROOT / paths.VALIDATION_REPORT
+    if not path.exists():
+        return
+    report = json.loads(path.read_text())
+    verdict = "passed" if report["passed"] else "failed"
+    lines = [f"## Validation {verdict}: {report['n_images']:,} images", ""]
+    lines += ["| check | wanted | found | passed | first rows |", "| --- | --- | --- | --- | --- |"]
+    for finding in report["findings"]:
+        rows = "<br>".join(escape_markdown(row) for row in finding["rows"][:5])
+        mark = "yes" if finding["passed"] else "**no**"
+        cells = [finding["name"], finding["wanted"], finding["observed"]]
+        lines.append(f"| {' | '.join(escape_markdown(cell) for cell in cells)} | {mark} | {rows} |")
+    create_markdown_artifact(key="validation", markdown="\n".join(lines), description=f"Validation {verdict}")
+
+
+def escape_markdown(text: str) -> str:
+    """Keep the name of a file from breaking a table."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("\n", " ")
+
+
+def publish_metrics() -> None:
+    """Publish the metrics of training and evaluation as a table artifact."""
+    table = [
+        {"stage": stage, "metric": name, "value": value}
+        for stage, path in (("train", paths.TRAINING_METRICS), ("evaluate", paths.EVALUATION_METRICS))
+        for name, value in json.loads((ROOT / path).read_text()).items()
+    ]
+    create_table_artifact(key="metrics", table=table, description="Metrics of the last run")
+
+
+if __name__ == "__main__":
+    run_pipeline()

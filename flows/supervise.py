@@ -1,0 +1,40 @@
+"""Run a command that never outlives the one who asked for it.
+
+Usage: python supervise.py COMMAND [ARGUMENT...], started as the leader of a new session with a pipe as its stdin.
+
+When the other end of the pipe closes, be it in good order or because its owner was killed, the whole process group is
+ended: SIGTERM, and SIGKILL to what is left after some seconds. `dvc` alone would leave the stage that it runs behind.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+GRACE_SECONDS = 5
+
+
+def main(command: list[str]) -> int:
+    """Run `command`, and return its exit code, or 128 + the signal that ended it."""
+    # A handler and not SIG_IGN, which the child would inherit.
+    signal.signal(signal.SIGTERM, lambda _number, _frame: None)
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    threading.Thread(target=_watch_owner, args=(child,), daemon=True).start()
+    code = child.wait()
+    os.killpg(0, signal.SIGTERM)  # whatever it left behind
+    return code if code >= 0 else 128 - code
+
+
+def _watch_owner(child: "subprocess.Popen[bytes]") -> None:
+    while os.read(0, 1024):
+        pass
+    os.killpg(0, signal.SIGTERM)
+    try:
+        child.wait(GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(0, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""Reproducible transfer learning for image classification."""

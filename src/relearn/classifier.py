@@ -1,0 +1,71 @@
+"""`models/classifier/`: the linear head as ONNX, and the record that says how its inputs are made."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from relearn.errors import IntegrityError
+from relearn.files import hash_file, read_json, write_folder, write_json
+
+HEAD = "head.onnx"
+RECORD = "classifier.json"
+
+
+class Classifier(NamedTuple):
+    """A head that was read back, and its record (`classes` in the order of the probabilities, `extractor`, hashes)."""
+
+    record: dict[str, Any]
+    session: Any
+
+    @property
+    def classes(self) -> list[str]:
+        """The classes in the order of the columns of the probabilities."""
+        return list(self.record["classes"])
+
+    def predict_probabilities(self, features: np.ndarray) -> np.ndarray:
+        """Return the probability of each class: features (images, features) float32 to (images, classes) float32."""
+        (probabilities,) = self.session.run(["probabilities"], {"features": np.asarray(features, np.float32)})
+        return np.asarray(probabilities)
+
+    def predict_labels(self, probabilities: np.ndarray) -> list[str]:
+        """Return the most probable class of each row, the first of them in a tie."""
+        return [self.classes[column] for column in probabilities.argmax(axis=1)]
+
+
+def open_head(head: bytes) -> Any:
+    """Open an ONNX head in onnxruntime on one thread, so that the order of additions does not depend on the machine."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(head, options, providers=["CPUExecutionProvider"])
+
+
+def write_classifier(folder: Path, head: bytes, record: dict[str, Any]) -> None:
+    """Write `head.onnx` and `classifier.json`, which gets the head's SHA-256; both or neither."""
+    with write_folder(folder) as partial:
+        (partial / HEAD).write_bytes(head)
+        write_json(partial / RECORD, {"head_sha256": hash_file(partial / HEAD), **record})
+
+
+def read_classifier(folder: Path) -> Classifier:
+    """Read a classifier, and check the head's hash before it is parsed.
+
+    Raises
+    ------
+    IntegrityError
+        A file is missing, or the head is not the one that the record names.
+    """
+    if not folder.is_dir():
+        raise IntegrityError(f"{folder}: no classifier there; run `dvc repro`, or `dvc pull` one")
+    record = read_json(folder / RECORD)
+    path = folder / HEAD
+    if not path.is_file():
+        raise IntegrityError(f"{path}: no such file; run `dvc repro train`")
+    found = hash_file(path)
+    if found != record["head_sha256"]:
+        raise IntegrityError(
+            f"{path}: wanted sha256 {record['head_sha256']} ({RECORD}), got {found}; run `dvc repro --force train`"
+        )
+    return Classifier(record, open_head(path.read_bytes()))

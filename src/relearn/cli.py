@@ -1,0 +1,102 @@
+"""The command `relearn`: arguments in, exit codes out. A stage is imported when it is asked for, and not before."""
+
+import importlib
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from relearn import paths
+from relearn.errors import RelearnError
+from relearn.params import read_params
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Turn a folder of labelled images into a classifier, and prove where it came from. "
+    "The stages read params.yaml in the current folder; `dvc repro` runs those that need it, in order.",
+)
+
+
+def _run_stage(name: str) -> None:
+    block = read_params(paths.PARAMS).get_block(name)
+    importlib.import_module(f"relearn.{name}").run(block)
+
+
+@app.command(rich_help_panel="Stages")
+def restructure() -> None:
+    """Bring the images of any layout into data/dataset/SPLIT/CLASS/, with a manifest."""
+    _run_stage("restructure")
+
+
+@app.command(rich_help_panel="Stages")
+def validate() -> None:
+    """Check the manifest; bad data ends here."""
+    _run_stage("validate")
+
+
+@app.command(rich_help_panel="Stages")
+def extract() -> None:
+    """Run every image through the network once, and keep its features."""
+    _run_stage("extract")
+
+
+@app.command(rich_help_panel="Stages")
+def train() -> None:
+    """Fit the linear head on the features."""
+    _run_stage("train")
+
+
+@app.command(rich_help_panel="Stages")
+def evaluate() -> None:
+    """Judge the classifier on the evaluation split."""
+    _run_stage("evaluate")
+
+
+@app.command()
+def predict(
+    inputs: Annotated[list[str], typer.Argument(metavar="PATH...", help="Image files, folders or globs.")],
+    json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    model: Annotated[Path, typer.Option(help="The folder of the classifier.")] = paths.CLASSIFIER,
+    weights: Annotated[
+        Path | None, typer.Option(help="The network's weights file, where it is not at the path it was trained with.")
+    ] = None,
+) -> None:
+    """Tell the class of images that were never in the set."""
+    if json and csv:
+        raise typer.BadParameter("--json or --csv, not both")
+    from relearn.predict import predict_files, print_predictions
+
+    result = predict_files(inputs, model, weights)
+    print_predictions(result, "json" if json else "csv" if csv else "table")
+    if result.failures:
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Run the command line; the one place where an error becomes an exit code."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("relearn").setLevel(logging.INFO)
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # what they warn of is no reason to refuse an image
+    try:
+        app()
+    except RelearnError as error:
+        _fail(str(error))
+    except MemoryError:
+        _fail("out of memory; lower extract.batch_size or extract.image_size_px, or use a larger machine")
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _fail(f"{error.filename}: {error.strerror}")
+    except KeyboardInterrupt:
+        _fail("interrupted; nothing half-done was left", 130)
+
+
+def _fail(message: str, code: int = 1) -> None:
+    print(f"relearn: {message}", file=sys.stderr)
+    sys.exit(code)

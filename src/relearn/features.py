@@ -1,0 +1,116 @@
+"""`data/features/`: one row of numbers for each image of the manifest, in `.npy` shards, a split never shared."""
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from relearn.errors import IntegrityError
+from relearn.files import hash_file, read_csv, read_json, write_csv, write_json
+from relearn.manifest import ManifestRow
+
+# A shard is held in memory while it is written: 1,024 rows of VGG16's 25,088 float32 are 103 MB.
+ROWS_PER_SHARD = 1024
+
+INDEX = "index.csv"
+SHARDS = "shards.csv"
+EXTRACTOR = "extractor.json"
+
+INDEX_HEADER = ("shard", "row", "sha256", "split", "label")
+SHARDS_HEADER = ("shard", "sha256", "n_images", "n_features", "dtype")
+
+
+class SplitFeatures(NamedTuple):
+    """The images of one split: features (images, features) float32; sha256 and label of each row, in that order."""
+
+    features: np.ndarray
+    sha256: list[str]
+    labels: list[str]
+
+
+def write_features(folder: Path, manifest: Sequence[ManifestRow], rows: Iterable[np.ndarray], record: Any) -> None:
+    """Write the features of the manifest's images, which come in its order, a row each.
+
+    Raises
+    ------
+    IntegrityError
+        Fewer or more rows came than the manifest has.
+    """
+    arriving = iter(rows)
+    index: list[tuple[object, ...]] = []
+    shards: list[tuple[object, ...]] = []
+    for shard, images in _plan_shards(manifest):
+        values: np.ndarray | None = None
+        for row, image in enumerate(images):
+            features = next(arriving, None)
+            if features is None:
+                raise IntegrityError(f"wanted {len(manifest)} rows of features, got {len(index)}")
+            if values is None:
+                values = np.empty((len(images), len(features)), "<f4")
+            values[row] = features
+            index.append((shard, row, image.sha256, image.split, image.label))
+        assert values is not None
+        np.save(folder / shard, values, allow_pickle=False)
+        shards.append((shard, hash_file(folder / shard), *values.shape, "float32"))
+    if next(arriving, None) is not None:
+        raise IntegrityError(f"wanted {len(manifest)} rows of features, got more")
+    write_csv(folder / INDEX, INDEX_HEADER, index)
+    write_csv(folder / SHARDS, SHARDS_HEADER, shards)
+    write_json(folder / EXTRACTOR, record)
+
+
+def _plan_shards(manifest: Sequence[ManifestRow]) -> Iterable[tuple[str, Sequence[ManifestRow]]]:
+    """Cut the manifest, which is ordered by split, into shards of one split and at most `ROWS_PER_SHARD` rows."""
+    by_split: dict[str, list[ManifestRow]] = {}
+    for image in manifest:
+        by_split.setdefault(image.split, []).append(image)
+    for split, images in by_split.items():
+        for number in range(math.ceil(len(images) / ROWS_PER_SHARD)):
+            start = number * ROWS_PER_SHARD
+            yield f"{split}-{number:04}.npy", images[start : start + ROWS_PER_SHARD]
+
+
+def read_features(folder: Path, split: str) -> SplitFeatures:
+    """Read one split; the shards of the others are not opened.
+
+    Returns
+    -------
+    SplitFeatures
+        Rows in the order of the manifest; none (shape (0, 0)) where the split has no image.
+
+    Raises
+    ------
+    IntegrityError
+        A file is missing, or its hash or shape is not the recorded one.
+    """
+    index = [row for row in read_csv(folder / INDEX, INDEX_HEADER) if row[3] == split]
+    parts = []
+    n_rows = 0
+    for shard, sha256, n_images, n_features, _ in read_csv(folder / SHARDS, SHARDS_HEADER):
+        in_shard = [row for row in index if row[0] == shard]
+        if not in_shard:
+            continue
+        path = folder / shard
+        if not path.is_file():
+            raise IntegrityError(f"{path}: no such file, though {SHARDS} names it; run `dvc repro extract`")
+        if hash_file(path) != sha256:
+            raise IntegrityError(f"{path}: not the bytes that {SHARDS} names; run `dvc repro --force extract`")
+        values = np.load(path, allow_pickle=False)
+        if values.shape != (int(n_images), int(n_features)) or len(in_shard) != int(n_images):
+            raise IntegrityError(f"{path}: wanted {n_images} rows of {n_features}, got {values.shape}")
+        if [int(row[1]) for row in in_shard] != list(range(len(in_shard))):
+            raise IntegrityError(f"{folder / INDEX}: the rows of {shard} are not in order; run `dvc repro extract`")
+        parts.append(values)
+        n_rows += len(values)
+    if n_rows != len(index):
+        raise IntegrityError(f"{folder}: {len(index)} images of {split} in {INDEX}, {n_rows} in the shards")
+    features = np.concatenate(parts) if parts else np.empty((0, 0), np.float32)
+    return SplitFeatures(features, [row[2] for row in index], [row[4] for row in index])
+
+
+def read_extractor_record(folder: Path) -> dict[str, Any]:
+    """Read `extractor.json`: how the features were made."""
+    record: dict[str, Any] = read_json(folder / EXTRACTOR)
+    return record

@@ -1,0 +1,128 @@
+"""Files that appear whole or not at all, and their hashes."""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from relearn.errors import IntegrityError
+
+
+def hash_bytes(content: bytes) -> str:
+    """Return the SHA-256 of `content` as 64 lower-case hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes as 64 lower-case hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _partial_path(path: Path) -> Path:
+    """Return a name beside `path` that is this process's own, and clear away what dead processes left there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for stale in path.parent.glob(f".{path.name}.*.partial"):
+        pid = stale.name.split(".")[-2]
+        if pid.isdigit() and not _is_alive(int(pid)):
+            shutil.rmtree(stale) if stale.is_dir() else stale.unlink(missing_ok=True)
+    return path.parent / f".{path.name}.{os.getpid()}.partial"
+
+
+@contextmanager
+def write_file(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file for writing that takes the name `path` only once it is complete and on the disk."""
+    partial = _partial_path(path)
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def write_folder(path: Path) -> Iterator[Path]:
+    """Give an empty folder to fill, which replaces `path` once the block ends without an error."""
+    partial = _partial_path(path)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+        if path.exists():
+            shutil.rmtree(path)
+        partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON with two spaces of indent, keys in the order given; NaN and infinity raise `ValueError`."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    with write_file(path) as file:
+        file.write(text.encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises
+    ------
+    IntegrityError
+        The file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise IntegrityError(f"{path}: no such file; run `dvc repro`, which writes it") from None
+    except ValueError as error:
+        raise IntegrityError(f"{path}: wanted JSON, got {error}; run `dvc repro` to write it again") from None
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write rows under a header as UTF-8, lines ended as on Unix, quoting only where a cell needs it."""
+    with write_file(path) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+        text.detach()  # flushes, and leaves the closing to write_file
+
+
+def read_csv(path: Path, header: Sequence[str]) -> list[list[str]]:
+    """Read the rows below the header, every cell as text.
+
+    Raises
+    ------
+    IntegrityError
+        The file is missing, has another header, or a row of another length.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            found, *rows = list(csv.reader(file)) or [[]]
+    except FileNotFoundError:
+        raise IntegrityError(f"{path}: no such file; run `dvc repro`, which writes it") from None
+    if found != list(header):
+        raise IntegrityError(f"{path}: wanted the columns {','.join(header)}, got {','.join(found)}; run `dvc repro`")
+    for number, row in enumerate(rows, start=2):
+        if len(row) != len(header):
+            raise IntegrityError(f"{path}: row {number}: wanted {len(header)} cells, got {len(row)}; run `dvc repro`")
+    return rows

@@ -1,0 +1,241 @@
+"""A pretrained network without its top, bound to the preprocessing that it was trained with.
+
+keras is imported inside the functions: it costs seconds and half a gigabyte.
+"""
+
+import hashlib
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from relearn.errors import NetworkError
+from relearn.files import hash_file
+from relearn.images import resize_image
+from relearn.params import NETWORKS, ExtractParams
+
+
+class Extractor:
+    """Images in, features out: the network, its cut, its pooling and its preprocessing as one thing.
+
+    Attributes
+    ----------
+    n_features, batch_size : int
+    record : dict
+        All that a prediction needs to be made the same way; goes to `extractor.json` and into `classifier.json`.
+    """
+
+    def __init__(self, params: ExtractParams) -> None:
+        keras = _import_keras()
+        self._params = params
+        self.batch_size = params.batch_size
+        application = getattr(keras.applications, NETWORKS[params.network])
+        self._preprocess = _find_preprocessing(application)
+        base = _build_network(keras, application, params)
+        if params.weights == "random":
+            set_random_weights(base, params.seed)
+        self._model = _cut_network(keras, base, params)
+        self.n_features: int = self._model.output.shape[-1]
+        backend = keras.backend.backend()
+        self.record: dict[str, Any] = {
+            **params.model_dump(),
+            "n_features": self.n_features,
+            "n_parameters": self._model.count_params(),
+            "network_sha256": hash_weights(self._model.weights),
+            "precision": "float32",
+            "keras": keras.__version__,
+            "backend": f"{backend} {_find_version(backend)}",
+        }
+
+    def prepare_image(self, rgb: Image.Image) -> np.ndarray:
+        """Resize an upright RGB image to the network's input: uint8 of shape (image_size_px, image_size_px, 3)."""
+        return resize_image(rgb, self._params.image_size_px, self._params.resize_filter)
+
+    def compute_rows(self, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Yield the features of each prepared image, in order: float32 of shape (n_features,)."""
+        arriving = iter(images)
+        while batch := list(islice(arriving, self._params.batch_size)):
+            yield from self.compute_features(batch)
+
+    def compute_features(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """Run the network over at most `batch_size` prepared images.
+
+        A shorter batch is filled up with black images, whose rows are dropped: the shape of a batch decides in which
+        order a backend adds, so one fixed shape gives each image the same bits in whatever company it comes.
+
+        Returns
+        -------
+        ndarray of shape (len(images), n_features), float32
+
+        Raises
+        ------
+        NetworkError
+            A feature is NaN or infinite.
+        """
+        size = self._params.image_size_px
+        batch = np.zeros((self._params.batch_size, size, size, 3), np.float32)
+        batch[: len(images)] = images
+        features = np.asarray(self._model.predict_on_batch(self._preprocess(batch)), np.float32)[: len(images)]
+        if not np.isfinite(features).all():
+            row = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
+            raise NetworkError(
+                f"extract.network {self._params.network}: wanted finite features, got NaN or infinity for image "
+                f"{row + 1} of a batch of {len(images)}; look at extract.weights"
+            )
+        return features
+
+
+def _import_keras() -> Any:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        with _hold_stderr():
+            import keras
+    except ImportError as error:
+        raise NetworkError(
+            f"keras cannot be imported with the backend {os.environ.get('KERAS_BACKEND', 'tensorflow')}: {error}; "
+            "`make setup` installs TensorFlow, another one is to be installed by hand and named in KERAS_BACKEND"
+        ) from None
+    return keras
+
+
+@contextmanager
+def _hold_stderr() -> Iterator[None]:
+    """Hold back what native code prints while a block runs, and print it only if the block fails.
+
+    TensorFlow tells about oneDNN at every import, before it reads the level of its log.
+    """
+    sys.stderr.flush()
+    shown = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(shown, held.read())
+            raise
+        finally:
+            os.dup2(shown, 2)
+            os.close(shown)
+
+
+def _find_preprocessing(application: Any) -> Any:
+    """Return the `preprocess_input` that stands in the same module of keras as the network."""
+    import inspect
+
+    return getattr(inspect.getmodule(inspect.unwrap(application)), "preprocess_input")  # noqa: B009
+
+
+def _find_version(backend: str) -> str:
+    from importlib.metadata import packages_distributions, version
+
+    return version(packages_distributions()[backend][0])
+
+
+def _build_network(keras: Any, application: Any, params: ExtractParams) -> Any:
+    weights: str | None = {"random": None}.get(params.weights, params.weights)
+    if params.weights_are_file:
+        check_weights_file(Path(params.weights), str(params.weights_sha256))
+    size = params.image_size_px
+    keras.utils.set_random_seed(params.seed)
+    try:
+        return application(weights=weights, include_top=False, input_shape=(size, size, 3))
+    except ValueError as error:
+        if "Input size must be at least" in str(error):
+            least = re.search(r"at least (\d+)x", str(error))
+            raise NetworkError(
+                f"extract.image_size_px: wanted at least {least[1] if least else '?'} for {params.network}, got {size}"
+            ) from None
+        if params.weights_are_file:
+            raise NetworkError(
+                f"extract.weights: {params.weights} does not hold the weights of {params.network} without its top: "
+                f"{_shorten(error)}"
+            ) from None
+        raise
+    except OSError as error:
+        raise NetworkError(
+            f"extract.weights: {params.weights}: wanted a Keras weights file (HDF5), got: {_shorten(error)}"
+        ) from None
+    except Exception as error:  # keras.utils.get_file raises no narrower one
+        url = re.search(r"URL fetch failure on (\S+?):? ", str(error))
+        if url is None:
+            raise
+        name = url[1].rsplit("/", 1)[-1]
+        folder = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "models"
+        raise NetworkError(
+            f"extract.weights: imagenet: the weights of {params.network} are not on this machine and cannot be "
+            f"downloaded from {url[1]}; put that file to {folder / name}"
+        ) from None
+
+
+def _shorten(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def check_weights_file(path: Path, sha256: str) -> None:
+    """Raise `NetworkError` unless the file is there and has the hash."""
+    if not path.is_file():
+        raise NetworkError(f"extract.weights: {path}: no such file; put the weights there, or set extract.weights")
+    found = hash_file(path)
+    if found != sha256:
+        raise NetworkError(
+            f"extract.weights: {path}: wanted sha256 {sha256} (extract.weights_sha256), got {found}; "
+            "fetch the file again, or set the hash if this file is the right one"
+        )
+
+
+def set_random_weights(network: Any, seed: int) -> None:
+    """Draw every kernel anew from N(0, 2 / fan_in), so that activations keep their scale through the layers.
+
+    He et al. 2015, "Delving deep into rectifiers", equation 10. The numbers come from numpy, so that each backend of
+    keras gets the same. Everything that is no kernel stays as keras initialises it: biases at 0, normalisations at
+    mean 0 and variance 1.
+    """
+    rng = np.random.default_rng(seed)
+    for layer in network.layers:
+        for weight in layer.weights:
+            if not weight.name.endswith("kernel"):
+                continue
+            # A depthwise kernel (height, width, channels, multiplier) sums over its window alone.
+            depthwise = "depthwise" in weight.name or type(layer).__name__ == "DepthwiseConv2D"
+            fan_in = int(np.prod(weight.shape[:2] if depthwise else weight.shape[:-1]))
+            values = rng.standard_normal(tuple(weight.shape), np.float32)
+            weight.assign(values * np.float32(np.sqrt(2 / fan_in)))
+
+
+def _cut_network(keras: Any, network: Any, params: ExtractParams) -> Any:
+    names = [layer.name for layer in network.layers]
+    if params.layer is not None and params.layer not in names:
+        raise NetworkError(
+            f"extract.layer: wanted a layer of {params.network}, got {params.layer}; it has {', '.join(names)}"
+        )
+    output = network.output if params.layer is None else network.get_layer(params.layer).output
+    if params.pooling != "flatten" and len(output.shape) != 4:
+        raise NetworkError(
+            f"extract.pooling: {params.layer} of {params.network} has the shape {tuple(output.shape)}, not (images, "
+            f"height, width, channels); take pooling flatten, got {params.pooling}"
+        )
+    pool = {
+        "flatten": keras.layers.Flatten,
+        "avg": keras.layers.GlobalAveragePooling2D,
+        "max": keras.layers.GlobalMaxPooling2D,
+    }[params.pooling]
+    return keras.Model(network.input, pool()(output))
+
+
+def hash_weights(weights: Iterable[Any]) -> str:
+    """Return the SHA-256 over shape and little-endian bytes of every weight, in the network's order."""
+    digest = hashlib.sha256()
+    for weight in weights:
+        values = np.asarray(weight)
+        digest.update(repr(values.shape).encode())
+        digest.update(values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,235 @@
+"""`params.yaml` as typed, frozen records: one block a stage, every key required, no key unknown."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from relearn.errors import ParamsError
+
+# extract.network -> the function of keras.applications. A table, so that a wrong name is told at once and without the
+# seconds that importing keras takes; a test holds it against keras.
+NETWORKS = {
+    "convnext_base": "ConvNeXtBase",
+    "convnext_large": "ConvNeXtLarge",
+    "convnext_small": "ConvNeXtSmall",
+    "convnext_tiny": "ConvNeXtTiny",
+    "convnext_xlarge": "ConvNeXtXLarge",
+    "densenet121": "DenseNet121",
+    "densenet169": "DenseNet169",
+    "densenet201": "DenseNet201",
+    "efficientnet_b0": "EfficientNetB0",
+    "efficientnet_b1": "EfficientNetB1",
+    "efficientnet_b2": "EfficientNetB2",
+    "efficientnet_b3": "EfficientNetB3",
+    "efficientnet_b4": "EfficientNetB4",
+    "efficientnet_b5": "EfficientNetB5",
+    "efficientnet_b6": "EfficientNetB6",
+    "efficientnet_b7": "EfficientNetB7",
+    "efficientnet_v2_b0": "EfficientNetV2B0",
+    "efficientnet_v2_b1": "EfficientNetV2B1",
+    "efficientnet_v2_b2": "EfficientNetV2B2",
+    "efficientnet_v2_b3": "EfficientNetV2B3",
+    "efficientnet_v2_l": "EfficientNetV2L",
+    "efficientnet_v2_m": "EfficientNetV2M",
+    "efficientnet_v2_s": "EfficientNetV2S",
+    "inception_resnet_v2": "InceptionResNetV2",
+    "inception_v3": "InceptionV3",
+    "mobilenet": "MobileNet",
+    "mobilenet_v2": "MobileNetV2",
+    "mobilenet_v3_large": "MobileNetV3Large",
+    "mobilenet_v3_small": "MobileNetV3Small",
+    "nasnet_large": "NASNetLarge",
+    "nasnet_mobile": "NASNetMobile",
+    "resnet50": "ResNet50",
+    "resnet50_v2": "ResNet50V2",
+    "resnet101": "ResNet101",
+    "resnet101_v2": "ResNet101V2",
+    "resnet152": "ResNet152",
+    "resnet152_v2": "ResNet152V2",
+    "vgg16": "VGG16",
+    "vgg19": "VGG19",
+    "xception": "Xception",
+}
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class Block(BaseModel):
+    """A block of `params.yaml`. YAML's types are taken as they are: "1" is no number, 1 is no text."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class SplitFolders(Block):
+    """The folder (or the word in a CSV file) that stands for each split in the source."""
+
+    training: str
+    validation: str
+    evaluation: str
+
+    @model_validator(mode="after")
+    def _differ(self) -> "SplitFolders":
+        if len({self.training, self.validation, self.evaluation}) < 3:
+            raise ValueError("three different names")
+        return self
+
+
+class Fractions(Block):
+    """The shares that are cut where the source names no split; the rest is training."""
+
+    validation: Fraction
+    evaluation: Fraction
+
+    @model_validator(mode="after")
+    def _leave_training(self) -> "Fractions":
+        if self.validation + self.evaluation >= 1:
+            raise ValueError("validation + evaluation below 1, so that training is left")
+        return self
+
+
+class RestructureParams(Block):
+    """Where the labelled images are and how they are laid out."""
+
+    source: str
+    subfolder: str | None
+    layout: Literal["food5k", "split_class_folders", "class_folders", "csv"]
+    splits: SplitFolders
+    labels: dict[str, str]
+    labels_csv: str | None
+    fractions: Fractions
+    duplicates: Literal["exclude", "keep"]
+
+    @model_validator(mode="after")
+    def _suit_layout(self) -> "RestructureParams":
+        if self.layout == "food5k" and not self.labels:
+            raise ValueError('labels for layout food5k, such as {"0": non_food, "1": food}')
+        if self.layout == "csv" and not self.labels_csv:
+            raise ValueError("labels_csv for layout csv: the file inside the source with the columns path, label")
+        return self
+
+
+class ValidateParams(Block):
+    """What the data must be before anything is learned from it."""
+
+    min_images: Count
+    min_width_px: Count
+    min_height_px: Count
+    modes: Annotated[list[str], Field(min_length=1)]
+    duplicates: Literal["fail", "allow"]
+
+
+class ExtractParams(Block):
+    """All that decides a feature, apart from the image."""
+
+    network: Literal[tuple(NETWORKS)]  # type: ignore[valid-type]
+    weights: Annotated[str, Field(min_length=1)]
+    weights_sha256: Sha256 | None
+    seed: Annotated[int, Field(ge=0)]
+    layer: str | None
+    pooling: Literal["flatten", "avg", "max"]
+    image_size_px: Annotated[int, Field(ge=1, le=4096)]
+    resize_filter: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+    batch_size: Annotated[int, Field(ge=1, le=4096)]
+
+    @model_validator(mode="after")
+    def _name_the_bytes(self) -> "ExtractParams":
+        if self.weights_are_file and self.weights_sha256 is None:
+            raise ValueError(f"weights_sha256 beside the path {self.weights} (`sha256sum {self.weights}` prints it)")
+        if not self.weights_are_file and self.weights_sha256 is not None:
+            raise ValueError(f"weights_sha256: null with weights: {self.weights}; it belongs to a path")
+        return self
+
+    @property
+    def weights_are_file(self) -> bool:
+        """Tell whether `weights` is a path and not one of the two words."""
+        return self.weights not in ("imagenet", "random")
+
+
+class TrainParams(Block):
+    """The linear head."""
+
+    scale: bool
+    C: Annotated[list[Annotated[float, Field(gt=0, allow_inf_nan=False)]], Field(min_length=1)]
+    max_iter: Count
+    tol: Annotated[float, Field(gt=0, lt=1)]
+
+
+class EvaluateParams(Block):
+    """How sure the report is."""
+
+    n_resamples: Annotated[int, Field(ge=100, le=1_000_000)]
+    n_bins: Annotated[int, Field(ge=2, le=1000)]
+    seed: Annotated[int, Field(ge=0)]
+
+
+class Params(Block):
+    """The whole of `params.yaml`."""
+
+    restructure: RestructureParams
+    # pydantic's own models have a method `validate`
+    validate_: Annotated[ValidateParams, Field(alias="validate")]
+    extract: ExtractParams
+    train: TrainParams
+    evaluate: EvaluateParams
+
+    def get_block(self, stage: str) -> Block:
+        """Return the block of a stage by the name that it has in the file."""
+        block: Block = getattr(self, "validate_" if stage == "validate" else stage)
+        return block
+
+
+def read_params(path: Path) -> Params:
+    """Read and check `params.yaml`.
+
+    YAML 1.2 by the library that DVC uses, so that `1e-3` is the same number to both.
+
+    Raises
+    ------
+    ParamsError
+        The file is missing or not YAML, or any of its keys is unknown, missing or out of range: all of them are told.
+    """
+    try:
+        content = YAML(typ="safe", pure=True).load(path.read_bytes())
+    except FileNotFoundError:
+        raise ParamsError(f"{path}: no such file; run relearn from the folder that has it") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path}: wanted YAML, got: {' '.join(str(error).split())}") from None
+    try:
+        return Params.model_validate(content)
+    except ValidationError as error:
+        problems = "".join(f"\n  {_describe_problem(detail)}" for detail in error.errors())
+        raise ParamsError(f"{path}: {error.error_count()} wrong{problems}") from None
+
+
+def _describe_problem(detail: ErrorDetails) -> str:
+    """Say of one error: key, wanted, got."""
+    key = ".".join(str(part) for part in detail["loc"]) or "the whole file"
+    context: dict[str, Any] = detail.get("ctx", {})
+    match detail["type"]:
+        case "missing":
+            return f"{key}: missing, and there is no default"
+        case "extra_forbidden":
+            return f"{key}: unknown key; known here are {', '.join(_known_keys(detail['loc'][:-1]))}"
+        case "value_error":
+            return f"{key}: wanted {context['error']}"
+        case "literal_error":
+            return f"{key}: wanted one of {context['expected']}, got {detail['input']!r}"
+    wanted = detail["msg"].removeprefix("Input should be ")
+    return f"{key}: wanted {wanted}, got {detail['input']!r}"
+
+
+def _known_keys(loc: tuple[int | str, ...]) -> list[str]:
+    """List the keys of the block at `loc`, as they are written in the file."""
+    block: type[BaseModel] = Params
+    for part in loc:
+        fields = {field.alias or name: field for name, field in block.model_fields.items()}
+        annotation = fields[str(part)].annotation
+        assert isinstance(annotation, type)
+        block = annotation
+    return [field.alias or name for name, field in block.model_fields.items()]

@@ -1,0 +1,172 @@
+"""`relearn predict`: the class of images that were never in the set."""
+
+import csv
+import glob
+import json
+import logging
+import os
+import sys
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from relearn.classifier import read_classifier
+from relearn.errors import ImageError, IntegrityError
+from relearn.images import MAX_BYTES, decode_image
+from relearn.networks import Extractor
+from relearn.params import ExtractParams
+from relearn.threads import map_ahead
+
+log = logging.getLogger(__name__)
+
+N_CLASSES_SHOWN = 3
+
+
+class Prediction(NamedTuple):
+    """The answer for one image; probabilities in the order of the classifier's classes."""
+
+    path: str
+    label: str
+    probabilities: list[float]
+
+
+class Predictions(NamedTuple):
+    """All answers, and the files that have none, with the reason."""
+
+    classes: list[str]
+    answers: list[Prediction]
+    failures: list[tuple[str, str]]
+
+
+def predict_files(inputs: list[str], folder: Path, weights: Path | None = None) -> Predictions:
+    """Predict images with the classifier in `folder`; nothing else of the pipeline is read.
+
+    Parameters
+    ----------
+    inputs : list of str
+        Files, folders (all files in them that are not hidden, at any depth) and glob patterns.
+    weights : Path, optional
+        The network's weights file, where it is not at the path that the classifier records.
+
+    Raises
+    ------
+    RelearnError
+        The classifier is damaged, or its network cannot be had again as it was.
+    """
+    failures: list[tuple[str, str]] = []
+    paths: dict[str, None] = {}
+    for name in inputs:
+        found = find_images(name)
+        paths.update(dict.fromkeys(found))
+        if not found:
+            failures.append((name, "no such file, or none in that folder"))
+    classifier = read_classifier(folder)
+    extractor = build_extractor(classifier.record["extractor"], weights)
+    readable: deque[str] = deque()
+
+    def prepare(path: str) -> np.ndarray | ImageError:
+        try:
+            return extractor.prepare_image(decode_image(_read(path)).rgb)
+        except ImageError as error:
+            return error
+
+    def keep_readable() -> Iterator[np.ndarray]:
+        for path, image in zip(paths, map_ahead(prepare, paths, 2 * extractor.batch_size), strict=True):
+            if isinstance(image, ImageError):
+                failures.append((path, str(image)))
+            else:
+                readable.append(path)
+                yield image
+
+    answers = []
+    for features in extractor.compute_rows(keep_readable()):
+        probabilities = classifier.predict_probabilities(features[np.newaxis])
+        (label,) = classifier.predict_labels(probabilities)
+        answers.append(Prediction(readable.popleft(), label, [round(float(p), 6) for p in probabilities[0]]))
+    return Predictions(classifier.classes, answers, failures)
+
+
+def find_images(name: str) -> list[str]:
+    """Return the files that an argument stands for, in the order of their names; none if it stands for nothing."""
+    if os.path.isdir(name):
+        found = []
+        for root, folders, files in os.walk(name):
+            folders[:] = [folder for folder in folders if not folder.startswith(".")]
+            found += [os.path.join(root, file) for file in files if not file.startswith(".")]
+    elif os.path.lexists(name):
+        found = [name]
+    else:
+        found = [path for path in glob.glob(name, recursive=True) if not os.path.isdir(path)]
+    return sorted(found)
+
+
+def _read(path: str) -> bytes:
+    try:
+        if not os.path.isfile(path):  # reading a pipe would wait for ever
+            raise ImageError("no such file, or not a regular one")
+        with open(path, "rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ImageError(f"cannot be read: {error.strerror}") from None
+
+
+def build_extractor(record: dict[str, Any], weights: Path | None) -> Extractor:
+    """Build the extractor that a record describes, and prove that it is the same.
+
+    Raises
+    ------
+    IntegrityError
+        The network that keras builds here has other weights than the recorded one.
+    """
+    settings = {key: record[key] for key in ExtractParams.model_fields}
+    if weights is not None:
+        settings["weights"] = str(weights)
+    extractor = Extractor(ExtractParams.model_validate(settings))
+    for key in ("network_sha256", "n_features"):
+        if extractor.record[key] != record[key]:
+            raise IntegrityError(
+                f"{record['network']}: wanted {key} {record[key]} (classifier.json), got {extractor.record[key]}; "
+                "the weights on this machine are not those that the classifier was trained with"
+            )
+    for key in ("keras", "backend"):
+        if extractor.record[key] != record[key]:
+            log.warning(
+                "trained with %s %s, here is %s: last digits may differ", key, record[key], extractor.record[key]
+            )
+    return extractor
+
+
+def print_predictions(predictions: Predictions, form: str) -> None:
+    """Print the answers on stdout as `table`, `json` or `csv`, and the failures on stderr."""
+    match form:
+        case "json":
+            rows = [
+                {
+                    "path": a.path,
+                    "label": a.label,
+                    "probabilities": dict(zip(predictions.classes, a.probabilities, strict=True)),
+                }
+                for a in predictions.answers
+            ]
+            print(json.dumps(rows, indent=2, ensure_ascii=False))
+        case "csv":
+            writer = csv.writer(sys.stdout, lineterminator="\n")
+            writer.writerow(("path", "label", *(f"probability_{name}" for name in predictions.classes)))
+            writer.writerows((a.path, a.label, *(f"{p:.6f}" for p in a.probabilities)) for a in predictions.answers)
+        case _:
+            _print_table(predictions)
+    for path, reason in predictions.failures:
+        log.error("%s: %s", path, reason)
+
+
+def _print_table(predictions: Predictions) -> None:
+    """Print for each image its label, and the probabilities of the most probable classes."""
+    paths = max((len(answer.path) for answer in predictions.answers), default=0)
+    labels = max((len(name) for name in predictions.classes), default=0)
+    for answer in predictions.answers:
+        ranked = sorted(zip(predictions.classes, answer.probabilities, strict=True), key=lambda pair: -pair[1])
+        shown = "  ".join(f"{name} {probability:.1%}" for name, probability in ranked[:N_CLASSES_SHOWN])
+        print(f"{answer.path:{paths}}  {answer.label:{labels}}  {shown}")

@@ -1,0 +1,321 @@
+"""Stage `restructure`: any layout of labelled images becomes `data/dataset/SPLIT/CLASS/NAME` and a manifest."""
+
+import csv
+import io
+import logging
+import shutil
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from relearn import paths
+from relearn.errors import ImageError, SourceError
+from relearn.files import hash_bytes, write_csv, write_folder
+from relearn.images import decode_image
+from relearn.manifest import SPLITS, ManifestRow, write_manifest
+from relearn.params import Fractions, RestructureParams
+from relearn.sources import READING_ERRORS, SourceFile, iterate_source, read_source_file
+from relearn.threads import count_threads, map_ahead
+
+log = logging.getLogger(__name__)
+
+
+class Place(NamedTuple):
+    """Where a layout puts a file; without a split, the content decides."""
+
+    split: str | None
+    label: str
+
+
+class SourceImage(NamedTuple):
+    """An image of the source that can be decoded."""
+
+    path: str
+    split: str | None
+    label: str
+    sha256: str
+    bytes: int
+    width_px: int
+    height_px: int
+    mode: str
+    format: str
+
+
+class Exclusion(NamedTuple):
+    """A file of the source that is not in the data set. The reason is `KIND` or `KIND: DETAIL`."""
+
+    path: str
+    reason: str
+
+
+class Refused(Exception):
+    """A file has no place in the layout; the text is the reason."""
+
+
+def run(params: RestructureParams) -> None:
+    """Write `data/dataset/`, `data/manifest.csv` and `data/excluded.csv`.
+
+    Every file of the source is read once, and ends in the manifest or among the excluded.
+
+    Raises
+    ------
+    SourceError
+        The source cannot be read, or no image is left.
+    """
+    source = Path(params.source)
+    find_place = choose_layout(params)
+    with write_folder(paths.DATASET) as folder:
+        spool = folder / ".spool"
+        spool.mkdir()
+        images: list[SourceImage] = []
+        excluded: list[Exclusion] = []
+        for result in map_ahead(lambda read: read(), _plan_reads(source, find_place, spool), 2 * count_threads()):
+            (images if isinstance(result, SourceImage) else excluded).append(result)  # type: ignore[arg-type]
+        n_files = len(images) + len(excluded)
+        rows, left_out = plan_dataset(images, params)
+        excluded += left_out
+        if len(rows) + len(excluded) != n_files:
+            raise SourceError(f"{source}: {n_files} files found, {len(rows)} kept and {len(excluded)} excluded; a bug")
+        if not rows:
+            raise SourceError(_describe_nothing(source, params, excluded))
+        _place_images(rows, spool, folder)
+        shutil.rmtree(spool)
+    write_manifest(paths.MANIFEST, rows)
+    write_csv(paths.EXCLUDED, Exclusion._fields, sorted(excluded))
+    _log_summary(source, rows, excluded)
+
+
+def choose_layout(params: RestructureParams) -> Callable[[str], Place]:
+    """Return the function that tells from a file's path in the source its split and label.
+
+    It raises `Refused` for a file that the layout has no place for.
+    """
+    splits = {getattr(params.splits, split): split for split in SPLITS}
+    listed = _read_labels_csv(params, splits) if params.layout == "csv" else {}
+
+    def find_split(folder: str) -> str:
+        if folder not in splits:
+            raise Refused(f"not in a folder of a split: {', '.join(splits)}")
+        return splits[folder]
+
+    def find_place(path: str) -> Place:
+        inner = PurePosixPath(path)
+        if any(part.startswith(".") or part == "__MACOSX" for part in inner.parts):
+            raise Refused("hidden file")
+        if params.subfolder is not None:
+            if not inner.is_relative_to(params.subfolder):
+                raise Refused(f"outside the subfolder: {params.subfolder}")
+            inner = inner.relative_to(params.subfolder)
+        match params.layout, inner.parts:
+            case "food5k", (folder, name) if "_" in name:
+                place = Place(find_split(folder), name.split("_")[0])
+            case "split_class_folders", (folder, label, _, *_):
+                place = Place(find_split(folder), label)
+            case "class_folders", (label, _, *_):
+                place = Place(None, label)
+            case "csv", _:
+                if inner.as_posix() not in listed:
+                    raise Refused(f"not listed: {params.labels_csv} has no row of this path")
+                place = listed[inner.as_posix()]
+            case _:
+                raise Refused(f"does not fit the layout: {params.layout}")
+        if params.labels:
+            if place.label not in params.labels:
+                raise Refused(f"label not in restructure.labels: {place.label!r}")
+            place = place._replace(label=params.labels[place.label])
+        _check_label(place.label)
+        return place
+
+    return find_place
+
+
+def _check_label(label: str) -> None:
+    if not label or label.startswith(".") or "/" in label or not label.isprintable():
+        raise Refused(f"label cannot be the name of a folder: {label!r}")
+
+
+def _read_labels_csv(params: RestructureParams, splits: dict[str, str]) -> dict[str, Place]:
+    """Read the CSV file of layout `csv`: columns path (relative to the subfolder), label, and split if there is one."""
+    source = Path(params.source)
+    path = str(PurePosixPath(params.subfolder or "") / (params.labels_csv or ""))
+    where = f"{source}: {path}"
+    try:
+        text = read_source_file(source, path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{where}: wanted UTF-8, got {error}; save it as UTF-8") from None
+    table = csv.DictReader(io.StringIO(text, newline=""))
+    if not {"path", "label"} <= set(table.fieldnames or ()):
+        raise SourceError(f"{where}: wanted the columns path, label and maybe split, got {table.fieldnames}")
+    places: dict[str, Place] = {}
+    for row in table:
+        name, label, split = row["path"], row["label"], row.get("split") or None
+        here = f"{where}: line {table.line_num}"
+        if not name or label is None:
+            raise SourceError(f"{here}: wanted a path and a label, got {name!r} and {label!r}")
+        if name in places:
+            raise SourceError(f"{here}: {name} is listed twice; keep one of its rows")
+        if split is not None and split not in splits:
+            raise SourceError(f"{here}: wanted a split of {', '.join(splits)}, got {split!r}; see restructure.splits")
+        places[name] = Place(splits[split] if split else None, label)
+    found = {file.path for file in iterate_source(source)}
+    root = PurePosixPath(params.subfolder or "")
+    missing = [name for name in places if str(root / name) not in found]
+    if missing:
+        raise SourceError(f"{where}: {len(missing)} of its paths are not in the source, the first is {missing[0]}")
+    return places
+
+
+def _plan_reads(
+    source: Path, find_place: Callable[[str], Place], spool: Path
+) -> Iterator[Callable[[], SourceImage | Exclusion]]:
+    """Read the files one after the other, and yield for each what is left to do, which any thread can."""
+    for file in iterate_source(source):
+        try:
+            if file.refusal is not None:
+                raise Refused(file.refusal)
+            place = find_place(file.path)
+            content = file.read()
+        except Refused as refusal:
+            yield _give(Exclusion(file.path, str(refusal)))
+        except READING_ERRORS as error:
+            yield _give(Exclusion(file.path, f"cannot be read: {error}"))
+        else:
+            yield _plan_inspection(file, place, content, spool)
+
+
+def _give(exclusion: Exclusion) -> Callable[[], Exclusion]:
+    return lambda: exclusion
+
+
+def _plan_inspection(
+    file: SourceFile, place: Place, content: bytes, spool: Path
+) -> Callable[[], SourceImage | Exclusion]:
+    return lambda: inspect_image(file.path, place, content, spool)
+
+
+def inspect_image(path: str, place: Place, content: bytes, spool: Path) -> SourceImage | Exclusion:
+    """Decode an image once, whole, and keep its bytes in `spool` under their hash."""
+    try:
+        image = decode_image(content)
+    except ImageError as error:
+        return Exclusion(path, str(error))
+    sha256 = hash_bytes(content)
+    partial = spool / f"{sha256}.{threading.get_ident()}"
+    partial.write_bytes(content)
+    partial.replace(spool / sha256)
+    return SourceImage(path, *place, sha256, len(content), *image.rgb.size, image.mode, image.format)
+
+
+def choose_split(sha256: str, fractions: Fractions) -> str:
+    """Choose the split of an image by its content alone.
+
+    The hash, read as a number in [0, 1), falls into evaluation, validation or training. So an image keeps its split
+    whatever is added or taken away, and copies of it share one.
+    """
+    position = int(sha256[:13], 16) / 16**13  # 52 bits: exact in a float
+    if position < fractions.evaluation:
+        return "evaluation"
+    if position < fractions.evaluation + fractions.validation:
+        return "validation"
+    return "training"
+
+
+def plan_dataset(images: Iterable[SourceImage], params: RestructureParams) -> tuple[list[ManifestRow], list[Exclusion]]:
+    """Decide which images are in the data set, in which split and under which name.
+
+    1. Images of the same bytes under different labels are all excluded: one of the labels is wrong.
+    2. Where the source names no split, the content's hash decides (`choose_split`). Where it names splits but no image
+       is in validation, validation is cut from training in the same way.
+    3. Images of the same bytes in several splits stay in the last of training, validation, evaluation alone
+       (unless `duplicates` is `keep`). Copies within one split stay.
+
+    The result does not depend on the order of `images`.
+    """
+    excluded: list[Exclusion] = []
+    copies: defaultdict[str, list[SourceImage]] = defaultdict(list)
+    for image in sorted(images):
+        copies[image.sha256].append(image)
+    for sha256, group in list(copies.items()):
+        if len({image.label for image in group}) > 1:
+            names = ", ".join(f"{image.label} ({image.path})" for image in group)
+            excluded += [Exclusion(image.path, f"same bytes under different labels: {names}") for image in group]
+            del copies[sha256]
+
+    has_validation = any(image.split == "validation" for group in copies.values() for image in group)
+    from_training = Fractions(validation=params.fractions.validation, evaluation=0.0)
+    kept: list[SourceImage] = []
+    for sha256, group in copies.items():
+        placed = []
+        for image in group:
+            split = image.split or choose_split(sha256, params.fractions)
+            if image.split == "training" and not has_validation:
+                split = choose_split(sha256, from_training)
+            placed.append(image._replace(split=split))
+        last = max(placed, key=lambda image: SPLITS.index(str(image.split)))
+        for image in placed:
+            if image.split == last.split or params.duplicates == "keep":
+                kept.append(image)
+            else:
+                reason = f"same bytes in a later split: {last.path}, kept in {last.split}"
+                excluded.append(Exclusion(image.path, reason))
+    return name_images(kept), excluded
+
+
+def name_images(images: Iterable[SourceImage]) -> list[ManifestRow]:
+    """Give each image a path `SPLIT/CLASS/NAME` that no other one has, also where the file system ignores case.
+
+    The name is the file's own. Where two files of a class and split share one, each gets the first 8 digits of its
+    source path's SHA-256 added, so that no name depends on the order of the files.
+    """
+    sharing: defaultdict[str, list[SourceImage]] = defaultdict(list)
+    for image in images:
+        sharing[f"{image.split}/{image.label}/{PurePosixPath(image.path).name}".casefold()].append(image)
+    rows = []
+    for group in sharing.values():
+        for image in group:
+            name = PurePosixPath(image.path)
+            unique = name.name
+            if len(group) > 1:
+                # 60 characters are at most 240 bytes, which leaves room within the 255 of a file system.
+                unique = f"{name.stem[:50]}~{hash_bytes(image.path.encode())[:8]}{name.suffix[:8]}"
+            path = f"{image.split}/{image.label}/{unique}"
+            rows.append(ManifestRow(path, str(image.split), *image[2:]))
+    return rows
+
+
+def _place_images(rows: Iterable[ManifestRow], spool: Path, folder: Path) -> None:
+    left = Counter(row.sha256 for row in rows)
+    for row in rows:
+        target = folder / row.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        left[row.sha256] -= 1
+        if left[row.sha256]:
+            shutil.copyfile(spool / row.sha256, target)
+        else:
+            (spool / row.sha256).replace(target)
+
+
+def _count_kinds(excluded: Iterable[Exclusion]) -> str:
+    kinds = Counter(exclusion.reason.split(":")[0] for exclusion in excluded)
+    return ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _describe_nothing(source: Path, params: RestructureParams, excluded: list[Exclusion]) -> str:
+    if not excluded:
+        return f"{source}: wanted images, found no file at all; put images there, or set restructure.source"
+    first = min(excluded)
+    return (
+        f"{source}: wanted images in layout {params.layout}, found none in {len(excluded):,} files "
+        f"({_count_kinds(excluded)}); the first is {first.path}: {first.reason}; "
+        "see restructure.layout, subfolder, splits and labels"
+    )
+
+
+def _log_summary(source: Path, rows: list[ManifestRow], excluded: list[Exclusion]) -> None:
+    counts = Counter(row.split for row in rows)
+    splits = ", ".join(f"{split} {counts[split]:,}" for split in SPLITS)
+    log.info("%s: %s images kept (%s) of %s classes", source, f"{len(rows):,}", splits, len({r.label for r in rows}))
+    if excluded:
+        log.info("%s files excluded, listed in %s: %s", f"{len(excluded):,}", paths.EXCLUDED, _count_kinds(excluded))

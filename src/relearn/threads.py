@@ -1,0 +1,35 @@
+"""Work on all cores, in order, without reading the whole input first."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def count_threads() -> int:
+    """Return `RELEARN_THREADS`, or else the number of cores that this process may use."""
+    if wanted := os.environ.get("RELEARN_THREADS"):
+        return max(1, int(wanted))
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def map_ahead(function: Callable[[Item], Result], items: Iterable[Item], n_ahead: int) -> Iterator[Result]:
+    """Yield `function(item)` in the order of `items`, computed in threads up to `n_ahead` items before it is asked for.
+
+    `items` is advanced by the calling thread alone. The first exception ends the iteration and the work ahead of it.
+    """
+    waiting: deque[Future[Result]] = deque()
+    executor = ThreadPoolExecutor(count_threads())
+    try:
+        for item in items:
+            waiting.append(executor.submit(function, item))
+            if len(waiting) > n_ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        executor.shutdown(cancel_futures=True)
