@@ -29,7 +29,7 @@ RESIZE_FILTERS = {
 # What Pillow's parsers raise on damaged bytes, by their own account and by experience.
 _DECODING_ERRORS = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, EOFError,
-    NotImplementedError, RuntimeError, struct.error, zlib.error, Image.DecompressionBombError,
+    NotImplementedError, RuntimeError, struct.error, zlib.error,
 )  # fmt: skip
 
 _ORIENTATION_TAG = 0x0112
@@ -70,6 +70,8 @@ def decode_image(content: bytes) -> DecodedImage:
         raise ImageError(f"too large: {len(content):,} bytes, at most {MAX_BYTES:,} are read")
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
+    except Image.DecompressionBombError:  # from 179 megapixels on Pillow is first to say so
+        raise ImageError(f"too large: at most {MAX_PIXELS:,} pixels are read") from None
     except _DECODING_ERRORS:
         raise ImageError(f"not an image ({', '.join(FORMATS)} are read)") from None
     width, height = image.size

@@ -7,7 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from relearn.errors import SourceError
 from relearn.images import MAX_BYTES
@@ -46,10 +46,8 @@ def iterate_source(source: Path) -> Iterator[SourceFile]:
         raise SourceError(f"{source}: no such file or folder; put the images there, or set restructure.source")
     elif zipfile.is_zipfile(source):
         yield from _iterate_zip(source)
-    elif tarfile.is_tarfile(source):
-        yield from _iterate_tar(source)
     else:
-        raise SourceError(f"{source}: wanted a folder, a .zip or a .tar (.gz, .bz2, .xz), got a file that is none")
+        yield from _iterate_tar(source)
 
 
 def read_source_file(source: Path, path: str) -> bytes:
@@ -140,10 +138,29 @@ def _iterate_zip(source: Path) -> Iterator[SourceFile]:
             yield _check_member(info.filename, seen, is_link) or SourceFile(info.filename, read)
 
 
+class _StrictTarInfo(tarfile.TarInfo):
+    """A member's header that must be sound: tarfile takes a damaged or missing one for the end of the archive."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(tarfile_)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # the mark at the end
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"{error} at byte {tarfile_.offset}") from None
+
+
 def _iterate_tar(source: Path) -> Iterator[SourceFile]:
+    try:
+        archive = tarfile.open(source, tarinfo=_StrictTarInfo)  # noqa: SIM115
+    except tarfile.ReadError:
+        raise SourceError(f"{source}: wanted a folder, a .zip or a .tar (.gz, .bz2, .xz), got none of them") from None
+    except READING_ERRORS as error:
+        raise SourceError(f"{source}: damaged archive: {error}") from None
     seen: set[str] = set()
     try:
-        with tarfile.open(source) as archive:
+        with archive:
             for member in archive:
                 if member.isdir():
                     continue

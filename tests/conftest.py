@@ -1,0 +1,107 @@
+"""Small worlds to test in: images, a parameters file, a folder to work in."""
+
+import io
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from ruamel.yaml import YAML
+
+from relearn import paths
+from relearn.features import SplitFeatures, write_features
+from relearn.files import write_csv, write_folder
+from relearn.manifest import ManifestRow
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with the real Food-5K subset and real weights, which not every machine has."""
+    if not (SHARED / "data" / "Food-5K").is_dir():
+        pytest.skip(f"no Food-5K in {SHARED}")
+    return SHARED
+
+
+def encode_image(image: Image.Image, file_format: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+def draw_image(seed: int, size: tuple[int, int] = (12, 10), mode: str = "RGB") -> Image.Image:
+    """Draw noise, another one for each seed."""
+    width, height = size
+    values = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    return Image.fromarray(values).convert(mode)
+
+
+def write_images(folder: Path, names: list[str], first_seed: int = 0) -> None:
+    """Write an image of its own under each name."""
+    for seed, name in enumerate(names, start=first_seed):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(encode_image(draw_image(seed)))
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in, with the repository's params.yaml."""
+    shutil.copy(ROOT / "params.yaml", tmp_path / "params.yaml")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def read_yaml(path: Path) -> Any:
+    return YAML(typ="safe", pure=True).load(path.read_bytes())
+
+
+@pytest.fixture
+def set_params() -> Callable[..., None]:
+    """Change keys of params.yaml in the current folder: `set_params({"train.C": [1.0]})`."""
+
+    def set_params(changes: dict[str, Any], path: Path = Path("params.yaml")) -> None:
+        content = read_yaml(path)
+        for key, value in changes.items():
+            *blocks, name = key.split(".")
+            block = content
+            for part in blocks:
+                block = block[part]
+            block[name] = value
+        with path.open("w") as file:
+            YAML().dump(content, file)
+
+    return set_params
+
+
+def make_split(seed: int, n_images: int = 60, n_classes: int = 3, n_features: int = 8) -> SplitFeatures:
+    """Gaussian clouds, a class each, in float32."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n_images) % n_classes
+    centres = np.random.default_rng(0).normal(0, 2, (n_classes, n_features))
+    features = (centres[labels] + rng.normal(0, 1.5, (n_images, n_features))).astype(np.float32)
+    return SplitFeatures(features, [f"{seed}-{n}" for n in range(n_images)], [f"class {label}" for label in labels])
+
+
+@pytest.fixture
+def features(workspace: Path) -> dict[str, SplitFeatures]:
+    """`data/features/` of three splits and the manifest that they were made from; returns what is in them."""
+    splits = {split: make_split(seed) for seed, split in enumerate(("training", "validation", "evaluation"))}
+    manifest = [
+        ManifestRow(f"{split}/{label}/{sha256}.png", split, label, sha256, 1, 1, 1, "L", "PNG")
+        for split, part in splits.items()
+        for sha256, label in zip(part.sha256, part.labels, strict=True)
+    ]
+    write_csv(paths.MANIFEST, ManifestRow._fields, manifest)
+    with write_folder(paths.FEATURES) as folder:
+        write_features(folder, manifest, np.concatenate([part.features for part in splits.values()]), {"network": "x"})
+    return splits

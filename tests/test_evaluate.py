@@ -1,0 +1,176 @@
+import numpy as np
+import pytest
+from sklearn import metrics as reference
+
+from relearn import paths, train
+from relearn.errors import IntegrityError, TrainingError
+from relearn.evaluate import (
+    Judged,
+    bootstrap_interval,
+    check_labels,
+    compute_balanced_accuracy,
+    compute_calibration_error,
+    compute_log_loss,
+    compute_macro_f1,
+    compute_metrics,
+    compute_roc_auc,
+    judge,
+    report_classes,
+    run,
+    write_plots,
+)
+from relearn.files import read_csv, read_json
+from relearn.manifest import ManifestRow, write_manifest
+from relearn.params import EvaluateParams, TrainParams
+
+PARAMS = EvaluateParams(n_resamples=200, n_bins=15, seed=0)
+
+
+def make_judged(n_images=200, n_classes=3, seed=0, noise=1.0):
+    rng = np.random.default_rng(seed)
+    truth = rng.choice(n_classes, n_images, p=np.arange(1, n_classes + 1) / np.arange(1, n_classes + 1).sum())
+    logits = np.eye(n_classes)[truth] * 2 + rng.normal(0, noise, (n_images, n_classes))
+    probabilities = np.exp(logits).round(2)  # rounding makes ties
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    classes = [f"class {number}" for number in range(n_classes)]
+    return judge(classes, [classes[label] for label in truth], probabilities.astype(np.float32))
+
+
+@pytest.mark.parametrize("n_classes", [2, 3, 7])
+def test_metrics_are_those_of_scikit_learn(n_classes):
+    judged = make_judged(n_classes=n_classes)
+    truth, predicted, scores = judged.truth, judged.predicted, judged.probabilities
+    assert compute_balanced_accuracy(judged) == pytest.approx(reference.balanced_accuracy_score(truth, predicted))
+    assert compute_macro_f1(judged) == pytest.approx(reference.f1_score(truth, predicted, average="macro"))
+    assert compute_log_loss(judged) == pytest.approx(reference.log_loss(truth, scores))
+    auc = scores[:, 1] if n_classes == 2 else scores
+    assert compute_roc_auc(judged) == pytest.approx(reference.roc_auc_score(truth, auc, multi_class="ovr"))
+    precision, recall, f1, n_images = reference.precision_recall_fscore_support(truth, predicted, zero_division=0)
+    for number, row in enumerate(report_classes(judged)):
+        assert row[:2] == (f"class {number}", n_images[number])
+        assert [float(cell) for cell in row[2:]] == pytest.approx(
+            [precision[number], recall[number], f1[number]], abs=1e-6
+        )
+
+
+def test_calibration_error_by_hand():
+    """Two bins: (0.5, 0.75] has confidences 0.6 and 0.7 and one right; (0.75, 1] has 0.8, right."""
+    probabilities = np.array([[0.6, 0.4], [0.7, 0.3], [0.2, 0.8]])
+    judged = Judged(["a", "b"], np.array([0, 1, 1]), probabilities.argmax(axis=1), probabilities)
+    expected = 2 / 3 * abs(0.65 - 0.5) + 1 / 3 * abs(0.8 - 1)
+    assert compute_calibration_error(judged, 4) == pytest.approx(expected)
+
+
+def test_calibration_error_of_certain_and_right_is_zero():
+    probabilities = np.eye(2)[[0, 1, 1]]
+    assert (
+        compute_calibration_error(Judged(["a", "b"], np.array([0, 1, 1]), np.array([0, 1, 1]), probabilities), 15) == 0
+    )
+
+
+def test_metrics_file_is_flat_and_bounded():
+    metrics = compute_metrics(make_judged(), PARAMS)
+    assert metrics["n_images"] == 200
+    for name in ("accuracy_score", "balanced_accuracy_score", "macro_f1_score", "roc_auc_score", "log_loss"):
+        assert metrics[f"{name}_ci95_low"] < metrics[name] < metrics[f"{name}_ci95_high"]
+    assert all(value == round(value, 6) for value in metrics.values())
+    assert metrics["majority_baseline_score"] < metrics["accuracy_score"]
+
+
+def test_wilson_interval_of_a_perfect_score_is_not_empty():
+    """97 right of 97: Wilson's lower end is n / (n + z^2)."""
+    judged = make_judged(97, noise=0.01)
+    metrics = compute_metrics(judged, PARAMS)
+    assert metrics["accuracy_score"] == 1
+    assert metrics["accuracy_score_ci95_low"] == pytest.approx(97 / (97 + 1.959964**2), abs=1e-6)
+    assert metrics["accuracy_score_ci95_high"] == 1
+
+
+def test_bootstrap_covers_and_repeats():
+    judged = make_judged(400)
+    low, high = bootstrap_interval(judged, compute_log_loss, PARAMS)
+    losses = -np.log(judged.probabilities[np.arange(400), judged.truth])
+    normal = 1.96 * losses.std() / 20
+    assert high - low == pytest.approx(2 * normal, rel=0.25)
+    assert bootstrap_interval(judged, compute_log_loss, PARAMS) == (low, high)
+    assert bootstrap_interval(judged, compute_log_loss, PARAMS.model_copy(update={"seed": 1})) != (low, high)
+
+
+def test_class_without_evaluation_images():
+    """It is left out of the means, not counted as zero."""
+    judged = make_judged(n_classes=2)
+    padded = Judged(
+        [*judged.classes, "rare"], judged.truth, judged.predicted, np.c_[judged.probabilities, np.zeros(200)]
+    )
+    assert compute_balanced_accuracy(padded) == pytest.approx(compute_balanced_accuracy(judged))
+    assert compute_metrics(padded, PARAMS)["lowest_recall_score"] > 0
+
+
+def test_one_class_alone_has_no_curve():
+    judged = Judged(["a", "b"], np.zeros(3, int), np.zeros(3, int), np.tile([0.9, 0.1], (3, 1)))
+    assert compute_roc_auc(judged) == 0.5
+
+
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_plots(workspace, n_classes):
+    judged = make_judged(1500, n_classes=n_classes, noise=2)
+    write_plots(judged)
+    confusion = read_csv(paths.CONFUSION, ("label", "predicted"))
+    right = sum(label == predicted for label, predicted in confusion)
+    assert (len(confusion), right) == (1500, (judged.truth == judged.predicted).sum())
+    points = np.array(read_csv(paths.ROC, ("false_positive_rate", "true_positive_rate")), float)
+    assert len(points) <= 500
+    assert points[0].tolist() == [0, 0]
+    assert points[-1].tolist() == [1, 1]
+    if n_classes == 2:
+        assert np.trapezoid(points[:, 1], points[:, 0]) == pytest.approx(compute_roc_auc(judged), abs=2e-3)
+    curve = np.array(read_csv(paths.PRECISION_RECALL, ("recall", "precision")), float)
+    assert (np.diff(curve[:, 0]) >= 0).all()
+    assert curve[-1, 0] == 1
+    bins = np.array(read_csv(paths.CALIBRATION, ("confidence", "accuracy", "n_images")), float)
+    assert bins[:, 2].sum() == 1500
+
+
+@pytest.fixture
+def trained(features):
+    """Features, their manifest, and a classifier."""
+    train.run(TrainParams(scale=True, C=[0.01, 1.0], max_iter=500, tol=1e-4))
+    return features
+
+
+def test_run_judges_every_evaluation_image(trained):
+    run(PARAMS)
+    classes = ["class 0", "class 1", "class 2"]
+    header = ("path", "sha256", "label", "predicted", *(f"probability_{name}" for name in classes))
+    rows = read_csv(paths.PREDICTIONS, header)
+    assert [row[1] for row in rows] == trained["evaluation"].sha256
+    assert [row[2] for row in rows] == trained["evaluation"].labels
+    assert rows[0][0] == "evaluation/class 0/2-0.png"
+    for row in rows:
+        probabilities = [float(cell) for cell in row[4:]]
+        assert sum(probabilities) == pytest.approx(1, abs=1e-5)
+        assert row[3] == classes[int(np.argmax(probabilities))]
+    accuracy = np.mean([row[2] == row[3] for row in rows])
+    assert read_json(paths.EVALUATION_METRICS)["accuracy_score"] == pytest.approx(accuracy, abs=1e-6)
+
+
+def test_classifier_of_other_features_is_refused(trained):
+    record = paths.FEATURES / "extractor.json"
+    record.write_text('{"network": "y"}')
+    with pytest.raises(IntegrityError, match="models/classifier was trained on other features than data/features"):
+        run(PARAMS)
+
+
+def test_manifest_of_other_images_is_refused(trained):
+    write_manifest(paths.MANIFEST, [ManifestRow("a", "evaluation", "class 0", "other", 1, 1, 1, "L", "PNG")])
+    with pytest.raises(IntegrityError, match=r"data/features and data/manifest\.csv list other evaluation images"):
+        run(PARAMS)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [([], "evaluation: wanted images, got none"), (["a", "z"], r"evaluation: wanted the classes .* got also \['z'\]")],
+)
+def test_labels_that_cannot_be_judged(labels, message):
+    with pytest.raises(TrainingError, match=message):
+        check_labels(labels, ["a", "b"])

@@ -1,0 +1,106 @@
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from relearn.errors import ParamsError
+from relearn.params import read_params
+
+
+def read_error(path=Path("params.yaml")):
+    with pytest.raises(ParamsError) as caught:
+        read_params(path)
+    return str(caught.value)
+
+
+def test_repository_params_are_valid_and_frozen(root):
+    params = read_params(root / "params.yaml")
+    assert params.get_block("validate").min_images == params.validate_.min_images
+    assert params.get_block("train").C
+    with pytest.raises(ValidationError, match="frozen"):
+        params.train.scale = False
+
+
+def test_all_problems_are_told_at_once(workspace, set_params):
+    set_params({"train.C": [0.1, -1], "train.scale": "yes", "extract.newtork": "vgg16", "evaluate.seed": -1})
+    lines = read_error().splitlines()
+    assert lines[0] == "params.yaml: 4 wrong"
+    assert "  extract.newtork: unknown key; known here are network, weights, weights_sha256, seed, layer, " in lines[1]
+    assert lines[2:] == [
+        "  train.scale: wanted a valid boolean, got 'yes'",
+        "  train.C.1: wanted greater than 0, got -1",
+        "  evaluate.seed: wanted greater than or equal to 0, got -1",
+    ]
+
+
+def test_missing_key_is_told(workspace):
+    text = Path("params.yaml").read_text().replace("  batch_size: 32\n", "")
+    Path("params.yaml").write_text(text)
+    assert read_error() == "params.yaml: 1 wrong\n  extract.batch_size: missing, and there is no default"
+
+
+def test_unknown_block_is_told(workspace):
+    Path("params.yaml").write_text(Path("params.yaml").read_text() + "\ntrian: {}\n")
+    assert "trian: unknown key; known here are restructure, validate, extract, train, evaluate" in read_error()
+
+
+def test_unknown_key_of_an_inner_block_is_told(workspace, set_params):
+    set_params({"restructure.splits.test": "test"})
+    assert "restructure.splits.test: unknown key; known here are training, validation, evaluation" in read_error()
+
+
+def test_unknown_network_answers_with_the_list(workspace, set_params):
+    set_params({"extract.network": "vgg"})
+    assert "extract.network: wanted one of 'convnext_base'" in (error := read_error())
+    assert "'vgg16', 'vgg19' or 'xception', got 'vgg'" in error
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"extract.weights": "w.h5"},
+            r"extract: wanted weights_sha256 beside the path w.h5 (`sha256sum w.h5` prints it)",
+        ),
+        ({"extract.weights_sha256": "0" * 64}, "extract: wanted weights_sha256: null with weights: random"),
+        ({"extract.weights": "w.h5", "extract.weights_sha256": "abc"}, "extract.weights_sha256: wanted"),
+        ({"restructure.layout": "food5k"}, "restructure: wanted labels for layout food5k"),
+        ({"restructure.layout": "csv"}, "restructure: wanted labels_csv for layout csv"),
+        ({"restructure.fractions.evaluation": 0.8}, "restructure.fractions: wanted validation + evaluation below 1"),
+        ({"restructure.splits.validation": "training"}, "restructure.splits: wanted three different names"),
+        ({"extract.image_size_px": 32.5}, "extract.image_size_px: wanted a valid integer, got 32.5"),
+        ({"extract.pooling": "mean"}, "extract.pooling: wanted one of 'flatten', 'avg' or 'max', got 'mean'"),
+        ({"train.C": []}, "train.C: wanted"),
+        ({"train.C": 0.1}, "train.C: wanted a valid list, got 0.1"),
+        ({"restructure.labels": {0: "a"}}, "wanted a valid string, got 0"),
+    ],
+)
+def test_values_out_of_range(workspace, set_params, changes, message):
+    set_params(changes)
+    assert message in read_error()
+
+
+def test_numbers_are_those_of_yaml_1_2(workspace):
+    """DVC reads 1e-3 as a number; YAML 1.1 would make a text of it."""
+    text = Path("params.yaml").read_text().replace("tol: 0.0001", "tol: 1e-3")
+    Path("params.yaml").write_text(text)
+    assert read_params(Path("params.yaml")).train.tol == 0.001
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a: [", "params.yaml: wanted YAML, got: "),
+        (b"a: 1\na: 2\n", "params.yaml: wanted YAML, got: "),
+        (b"\x80a", "params.yaml: wanted YAML, got: "),
+        (b"", "the whole file: wanted"),
+        (b"[1, 2]", "the whole file: wanted"),
+    ],
+)
+def test_what_is_no_params_file(workspace, content, message):
+    Path("params.yaml").write_bytes(content)
+    assert message in read_error()
+
+
+def test_no_params_file(tmp_path):
+    assert "params.yaml: no such file; run relearn from the folder that has it" in read_error(tmp_path / "params.yaml")

@@ -1,0 +1,350 @@
+import hashlib
+import io
+import logging
+import random
+import shutil
+import tarfile
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from conftest import draw_image, encode_image, write_images
+
+from relearn import paths
+from relearn.errors import SourceError
+from relearn.files import read_csv
+from relearn.manifest import read_manifest
+from relearn.params import read_params
+from relearn.restructure import SourceImage, choose_split, name_images, plan_dataset, run
+
+
+def restructure():
+    run(read_params(Path("params.yaml")).restructure)
+    return {row.path: row for row in read_manifest(paths.MANIFEST)}, dict(read_csv(paths.EXCLUDED, ("path", "reason")))
+
+
+@pytest.fixture
+def use(workspace, set_params):
+    """Set the block restructure: `use(layout="csv")`."""
+
+    def use(**changes):
+        set_params({"restructure.source": "source"} | {f"restructure.{key}": value for key, value in changes.items()})
+
+    return use
+
+
+def list_dataset():
+    return sorted(path.relative_to(paths.DATASET).as_posix() for path in paths.DATASET.rglob("*") if path.is_file())
+
+
+def test_split_class_folders(use):
+    use(layout="split_class_folders", splits={"training": "train", "validation": "val", "evaluation": "test"})
+    write_images(Path("source"), ["train/cat/1.png", "train/dog/deep/2.png", "val/cat/3.png", "test/cat/4.png"])
+    kept, excluded = restructure()
+    assert sorted(kept) == list_dataset()
+    assert list(kept) == ["training/dog/2.png", "training/cat/1.png", "validation/cat/3.png", "evaluation/cat/4.png"]
+    assert excluded == {}
+
+
+def test_manifest_says_what_the_files_are(use):
+    use(layout="split_class_folders")
+    Path("source/training/cat").mkdir(parents=True)
+    content = encode_image(draw_image(0, (9, 7), "L"), "BMP")
+    Path("source/training/cat/wrong-name.png").write_bytes(content)
+    Path("source/validation/cat").mkdir(parents=True)
+    Path("source/validation/cat/x.jpg").write_bytes(encode_image(draw_image(1), "JPEG"))
+    kept, _ = restructure()
+    row = kept["training/cat/wrong-name.png"]
+    assert row.sha256 == hashlib.sha256(content).hexdigest()
+    assert row[4:] == (len(content), 9, 7, "L", "BMP")
+    assert (paths.DATASET / row.path).read_bytes() == content
+
+
+def test_food5k(use):
+    use(layout="food5k", labels={"0": "non_food", "1": "food"})
+    write_images(Path("source"), ["training/0_1.png", "training/1_1.png", "validation/1_2.png", "evaluation/0_7.png"])
+    write_images(Path("source"), ["training/2_1.png", "training/food.png", "loose.png", "other/0_1.png"], 10)
+    kept, excluded = restructure()
+    assert set(kept) == {
+        "training/non_food/0_1.png",
+        "training/food/1_1.png",
+        "validation/food/1_2.png",
+        "evaluation/non_food/0_7.png",
+    }
+    assert excluded == {
+        "training/2_1.png": "label not in restructure.labels: '2'",
+        "training/food.png": "does not fit the layout: food5k",
+        "loose.png": "does not fit the layout: food5k",
+        "other/0_1.png": "not in a folder of a split: training, validation, evaluation",
+    }
+
+
+def test_class_folders_are_split_by_content(use):
+    use(layout="class_folders", fractions={"validation": 0.3, "evaluation": 0.3})
+    write_images(Path("source"), [f"{label}/{n}.png" for label in "ab" for n in range(40)])
+    before, _ = restructure()
+    counts = Counter(row.split for row in before.values())
+    assert min(counts["training"], counts["validation"], counts["evaluation"]) > 10
+    write_images(Path("source"), [f"a/new{n}.png" for n in range(40)], 1000)
+    Path("source/b/copy.png").write_bytes(Path("source/b/3.png").read_bytes())
+    Path("source/b/4.png").unlink()
+    after, _ = restructure()
+    (gone,) = before.keys() - after.keys()
+    assert gone.endswith("b/4.png")
+    (original,) = (row for row in after.values() if row.path.endswith("/b/3.png"))
+    (copy,) = (row for row in after.values() if row.path.endswith("copy.png"))
+    assert copy.split == original.split
+
+
+def test_fractions_are_met():
+    fractions = read_params(Path(__file__).parent.parent / "params.yaml").restructure.fractions
+    splits = Counter(choose_split(hashlib.sha256(str(n).encode()).hexdigest(), fractions) for n in range(20_000))
+    assert splits["validation"] / 20_000 == pytest.approx(0.2, abs=0.01)
+    assert splits["evaluation"] / 20_000 == pytest.approx(0.2, abs=0.01)
+
+
+def test_validation_is_cut_from_training_where_there_is_none(use):
+    use(layout="split_class_folders", fractions={"validation": 0.5, "evaluation": 0.0})
+    write_images(Path("source"), [f"training/a/{n}.png" for n in range(60)])
+    write_images(Path("source"), [f"evaluation/a/{n}.png" for n in range(5)], 1000)
+    kept, _ = restructure()
+    counts = Counter(row.split for row in kept.values())
+    assert counts["evaluation"] == 5
+    assert counts["training"] + counts["validation"] == 60
+    assert 20 < counts["validation"] < 45
+
+
+def test_csv_layout(use):
+    use(layout="csv", labels_csv="labels.csv")
+    write_images(Path("source"), ["x/1.png", "x/2.png", "3.png", "4.png", "unlisted.png"])
+    table = "\ufeffpath,label,split,photographer\nx/1.png,cat,training,me\nx/2.png,dog,evaluation,\n3.png,cat,,\n"
+    table += "4.png,dog,validation,\n"
+    Path("source/labels.csv").write_text(table)
+    kept, excluded = restructure()
+    assert {"training/cat/1.png", "validation/dog/4.png", "evaluation/dog/2.png"} < set(kept)
+    assert len(kept) == 4
+    assert set(excluded) == {"labels.csv", "unlisted.png"}
+    assert excluded["unlisted.png"] == "not listed: labels.csv has no row of this path"
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("file,class\n", r"labels\.csv: wanted the columns path, label and maybe split, got \['file', 'class'\]"),
+        ("path,label\n1.png\n", r"line 2: wanted a path and a label, got '1\.png' and None"),
+        ("path,label\n1.png,a\n1.png,b\n", r"line 3: 1\.png is listed twice"),
+        (
+            "path,label,split\n1.png,a,train\n",
+            r"line 2: wanted a split of training, validation, evaluation, got 'train'",
+        ),
+        ("path,label\n1.png,a\nno.png,b\n", r"1 of its paths are not in the source, the first is no\.png"),
+    ],
+)
+def test_csv_errors(use, table, message):
+    use(layout="csv", labels_csv="labels.csv")
+    write_images(Path("source"), ["1.png"])
+    Path("source/labels.csv").write_text(table)
+    with pytest.raises(SourceError, match=message):
+        restructure()
+
+
+def test_labels_that_are_no_folder_names_are_refused(use):
+    use(layout="csv", labels_csv="labels.csv")
+    write_images(Path("source"), ["1.png", "2.png", "3.png", "4.png"])
+    Path("source/labels.csv").write_text("path,label\n1.png,../up\n2.png,\n3.png,..\n4.png,good one\n")
+    kept, excluded = restructure()
+    assert [row.label for row in kept.values()] == ["good one"]
+    assert excluded["1.png"] == "label cannot be the name of a folder: '../up'"
+    assert excluded["2.png"] == "label cannot be the name of a folder: ''"
+
+
+def test_subfolder(use):
+    use(layout="class_folders", subfolder="images/all")
+    write_images(Path("source"), ["images/all/cat/1.png", "thumbnails/cat/1.png"])
+    kept, excluded = restructure()
+    assert [row.label for row in kept.values()] == ["cat"]
+    assert excluded == {"thumbnails/cat/1.png": "outside the subfolder: images/all"}
+
+
+def test_what_is_no_image_is_excluded_with_the_reason(use):
+    use(layout="class_folders")
+    write_images(Path("source"), ["cat/good.png"])
+    for name, content in {
+        "cat/empty.png": b"",
+        "cat/notes.txt": b"text",
+        "cat/.hidden.png": encode_image(draw_image(1)),
+        ".cache/cat/x.png": encode_image(draw_image(1)),
+        "__MACOSX/cat/x.png": encode_image(draw_image(1)),
+        "cat/cut.jpg": encode_image(draw_image(1), "JPEG")[:-20],
+    }.items():
+        Path("source", name).parent.mkdir(parents=True, exist_ok=True)
+        Path("source", name).write_bytes(content)
+    kept, excluded = restructure()
+    assert len(kept) == 1
+    assert excluded.pop("cat/cut.jpg").startswith("damaged JPEG file: ")
+    assert excluded == {
+        "cat/empty.png": "empty file",
+        "cat/notes.txt": "not an image (BMP, GIF, JPEG, PNG, TIFF, WEBP are read)",
+        "cat/.hidden.png": "hidden file",
+        ".cache/cat/x.png": "hidden file",
+        "__MACOSX/cat/x.png": "hidden file",
+    }
+
+
+def copy(source, target):
+    Path("source", target).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(Path("source", source), Path("source", target))
+
+
+def test_copies_in_two_splits_stay_in_the_later_one(use):
+    use(layout="split_class_folders")
+    write_images(Path("source"), ["training/a/1.png", "validation/a/2.png", "evaluation/a/3.png"])
+    copy("training/a/1.png", "validation/a/1.png")
+    copy("training/a/1.png", "evaluation/a/1.png")
+    copy("training/a/1.png", "training/a/again.png")
+    copy("validation/a/2.png", "training/a/2.png")
+    kept, excluded = restructure()
+    assert set(kept) == {"validation/a/2.png", "evaluation/a/3.png", "evaluation/a/1.png"}
+    assert excluded == {
+        "training/a/1.png": "same bytes in a later split: evaluation/a/1.png, kept in evaluation",
+        "training/a/again.png": "same bytes in a later split: evaluation/a/1.png, kept in evaluation",
+        "validation/a/1.png": "same bytes in a later split: evaluation/a/1.png, kept in evaluation",
+        "training/a/2.png": "same bytes in a later split: validation/a/2.png, kept in validation",
+    }
+
+
+def test_copies_are_kept_on_request(use):
+    use(layout="split_class_folders", duplicates="keep")
+    write_images(Path("source"), ["training/a/1.png", "validation/a/2.png"])
+    copy("training/a/1.png", "evaluation/a/1.png")
+    kept, excluded = restructure()
+    assert set(kept) == {"training/a/1.png", "validation/a/2.png", "evaluation/a/1.png"}
+    assert excluded == {}
+
+
+@pytest.mark.parametrize("duplicates", ["exclude", "keep"])
+def test_copies_under_two_labels_are_excluded(use, duplicates):
+    use(layout="split_class_folders", duplicates=duplicates)
+    write_images(Path("source"), ["training/cat/1.png", "training/cat/2.png"])
+    copy("training/cat/1.png", "evaluation/dog/1.png")
+    kept, excluded = restructure()
+    assert [row.label for row in kept.values()] == ["cat"]
+    reason = "same bytes under different labels: dog (evaluation/dog/1.png), cat (training/cat/1.png)"
+    assert excluded == {"training/cat/1.png": reason, "evaluation/dog/1.png": reason}
+
+
+def test_files_of_one_name_keep_apart(use):
+    use(layout="split_class_folders")
+    write_images(Path("source"), ["training/a/x/1.png", "training/a/y/1.png", "training/a/z/1.PNG", "training/a/2.png"])
+    write_images(Path("source"), ["validation/a/3.png"], 50)
+    kept, _ = restructure()
+    assert len(list_dataset()) == len(kept) == 5
+    assert "training/a/2.png" in kept
+    assert sum("~" in path for path in kept) == 3
+    for path, row in kept.items():
+        assert hashlib.sha256((paths.DATASET / path).read_bytes()).hexdigest() == row.sha256
+
+
+def test_names_do_not_depend_on_order_and_fit_a_file_system():
+    name = "é" * 120 + ".png"
+    images = [
+        SourceImage(f"training/a/{folder}/{name}", "training", "a", "0" * 64, 1, 1, 1, "L", "PNG") for folder in "xyz"
+    ]
+    rows = name_images(images)
+    assert {row.path for row in rows} == {row.path for row in name_images(images[::-1])}
+    assert max(len(Path(row.path).name.encode()) for row in rows) <= 255
+
+
+def test_plan_does_not_depend_on_the_order(root):
+    params = read_params(root / "params.yaml").restructure
+    shuffler = random.Random(0)
+    images = []
+    for number in range(200):
+        sha256 = hashlib.sha256(str(number % 60).encode()).hexdigest()
+        split = shuffler.choice(["training", "evaluation"])
+        label = "a" if number % 7 else "b"
+        images.append(SourceImage(f"{number}/x.png", split, label, sha256, 1, 1, 1, "L", "PNG"))
+    first = plan_dataset(images, params)
+    for _ in range(5):
+        shuffler.shuffle(images)
+        kept, excluded = plan_dataset(images, params)
+        assert (sorted(kept), sorted(excluded)) == (sorted(first[0]), sorted(first[1]))
+        assert len(kept) + len(excluded) == len(images)
+
+
+def test_folder_zip_and_tar_give_the_same_bytes(use, set_params):
+    use(layout="class_folders")
+    write_images(Path("source"), [f"{label}/{n}.png" for label in "ab" for n in range(20)])
+    Path("source/a/notes.txt").write_text("text")
+    files = sorted(path for path in Path("source").rglob("*") if path.is_file())
+    with zipfile.ZipFile("source.zip", "w") as archive, tarfile.open("source.tar.gz", "w:gz") as tar:
+        for path in files[::-1]:
+            archive.write(path, path.relative_to("source"))
+        random.Random(1).shuffle(files)
+        for path in files:
+            tar.add(path, path.relative_to("source"))
+    results = set()
+    for source in ("source", "source.zip", "source.tar.gz"):
+        set_params({"restructure.source": source})
+        restructure()
+        results.add((paths.MANIFEST.read_bytes(), paths.EXCLUDED.read_bytes(), tuple(list_dataset())))
+    assert len(results) == 1
+
+
+def test_truncated_archive_leaves_the_old_data_set(use, set_params):
+    use(layout="class_folders")
+    write_images(Path("source"), [f"a/{n}.png" for n in range(5)])
+    restructure()
+    before = list_dataset()
+    with tarfile.open("half.tar", "w") as tar:
+        tar.add("source", ".")
+    content = Path("half.tar").read_bytes()
+    Path("half.tar").write_bytes(content[: len(content) // 2 - 700])
+    set_params({"restructure.source": "half.tar"})
+    with pytest.raises(SourceError, match=r"half\.tar: damaged archive"):
+        restructure()
+    assert list_dataset() == before
+    assert not list(Path("data").glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([], "source: wanted images, found no file at all; put images there, or set restructure.source"),
+        (["1.png"], "found none in 1 files .1 does not fit the layout.; the first is 1.png: does not fit the layout"),
+        ([".x/a/1.png"], "found none in 1 files .1 hidden file."),
+    ],
+)
+def test_no_image_left(use, names, message):
+    use(layout="class_folders")
+    Path("source").mkdir()
+    write_images(Path("source"), names)
+    with pytest.raises(SourceError, match=message):
+        restructure()
+    assert not paths.DATASET.exists()
+
+
+def test_summary_counts_what_was_found(use, caplog):
+    use(layout="class_folders")
+    write_images(Path("source"), ["a/1.png", "a/2.png", "b/3.png"])
+    Path("source/b/x.txt").write_text("text")
+    Path("source/b/y.txt").write_text("")
+    with caplog.at_level(logging.INFO, "relearn"):
+        restructure()
+    assert "source: 3 images kept" in caplog.text
+    assert "of 2 classes" in caplog.text
+    assert "2 files excluded, listed in data/excluded.csv: 1 empty file, 1 not an image" in caplog.text
+
+
+def test_zip_members_are_decoded_like_files(use, set_params):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("a/1.png", encode_image(draw_image(1)))
+        archive.writestr("../a/2.png", encode_image(draw_image(2)))
+    Path("a.zip").write_bytes(buffer.getvalue())
+    use(layout="class_folders", source="a.zip")
+    kept, excluded = restructure()
+    assert len(kept) == 1
+    assert excluded == {"../a/2.png": "name points outside the archive"}
+    assert not Path("a").exists()

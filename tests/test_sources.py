@@ -1,0 +1,144 @@
+import io
+import os
+import tarfile
+import zipfile
+
+import pytest
+
+from relearn.errors import SourceError
+from relearn.sources import iterate_source, read_source_file
+
+
+def read_all(source):
+    """Return the bytes, or the reason for a refusal, of each path."""
+    return {file.path: file.refusal or file.read() for file in iterate_source(source)}
+
+
+def write_zip(path, members, **options):
+    with zipfile.ZipFile(path, "w", **options) as archive:
+        for name, content in members:
+            archive.writestr(name, content)
+
+
+def write_tar(path, members, mode="w"):
+    with tarfile.open(path, mode) as archive:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+
+
+FILES = {"a/1.png": b"one", "a/b/2.png": b"two", "3.png": b"three"}
+
+
+def test_folder(tmp_path):
+    for name, content in FILES.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    assert read_all(tmp_path) == FILES
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
+def test_zip(tmp_path, compression):
+    write_zip(tmp_path / "a.zip", FILES.items(), compression=compression)
+    assert read_all(tmp_path / "a.zip") == FILES
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+def test_tar(tmp_path, mode):
+    write_tar(tmp_path / "a.tar", FILES.items(), mode)
+    assert read_all(tmp_path / "a.tar") == FILES
+
+
+def test_archives_point_nowhere(tmp_path):
+    names = ["../up.png", "/etc/absolute.png", "a/../../up.png", "good.png"]
+    write_zip(tmp_path / "a.zip", [(name, b"x") for name in names])
+    write_tar(tmp_path / "a.tar", [(name, b"x") for name in names])
+    for archive in ("a.zip", "a.tar"):
+        found = read_all(tmp_path / archive)
+        assert found.pop("good.png") == b"x"
+        assert set(found.values()) == {"name points outside the archive"}
+        assert len(found) == 3
+
+
+def test_second_member_of_a_name_is_refused(tmp_path):
+    write_tar(tmp_path / "a.tar", [("a.png", b"first"), ("a.png", b"second")])
+    files = list(iterate_source(tmp_path / "a.tar"))
+    assert [file.refusal for file in files] == [None, "second member of this name in the archive"]
+
+
+def test_links_in_archives_are_refused(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE):
+            info = tarfile.TarInfo(f"link{kind!r}.png")
+            info.type, info.linkname = kind, "/etc/passwd"
+            archive.addfile(info)
+    info = zipfile.ZipInfo("link.png")
+    info.external_attr = 0o120777 << 16
+    write_zip(tmp_path / "a.zip", [(info, b"/etc/passwd")])
+    for archive, n_links in (("a.tar", 3), ("a.zip", 1)):
+        assert list(read_all(tmp_path / archive).values()) == ["a link or a device, not a file"] * n_links
+
+
+def test_links_in_folders(tmp_path):
+    source = tmp_path / "source"
+    (source / "real").mkdir(parents=True)
+    (tmp_path / "elsewhere.png").write_bytes(b"image")
+    (source / "linked.png").symlink_to(tmp_path / "elsewhere.png")
+    (source / "broken.png").symlink_to("nowhere")
+    (source / "circle.png").symlink_to("circle.png")
+    (source / "loop").symlink_to(source)
+    assert read_all(source) == {
+        "linked.png": b"image",
+        "broken.png": "cannot be read: No such file or directory",
+        "circle.png": "cannot be read: Too many levels of symbolic links",
+        "loop": "link to a folder, not followed",
+    }
+
+
+def test_pipes_are_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    assert read_all(tmp_path) == {"pipe.png": "not a regular file"}
+
+
+def test_names_that_cannot_be_written_down(tmp_path):
+    (tmp_path / "new\nline.png").touch()
+    with open(os.fsencode(tmp_path) + b"/\xff.png", "w"):
+        pass
+    assert read_all(tmp_path) == {
+        "new\\nline.png": "name holds a control character",
+        "\\xff.png": "name is not UTF-8",
+    }
+
+
+def test_damaged_archives(tmp_path):
+    write_tar(tmp_path / "a.tar", [("a.png", b"x" * 5000), ("b.png", b"y" * 5000)], "w:gz")
+    whole = (tmp_path / "a.tar").read_bytes()
+    (tmp_path / "a.tar").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(SourceError, match=r"a\.tar: damaged archive: "):
+        read_all(tmp_path / "a.tar")
+
+
+def test_damaged_member_of_a_zip(tmp_path):
+    write_zip(tmp_path / "a.zip", [("a.png", b"x" * 100), ("b.png", b"y" * 100)])
+    content = (tmp_path / "a.zip").read_bytes().replace(b"x" * 100, b"x" * 99 + b"z")
+    (tmp_path / "a.zip").write_bytes(content)
+    files = {file.path: file for file in iterate_source(tmp_path / "a.zip")}
+    assert set(files) == {"a.png", "b.png"}
+    with pytest.raises(SourceError, match=r"a\.png: cannot be read: Bad CRC-32"):
+        read_source_file(tmp_path / "a.zip", "a.png")
+
+
+def test_what_is_no_source(tmp_path):
+    with pytest.raises(SourceError, match=r"nothing: no such file or folder; put the images there, or set restructure"):
+        list(iterate_source(tmp_path / "nothing"))
+    (tmp_path / "text").write_text("text")
+    with pytest.raises(SourceError, match=r"text: wanted a folder, a \.zip or a \.tar"):
+        list(iterate_source(tmp_path / "text"))
+
+
+def test_one_file(tmp_path):
+    write_zip(tmp_path / "a.zip", FILES.items())
+    assert read_source_file(tmp_path / "a.zip", "a/1.png") == b"one"
+    with pytest.raises(SourceError, match=r"wanted labels\.csv in it, found no such file"):
+        read_source_file(tmp_path / "a.zip", "labels.csv")

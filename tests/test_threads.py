@@ -1,0 +1,51 @@
+import threading
+import time
+
+import pytest
+
+from relearn.threads import count_threads, map_ahead
+
+
+def test_results_come_in_order():
+    def slow_first(item):
+        time.sleep(0.02 if item == 0 else 0)
+        return item
+
+    assert list(map_ahead(slow_first, range(50), 8)) == list(range(50))
+
+
+def test_input_is_read_only_so_far_ahead():
+    taken = []
+
+    def items():
+        for item in range(100):
+            taken.append(item)
+            yield item
+
+    results = map_ahead(lambda item: item, items(), 5)
+    assert next(results) == 0
+    assert len(taken) == 6
+    results.close()
+
+
+def test_first_failure_ends_the_iteration():
+    def fail_at_three(item):
+        if item == 3:
+            raise ValueError("three")
+        return item
+
+    results = map_ahead(fail_at_three, range(100), 4)
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ValueError, match="three"):
+        next(results)
+
+
+def test_work_is_done_in_other_threads():
+    assert threading.get_ident() not in set(map_ahead(lambda _: threading.get_ident(), range(4), 2))
+
+
+def test_number_of_threads_can_be_set(monkeypatch):
+    monkeypatch.setenv("RELEARN_THREADS", "7")
+    assert count_threads() == 7
+    monkeypatch.setenv("RELEARN_THREADS", "")
+    assert count_threads() >= 1
