@@ -1,4 +1,4 @@
-"""How far do features move when extract.batch_size changes, and do they at any other?
+"""How far features move when extract.batch_size changes, and whether they do at all otherwise.
 
 The same images go through a network in batches of several sizes, in another order, and once more; the features are
 compared with those of the first size, bit by bit and by their greatest relative difference a row.

@@ -1,7 +1,10 @@
 """Small worlds to test in: images, a parameters file, a folder to work in."""
 
 import io
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,3 +108,77 @@ def features(workspace: Path) -> dict[str, SplitFeatures]:
     with write_folder(paths.FEATURES) as folder:
         write_features(folder, manifest, np.concatenate([part.features for part in splits.values()]), {"network": "x"})
     return splits
+
+
+SMALL = {
+    "restructure.source": "images",
+    "restructure.layout": "split_class_folders",
+    "validate.min_images": 2,
+    "extract.image_size_px": 32,
+    "train.C": [0.01, 0.1],
+    "evaluate.n_resamples": 100,
+}
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """A copy of the repository's files in a git repository of its own, without its data."""
+    folder = tmp_path / "clone"
+    folder.mkdir()
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    git(folder, "init", "--quiet")
+    commit(folder)
+    return folder
+
+
+def git(folder: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "core.autocrlf=false"]
+    return subprocess.run(["git", *identity, *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout
+
+
+def commit(folder: Path) -> None:
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--allow-empty", "--message", "x")
+
+
+def execute(folder: Path, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a module in a clone, with the clone's own code."""
+    return subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=folder,
+        env=make_environment(folder) | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def make_environment(folder: Path) -> dict[str, str]:
+    """Return the variables with which a clone runs its own code by this Python."""
+    return {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(folder / "src"),
+        "DVC_NO_ANALYTICS": "1",
+        "DO_NOT_TRACK": "1",
+    }
+
+
+def repro(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return execute(folder, "dvc", "repro", *arguments, **environment)
+
+
+def write_small_set(folder: Path) -> None:
+    for number, split in enumerate(("training", "validation", "evaluation")):
+        names = [f"{split}/{label}/{n}.png" for label in ("cat", "dog") for n in range(8 if number == 0 else 3)]
+        write_images(folder / "images", names, 100 * number)

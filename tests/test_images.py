@@ -3,9 +3,9 @@ import zlib
 
 import numpy as np
 import pytest
-from conftest import draw_image, encode_image
 from PIL import Image
 
+from conftest import draw_image, encode_image
 from relearn import images
 from relearn.errors import ImageError
 from relearn.images import decode_image, resize_image

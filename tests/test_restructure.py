@@ -9,8 +9,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from conftest import draw_image, encode_image, write_images
 
+from conftest import draw_image, encode_image, write_images
 from relearn import paths
 from relearn.errors import SourceError
 from relearn.files import read_csv

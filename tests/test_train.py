@@ -3,8 +3,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_split
 
+from conftest import make_split
 from relearn import paths, train
 from relearn.classifier import read_classifier
 from relearn.errors import IntegrityError, TrainingError

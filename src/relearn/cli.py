@@ -90,13 +90,10 @@ def main() -> None:
     except MemoryError:
         _fail("out of memory; lower extract.batch_size or extract.image_size_px, or use a larger machine")
     except OSError as error:
-        if error.filename is None:
-            raise
-        _fail(f"{error.filename}: {error.strerror}")
-    except KeyboardInterrupt:
-        _fail("interrupted; nothing half-done was left", 130)
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(f"{where}{error.strerror or error}")
 
 
-def _fail(message: str, code: int = 1) -> None:
+def _fail(message: str) -> None:
     print(f"relearn: {message}", file=sys.stderr)
-    sys.exit(code)
+    sys.exit(1)

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -39,10 +40,8 @@ class Extractor:
         self.batch_size = params.batch_size
         application = getattr(keras.applications, NETWORKS[params.network])
         self._preprocess = _find_preprocessing(application)
-        base = _build_network(keras, application, params)
-        if params.weights == "random":
-            set_random_weights(base, params.seed)
-        self._model = _cut_network(keras, base, params)
+        network = _build_network(keras, application, params)
+        self._model = _cut_network(keras, network, params)
         self.n_features: int = self._model.output.shape[-1]
         backend = keras.backend.backend()
         self.record: dict[str, Any] = {
@@ -141,28 +140,16 @@ def _find_version(backend: str) -> str:
 
 
 def _build_network(keras: Any, application: Any, params: ExtractParams) -> Any:
-    weights: str | None = {"random": None}.get(params.weights, params.weights)
-    if params.weights_are_file:
-        check_weights_file(Path(params.weights), str(params.weights_sha256))
     size = params.image_size_px
-    keras.utils.set_random_seed(params.seed)
+    weights = "imagenet" if params.weights == "imagenet" else None
     try:
-        return application(weights=weights, include_top=False, input_shape=(size, size, 3))
+        network = application(weights=weights, include_top=False, input_shape=(size, size, 3))
     except ValueError as error:
-        if "Input size must be at least" in str(error):
-            least = re.search(r"at least (\d+)x", str(error))
-            raise NetworkError(
-                f"extract.image_size_px: wanted at least {least[1] if least else '?'} for {params.network}, got {size}"
-            ) from None
-        if params.weights_are_file:
-            raise NetworkError(
-                f"extract.weights: {params.weights} does not hold the weights of {params.network} without its top: "
-                f"{_shorten(error)}"
-            ) from None
-        raise
-    except OSError as error:
+        least = re.search(r"Input size must be at least (\d+)x", str(error))
+        if least is None:
+            raise
         raise NetworkError(
-            f"extract.weights: {params.weights}: wanted a Keras weights file (HDF5), got: {_shorten(error)}"
+            f"extract.image_size_px: wanted at least {least[1]} for {params.network}, got {size}"
         ) from None
     except Exception as error:  # keras.utils.get_file raises no narrower one
         url = re.search(r"URL fetch failure on (\S+?):? ", str(error))
@@ -174,6 +161,40 @@ def _build_network(keras: Any, application: Any, params: ExtractParams) -> Any:
             f"extract.weights: imagenet: the weights of {params.network} are not on this machine and cannot be "
             f"downloaded from {url[1]}; put that file to {folder / name}"
         ) from None
+    if params.weights == "random":
+        set_random_weights(network, params.seed)
+    elif params.weights_are_file:
+        load_weights_file(network, params)
+    return network
+
+
+def load_weights_file(network: Any, params: ExtractParams) -> None:
+    """Load a weights file whose hash is right into a network that it fits whole.
+
+    Raises
+    ------
+    NetworkError
+        There is no such file, its hash is another, or it does not hold every weight of the network.
+    """
+    path = Path(params.weights)
+    check_weights_file(path, str(params.weights_sha256))
+    # keras leaves a weight that the file lacks as it was, with a warning at best. NaN shows which.
+    for weight in network.weights:
+        if "float" in str(weight.dtype):
+            weight.assign(np.full(weight.shape, np.nan, np.float32))
+    unfit = f"extract.weights: {path} does not hold the weights of {params.network} without its top: "
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            network.load_weights(path)
+    except OSError as error:
+        raise NetworkError(
+            f"extract.weights: {path}: wanted a Keras weights file (HDF5), got: {_shorten(error)}"
+        ) from None
+    except (ValueError, KeyError) as error:
+        raise NetworkError(unfit + _shorten(error)) from None
+    if missing := [weight.path for weight in network.weights if np.isnan(np.asarray(weight)).any()]:
+        raise NetworkError(f"{unfit}it lacks {len(missing)} of {len(network.weights)}, the first is {missing[0]}")
 
 
 def _shorten(error: Exception) -> str:
@@ -193,11 +214,12 @@ def check_weights_file(path: Path, sha256: str) -> None:
 
 
 def set_random_weights(network: Any, seed: int) -> None:
-    """Draw every kernel anew from N(0, 2 / fan_in), so that activations keep their scale through the layers.
+    """Draw every kernel anew from N(0, 2 / fan_in), so that activations keep their scale through layers with ReLU.
 
-    He et al. 2015, "Delving deep into rectifiers", equation 10. The numbers come from numpy, so that each backend of
-    keras gets the same. Everything that is no kernel stays as keras initialises it: biases at 0, normalisations at
-    mean 0 and variance 1.
+    He et al. 2015, "Delving deep into rectifiers", equation 10. Gates (EfficientNet, MobileNetV3) halve the activations
+    all the same; `train.scale` makes up for it. The numbers come from numpy, so that each backend of keras gets the
+    same. Everything that is no kernel stays as keras initialises it: biases at 0, normalisations at mean 0 and
+    variance 1.
     """
     rng = np.random.default_rng(seed)
     for layer in network.layers:

@@ -196,7 +196,7 @@ def _plan_count_checks(params: ValidateParams) -> list[Check]:
 
 
 def run_checks(table: pd.DataFrame, checks: list[Check], key: str) -> list[Finding]:
-    """Run expectations over a table with Great Expectations, in memory and in the order given.
+    """Run expectations over a table with Great Expectations, in memory; the findings come in the order of the checks.
 
     Parameters
     ----------
@@ -211,7 +211,10 @@ def run_checks(table: pd.DataFrame, checks: list[Check], key: str) -> list[Findi
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
     batch = context.data_sources.add_pandas("manifest").add_dataframe_asset("table")
-    suite = gx.ExpectationSuite(name="gate", expectations=[check.expectation for check in checks])
+    suite = gx.ExpectationSuite(name="gate")
+    for check in checks:
+        check.expectation.meta = {"check": check.name}  # results come in an order of their own
+        suite.add_expectation(check.expectation)
     validation = gx.ValidationDefinition(
         name="gate", data=batch.add_batch_definition_whole_dataframe("whole"), suite=context.suites.add(suite)
     )
@@ -222,7 +225,8 @@ def run_checks(table: pd.DataFrame, checks: list[Check], key: str) -> list[Findi
     )
     outcome = context.checkpoints.add(checkpoint).run(batch_parameters={"dataframe": table})
     (run_result,) = outcome.run_results.values()
-    return [_read_result(check, result, key) for check, result in zip(checks, run_result.results, strict=True)]
+    results = {result.expectation_config.meta["check"]: result for result in run_result.results}
+    return [_read_result(check, results[check.name], key) for check in checks]
 
 
 def _read_result(check: Check, result: Any, key: str) -> Finding:

@@ -1,0 +1,90 @@
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from conftest import write_images
+from relearn import cli, restructure
+from relearn.errors import SourceError
+
+
+def relearn(*arguments, **options):
+    command = [sys.executable, "-m", "relearn", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+def test_help_lists_the_stages():
+    answer = CliRunner().invoke(cli.app, ["--help"])
+    for name in ("restructure", "validate", "extract", "train", "evaluate", "predict"):
+        assert name in answer.output
+
+
+def test_stage_runs_from_its_command(workspace, set_params):
+    set_params({"restructure.source": "source"})
+    write_images(Path("source"), ["a/1.png", "b/2.png"])
+    answer = relearn("restructure")
+    assert (answer.returncode, answer.stdout) == (0, "")
+    assert answer.stderr.startswith("source: 2 images kept")
+
+
+@pytest.mark.parametrize("command", ["restructure", "validate", "extract", "train", "evaluate"])
+def test_bad_params_end_in_one_line(workspace, set_params, command):
+    set_params({"train.C": [-1]})
+    answer = relearn(command)
+    assert answer.returncode == 1
+    assert answer.stderr == "relearn: params.yaml: 1 wrong\n  train.C.0: wanted greater than 0, got -1\n"
+
+
+def test_missing_source_ends_in_one_line(workspace):
+    answer = relearn("restructure")
+    assert answer.returncode == 1
+    expected = "data/raw/digits.zip: no such file or folder; put the images there, or set restructure.source"
+    assert answer.stderr == f"relearn: {expected}\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (SourceError("no images"), 1, "relearn: no images\n"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "data/x"), 1, "relearn: data/x: No space left on device\n"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), 1, "relearn: No space left on device\n"),
+        (MemoryError(), 1, "relearn: out of memory; lower extract.batch_size"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_errors_become_exit_codes(workspace, monkeypatch, capsys, error, code, message):
+    def fail(params):
+        raise error
+
+    monkeypatch.setattr(restructure, "run", fail)
+    monkeypatch.setattr(sys, "argv", ["relearn", "restructure"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == code
+    assert capsys.readouterr().err.startswith(message)
+
+
+def test_a_bug_is_not_hidden(workspace, monkeypatch):
+    def fail(params):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(restructure, "run", fail)
+    monkeypatch.setattr(sys, "argv", ["relearn", "restructure"])
+    with pytest.raises(ZeroDivisionError):
+        cli.main()
+
+
+def test_predict_takes_one_form(workspace):
+    answer = relearn("predict", "x.png", "--json", "--csv")
+    assert answer.returncode == 2
+    assert "--json or --csv, not both" in answer.stderr
+
+
+def test_predict_without_a_classifier(workspace):
+    answer = relearn("predict", "params.yaml")
+    assert answer.returncode == 1
+    assert answer.stderr == "relearn: models/classifier: no classifier there; run `dvc repro`, or `dvc pull` one\n"

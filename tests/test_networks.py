@@ -1,0 +1,206 @@
+import functools
+import http.server
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from conftest import ROOT, draw_image
+from relearn.errors import NetworkError
+from relearn.files import hash_file
+from relearn.networks import Extractor, check_weights_file, set_random_weights
+from relearn.params import NETWORKS, ExtractParams, read_params
+
+pytestmark = pytest.mark.slow
+
+BASE = read_params(ROOT / "params.yaml").extract
+MOBILENET_SHA256 = "dd82ae25c2138d0dc9e76b0abff0c6d3f4e5ba7b74842f56a3aba3ff9ff102df"
+
+
+def make_params(**changes):
+    return ExtractParams.model_validate(BASE.model_dump() | {"layer": None, "batch_size": 4} | changes)
+
+
+def make_extractor(**changes):
+    return Extractor(make_params(**changes))
+
+
+def prepare(extractor, n_images):
+    return [extractor.prepare_image(draw_image(seed, (50, 40))) for seed in range(n_images)]
+
+
+def test_table_of_networks_is_that_of_keras():
+    import keras
+
+    functions = {
+        name for name in dir(keras.applications) if name[0].isupper() and callable(getattr(keras.applications, name))
+    }
+    assert functions == set(NETWORKS.values())
+
+
+@pytest.mark.parametrize(("size", "n_features"), [(224, 25_088), (150, 4 * 4 * 512), (32, 512)])
+def test_vgg16_has_its_known_shape(size, n_features):
+    extractor = make_extractor(image_size_px=size, pooling="flatten")
+    assert extractor.n_features == n_features
+    assert extractor.record["n_parameters"] == 14_714_688
+    (features,) = extractor.compute_rows(prepare(extractor, 1))
+    assert features.shape == (n_features,)
+    assert features.dtype == np.float32
+
+
+@pytest.mark.parametrize("network", ["vgg16", "mobilenet_v2", "resnet50_v2", "efficientnet_b0", "mobilenet_v3_small"])
+def test_preprocessing_is_the_networks_own(network):
+    import keras
+
+    modules = {"mobilenet_v3_small": "mobilenet_v3", "efficientnet_b0": "efficientnet", "resnet50_v2": "resnet_v2"}
+    extractor = make_extractor(network=network, pooling="avg", image_size_px=64)
+    images = prepare(extractor, 4)
+    module = getattr(keras.applications, modules.get(network, network))
+    expected = extractor._model.predict_on_batch(module.preprocess_input(np.array(images, np.float32)))
+    assert np.array_equal(np.array(list(extractor.compute_rows(images))), expected)
+
+
+@pytest.mark.parametrize("network", ["vgg16", "mobilenet_v2", "densenet121"])
+def test_random_weights_are_seeded_and_keep_the_scale(network):
+    first, same, other = (make_extractor(network=network, pooling="avg", seed=seed) for seed in (1, 1, 2))
+    assert first.record["network_sha256"] == same.record["network_sha256"] != other.record["network_sha256"]
+    features = np.array(list(first.compute_rows(prepare(first, 4))))
+    assert 1e-3 < features.std() < 1e4
+    assert (features.std(axis=0) > 0).mean() > 0.3
+
+
+def test_he_normal_counts_what_is_summed():
+    import keras
+
+    network = keras.Sequential(
+        [
+            keras.layers.Input((8, 8, 32)),
+            keras.layers.DepthwiseConv2D(3, depth_multiplier=16, name="depthwise"),
+            keras.layers.Conv2D(64, 3, name="full"),
+            keras.layers.SeparableConv2D(256, 3, depth_multiplier=4, name="separable"),
+        ]
+    )
+    set_random_weights(network, 0)
+    deviations = {
+        f"{layer.name}/{weight.name}": float(np.std(weight)) for layer in network.layers for weight in layer.weights
+    }
+    assert deviations["depthwise/kernel"] == pytest.approx(np.sqrt(2 / 9), rel=0.05)
+    assert deviations["full/kernel"] == pytest.approx(np.sqrt(2 / (9 * 512)), rel=0.05)
+    assert deviations["separable/depthwise_kernel"] == pytest.approx(np.sqrt(2 / 9), rel=0.05)
+    assert deviations["separable/pointwise_kernel"] == pytest.approx(np.sqrt(2 / 256), rel=0.05)
+    assert deviations["full/bias"] == 0
+
+
+def test_layers_and_poolings():
+    flat = make_extractor(layer="block2_pool", pooling="flatten")
+    images = prepare(flat, 3)
+    maps = np.array(list(flat.compute_rows(images))).reshape(3, 8, 8, 128)
+    for pooling, reduce in (("avg", np.mean), ("max", np.max)):
+        pooled = make_extractor(layer="block2_pool", pooling=pooling)
+        assert pooled.n_features == 128
+        np.testing.assert_allclose(list(pooled.compute_rows(images)), reduce(maps, axis=(1, 2)), rtol=1e-5)
+
+
+def test_unknown_layer_answers_with_the_list():
+    with pytest.raises(
+        NetworkError, match=r"extract\.layer: wanted a layer of vgg16, got pool9; it has .*block5_pool$"
+    ):
+        make_extractor(layer="pool9")
+
+
+def test_too_small_an_image_is_told():
+    with pytest.raises(NetworkError, match=r"extract\.image_size_px: wanted at least 75 for inception_v3, got 32"):
+        make_extractor(network="inception_v3", image_size_px=32)
+
+
+@pytest.mark.parametrize("network", ["vgg16", "mobilenet_v2", "resnet50"])
+def test_an_image_gets_the_same_bits_in_whatever_company(network):
+    extractor = make_extractor(network=network, pooling="avg", image_size_px=96, batch_size=8)
+    images = prepare(extractor, 11)
+    features = np.array(list(extractor.compute_rows(images)))
+    for image in range(11):
+        (alone,) = extractor.compute_rows([images[image]])
+        assert np.array_equal(alone, features[image])
+    assert np.array_equal(list(extractor.compute_rows(images[::-1])), features[::-1])
+
+
+def test_features_that_are_not_finite_are_an_error():
+    extractor = make_extractor(layer="block1_conv1")
+    kernel = extractor._model.get_layer("block1_conv1").kernel
+    kernel.assign(np.full(kernel.shape, np.inf, np.float32))
+    with pytest.raises(NetworkError, match="wanted finite features, got NaN or infinity for image 1 of a batch of 2"):
+        extractor.compute_features(prepare(extractor, 2))
+
+
+def test_weights_file_is_checked_before_it_is_parsed(tmp_path):
+    path = tmp_path / "weights.h5"
+    with pytest.raises(NetworkError, match=r"weights\.h5: no such file; put the weights there"):
+        check_weights_file(path, "0" * 64)
+    path.write_bytes(b"not even HDF5")
+    with pytest.raises(NetworkError, match=r"wanted sha256 0{64} \(extract\.weights_sha256\), got [0-9a-f]{64}; fetch"):
+        make_extractor(weights=str(path), weights_sha256="0" * 64)
+    with pytest.raises(NetworkError, match=r"weights\.h5: wanted a Keras weights file \(HDF5\)"):
+        make_extractor(weights=str(path), weights_sha256=hash_file(path))
+
+
+def test_weights_of_another_network_are_told(tmp_path):
+    import keras
+
+    path = tmp_path / "vgg19.weights.h5"
+    keras.applications.VGG19(weights=None, include_top=False, input_shape=(32, 32, 3)).save_weights(path)
+    with pytest.raises(NetworkError, match=r"does not hold the weights of vgg16 without its top"):
+        make_extractor(weights=str(path), weights_sha256=hash_file(path))
+
+
+def test_weights_from_a_path_are_those_that_were_saved(tmp_path):
+    import keras
+
+    network = keras.applications.VGG16(weights=None, include_top=False, input_shape=(32, 32, 3))
+    set_random_weights(network, 5)
+    path = tmp_path / "vgg16.weights.h5"
+    network.save_weights(path)
+    loaded = make_extractor(weights=str(path), weights_sha256=hash_file(path))
+    assert loaded.record["network_sha256"] == make_extractor(seed=5).record["network_sha256"]
+
+
+def test_imagenet_offline_says_which_file_to_put_where(tmp_path):
+    program = (
+        "import sys; from relearn.networks import Extractor; from relearn.params import ExtractParams\n"
+        "from relearn.errors import NetworkError\n"
+        "try: Extractor(ExtractParams.model_validate_json(sys.argv[1]))\n"
+        "except NetworkError as error: print(error)\n"
+    )
+    settings = make_params(weights="imagenet").model_dump_json()
+    nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTPS_PROXY"), "http://127.0.0.1:9")
+    answer = subprocess.run(
+        [sys.executable, "-c", program, settings],
+        env={"KERAS_HOME": str(tmp_path), "PYTHONPATH": str(ROOT / "src"), **nowhere},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    name = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
+    assert "extract.weights: imagenet: the weights of vgg16 are not on this machine and cannot be" in answer.stdout
+    assert answer.stdout.rstrip().endswith(f"put that file to {tmp_path / 'models' / name}"), answer.stderr
+
+
+def test_imagenet_weights_are_downloaded(shared, tmp_path, monkeypatch):
+    """From a server on this machine: the real code of keras, another address."""
+    from keras.src.applications import mobilenet_v2
+    from keras.src.utils import file_utils
+
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=shared / "weights")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(mobilenet_v2, "BASE_WEIGHT_PATH", f"http://127.0.0.1:{server.server_port}/")
+        monkeypatch.setattr(file_utils.config, "keras_home", lambda: str(tmp_path))
+        downloaded = make_extractor(network="mobilenet_v2", weights="imagenet", image_size_px=224, pooling="avg")
+        server.shutdown()
+    (path,) = (tmp_path / "models").iterdir()
+    assert hash_file(path) == MOBILENET_SHA256
+    local = make_extractor(
+        network="mobilenet_v2", weights=str(path), weights_sha256=MOBILENET_SHA256, image_size_px=224, pooling="avg"
+    )
+    assert downloaded.record["network_sha256"] == local.record["network_sha256"]

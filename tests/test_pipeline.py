@@ -1,0 +1,287 @@
+"""dvc.yaml, params.yaml, the README and the code say the same; the pipeline does what they say."""
+
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT, SMALL, commit, execute, read_yaml, repro, write_small_set
+from relearn.params import Params, read_params
+
+DVC = read_yaml(ROOT / "dvc.yaml")["stages"]
+STAGES = list(DVC)
+# They hand over to the stages and decide nothing that ends up in a file.
+ENTRY = {"relearn.__main__", "relearn.cli", "relearn"}
+
+
+def find_imports(module):
+    """Return the modules of ours that a module's text imports, also those inside functions."""
+    tree = ast.parse((ROOT / "src" / (module.replace(".", "/") + ".py")).read_text())
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "relearn":
+            found |= {f"relearn.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("relearn."):
+            found.add(node.module)
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.startswith("relearn.")}
+    return found
+
+
+def find_all_imports(module):
+    reached, waiting = set(), [module]
+    while waiting:
+        if (current := waiting.pop()) not in reached:
+            reached.add(current)
+            waiting += find_imports(current)
+    return reached
+
+
+def list_paths(entries):
+    return [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
+
+
+def list_outputs(stage):
+    return [path for kind in ("outs", "metrics", "plots") for path in list_paths(DVC[stage].get(kind, []))]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_stage_depends_on_the_modules_that_it_imports(stage):
+    modules = {f"src/{module.replace('.', '/')}.py" for module in find_all_imports(f"relearn.{stage}")}
+    assert {dep for dep in DVC[stage]["deps"] if dep.startswith("src/")} == modules
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_stage_lists_the_keys_of_its_block_and_uses_each(stage):
+    block = type(read_params(ROOT / "params.yaml").get_block(stage))
+    assert DVC[stage]["params"] == [f"{stage}.{field}" for field in block.model_fields]
+    sources = "".join(
+        (ROOT / "src" / (module.replace(".", "/") + ".py")).read_text()
+        for module in find_all_imports(f"relearn.{stage}") - {"relearn.params"}
+    )
+    for field in block.model_fields:
+        assert re.search(rf"params\.{field}\b", sources), f"{stage}.{field} is used nowhere"
+
+
+def test_blocks_are_the_stages():
+    assert [field.alias or name for name, field in Params.model_fields.items()] == STAGES
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_stages_do_not_import_each_other(stage):
+    assert find_all_imports(f"relearn.{stage}") & {f"relearn.{other}" for other in STAGES} == {f"relearn.{stage}"}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_command_is_the_stage(stage):
+    assert DVC[stage]["cmd"] == f"python -m relearn {stage}"
+
+
+def test_stages_stand_in_an_order_that_runs():
+    written = {"${restructure.source}"}
+    for stage in STAGES:
+        assert {dep for dep in DVC[stage]["deps"] if not dep.startswith("src/")} <= written
+        written |= set(list_outputs(stage))
+
+
+def test_plots_draw_what_the_stages_write():
+    drawn = {path for plot in read_yaml(ROOT / "dvc.yaml")["plots"] for entry in plot.values() for path in entry["y"]}
+    assert drawn == {path for stage in STAGES for path in list_paths(DVC[stage].get("plots", []))}
+
+
+def test_heavy_libraries_are_imported_where_they_are_allowed():
+    allowed = {
+        "prefect": {"flows"},
+        "great_expectations": {"validate"},
+        "keras": {"networks"},
+        "sklearn": {"train", "evaluate"},
+        "tensorflow": set(),
+        "dvc": set(),
+        "pickle": set(),
+    }
+    for path in [*ROOT.glob("src/relearn/*.py"), *ROOT.glob("flows/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for name in names:
+                where = allowed.get(name.split(".")[0], {path.stem})
+                assert path.stem in where or path.parent.name in where, f"{path} imports {name}"
+
+
+def test_help_imports_nothing_heavy():
+    program = "import sys; import relearn.cli; print([m for m in sys.argv[1:] if m in sys.modules])"
+    heavy = ["keras", "tensorflow", "sklearn", "great_expectations", "pandas", "prefect", "dvc", "scipy", "onnxruntime"]
+    answer = subprocess.run([sys.executable, "-c", program, *heavy], capture_output=True, text=True, check=True)
+    assert answer.stdout == "[]\n"
+
+
+def test_ci_runs_the_commands_of_the_readme():
+    script = (ROOT / ".ci" / "run").read_text()
+    for target in ("check", "test", "repro"):
+        assert re.search(rf"^make {target}$", script, re.MULTILINE)
+        assert f"make {target}" in (ROOT / "README.md").read_text()
+
+
+def test_readme_table_is_the_pipeline():
+    rows = []
+    for stage in STAGES:
+        reads = [f"`{dep}`" for dep in DVC[stage]["deps"] if not dep.startswith("src/")]
+        writes = [f"`{path}`" for path in list_outputs(stage)]
+        rows.append(f"| `{stage}` | {DVC[stage]['desc']} | {', '.join(reads)} | {', '.join(writes)} |")
+    assert "\n".join(rows) in (ROOT / "README.md").read_text()
+
+
+def test_readme_names_the_committed_score():
+    accuracy = json.loads((ROOT / "metrics" / "evaluation.json").read_text())["accuracy_score"]
+    assert f"{accuracy:.1%}".replace("%", " %") in "\n".join((ROOT / "README.md").read_text().splitlines()[:15])
+
+
+def test_lock_files_carry_no_address():
+    for path in ROOT.glob("*.lock"):
+        assert "://" not in path.read_text(), path
+        if path.name != "dvc.lock":
+            assert "--hash=sha256:" in path.read_text()
+
+
+# --- the pipeline itself, with DVC ---------------------------------------------------------------------------------
+
+
+def read_tree(folder, *roots):
+    """Return the bytes of every file below some folders."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for root in roots
+        for path in sorted((folder / root).rglob("*"))
+        if path.is_file() and path.name != ".gitignore"
+    }
+
+
+WATCHER = """
+import json, os, runpy, sys
+
+opened = set()
+
+def note(event, args):
+    if event == "open" and isinstance(args[0], (str, bytes, os.PathLike)):
+        opened.add((os.fsdecode(args[0]), bool((args[2] or 0) & (os.O_WRONLY | os.O_RDWR))))
+
+sys.addaudithook(note)
+try:
+    runpy.run_module("relearn", run_name="__main__")
+except SystemExit as end:
+    if end.code:
+        raise
+modules = sorted(name for name in sys.modules if name.split(".")[0] == "relearn")
+print(json.dumps({"opened": sorted(opened), "modules": modules}))
+"""
+
+
+@pytest.mark.slow
+def test_pipeline_reads_and_writes_what_dvc_yaml_says(clone, set_params):
+    """Each stage is run with an eye on every file that it opens, and on every module of ours that it imports."""
+    write_small_set(clone)
+    set_params(SMALL, clone / "params.yaml")
+    (clone / ".watch.py").write_text(WATCHER)
+    for stage in STAGES:
+        answer = subprocess.run(
+            [sys.executable, ".watch.py", stage],
+            cwd=clone,
+            env={**os.environ, "PYTHONPATH": str(clone / "src")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert answer.returncode == 0, answer.stderr
+        seen = json.loads(answer.stdout.splitlines()[-1])
+        read, written = set(), set()
+        for name, for_writing in seen["opened"]:
+            path = Path(clone, name)
+            if not path.is_relative_to(clone):
+                continue
+            # `.NAME.PID.partial` is what NAME is called until it is complete.
+            inside = re.sub(r"(^|/)\.([^/]+)\.\d+\.partial", r"\1\2", path.relative_to(clone).as_posix())
+            if inside.startswith(("data/", "reports/", "metrics/", "models/", "images/")):
+                (written if for_writing else read).add(inside)
+        deps = {dep.replace("${restructure.source}", "images") for dep in DVC[stage]["deps"]}
+        outputs = set(list_outputs(stage))
+        assert {path for path in read if not is_below(path, deps | outputs)} == set()
+        assert {path for path in written if not is_below(path, outputs)} == set()
+        for dep in deps:
+            assert dep.startswith("src/") or any(is_below(path, {dep}) for path in read), f"{stage} never reads {dep}"
+        modules = {f"src/{name.replace('.', '/')}.py" for name in set(seen["modules"]) - ENTRY}
+        assert modules == {dep for dep in deps if dep.startswith("src/")}
+
+
+def is_below(path, roots):
+    return any(path == root or path.startswith(f"{root}/") for root in roots)
+
+
+@pytest.mark.slow
+def test_only_what_a_change_concerns_runs(clone, set_params):
+    write_small_set(clone)
+    set_params(SMALL, clone / "params.yaml")
+    first = repro(clone)
+    assert first.returncode == 0, first.stderr + first.stdout
+    assert re.findall(r"Running stage '(\w+)'", first.stdout) == STAGES
+    commit(clone)
+    assert "Data and pipelines are up to date." in repro(clone).stdout
+
+    experiment = execute(clone, "dvc", "exp", "run", "-S", "train.C=[0.00001]")
+    assert experiment.returncode == 0, experiment.stderr
+    assert re.findall(r"Running stage '(\w+)'", experiment.stdout) == ["train", "evaluate"]
+    difference = json.loads(execute(clone, "dvc", "metrics", "diff", "--json").stdout)
+    assert difference["metrics/training.json"]["n_trials"] == {"old": 2, "new": 1, "diff": -1}
+
+    plots = execute(clone, "dvc", "plots", "diff", "HEAD", "--out", "dvc_plots")
+    assert plots.returncode == 0, plots.stderr
+    page = (clone / "dvc_plots" / "index.html").read_text()
+    for name in ("Score against C", "Confusion", "ROC", "Precision and recall", "Calibration"):
+        assert name in page
+
+
+@pytest.mark.slow
+def test_bad_data_ends_the_pipeline_before_extract(clone, set_params):
+    write_small_set(clone)
+    set_params(SMALL | {"validate.min_images": 4}, clone / "params.yaml")
+    answer = repro(clone)
+    assert answer.returncode != 0
+    assert (
+        "min_images: wanted at least 4 images of every class in every split, got 4 of 6 rows without" in answer.stderr
+    )
+    assert "failed to reproduce 'validate'" in answer.stderr
+    assert not (clone / "data" / "features").exists()
+    alone = repro(clone, "--single-item", "extract")
+    assert alone.returncode != 0
+    assert "the data did not pass: see reports/validation.json" in alone.stderr
+
+
+@pytest.mark.slow
+def test_same_bytes_whatever_the_threads_and_the_order(clone, tmp_path, set_params):
+    """Two clones: other numbers of threads, files written to disk in another order and given by another kind of source,
+    and a set whose number makes the last batch full in no split or in all."""
+    write_small_set(clone)
+    set_params(SMALL, clone / "params.yaml")
+    other = tmp_path / "other"
+    shutil.copytree(clone, other, ignore=shutil.ignore_patterns("images"))
+    for path in sorted((clone / "images").rglob("*.png"), reverse=True):
+        target = other / path.relative_to(clone)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+
+    def limit(n):
+        names = ("RELEARN_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
+        return dict.fromkeys(names, str(n))
+
+    for folder, n_threads in ((clone, 1), (other, 2)):
+        answer = repro(folder, **limit(n_threads))
+        assert answer.returncode == 0, answer.stderr
+    trees = [read_tree(folder, "data", "models", "metrics", "reports") for folder in (clone, other)]
+    assert trees[0].keys() == trees[1].keys()
+    assert [name for name in trees[0] if trees[0][name] != trees[1][name]] == []
+    assert (clone / "dvc.lock").read_bytes() == (other / "dvc.lock").read_bytes()

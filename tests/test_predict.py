@@ -1,0 +1,177 @@
+import csv
+import io
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from conftest import ROOT, draw_image, encode_image, read_yaml, write_images
+from relearn import cli, evaluate, extract, paths, predict, restructure, train
+from relearn.errors import IntegrityError, NetworkError
+from relearn.features import read_features
+from relearn.files import hash_file, read_csv, read_json, write_json
+from relearn.manifest import read_manifest
+from relearn.networks import Extractor
+from relearn.params import ExtractParams, Params
+from relearn.predict import build_extractor, find_images, predict_files
+
+CLASSES = ["cat", "dog"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder where every stage but the gate has run over 26 small images."""
+    folder = tmp_path_factory.mktemp("trained")
+    content = read_yaml(ROOT / "params.yaml")
+    content["restructure"] |= {"source": "images", "layout": "split_class_folders"}
+    content["extract"] |= {"batch_size": 8}
+    content["train"] |= {"C": [0.01]}
+    content["evaluate"] |= {"n_resamples": 100}
+    params = Params.model_validate(content)
+    for number, (split, count) in enumerate({"training": 7, "validation": 3, "evaluation": 3}.items()):
+        names = [f"{split}/{label}/{n}.png" for label in CLASSES for n in range(count)]
+        write_images(folder / "images", names, 100 * number)
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        restructure.run(params.restructure)
+        write_json(paths.VALIDATION_REPORT, {"passed": True, "manifest_sha256": hash_file(paths.MANIFEST)})
+        extract.run(params.extract)
+        train.run(params.train)
+        evaluate.run(params.evaluate)
+    finally:
+        os.chdir(before)
+    return folder
+
+
+@pytest.fixture
+def here(trained, tmp_path, monkeypatch):
+    """A copy of it to work in."""
+    shutil.copytree(trained, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+
+
+def relearn(*arguments):
+    return CliRunner().invoke(cli.app, ["predict", *map(str, arguments)])
+
+
+@pytest.mark.slow
+def test_features_are_those_of_extract_bit_for_bit(here):
+    record = read_json(paths.CLASSIFIER / "classifier.json")["extractor"]
+    extractor = build_extractor(record, None)
+    rows = read_manifest(paths.MANIFEST)[::-1]
+    features = np.array(list(extractor.compute_rows(extract.read_prepared(extractor, row) for row in rows)))[::-1]
+    stored = np.concatenate(
+        [read_features(paths.FEATURES, s).features for s in ("training", "validation", "evaluation")]
+    )
+    assert features.tobytes() == stored.tobytes()
+
+
+@pytest.mark.slow
+def test_predictions_are_those_of_evaluate(here):
+    expected = read_csv(
+        paths.PREDICTIONS, ("path", "sha256", "label", "predicted", "probability_cat", "probability_dog")
+    )
+    given = list(csv.reader(io.StringIO(relearn(paths.DATASET / "evaluation", "--csv").stdout)))
+    assert given[0] == ["path", "label", "probability_cat", "probability_dog"]
+    by_path = {row[0]: row[1:] for row in given[1:]}
+    assert len(by_path) == len(expected) == 6
+    for path, _, _, predicted, *probabilities in expected:
+        assert by_path[str(paths.DATASET / path)] == [predicted, *probabilities]
+
+
+@pytest.mark.slow
+def test_only_the_classifier_is_read(here, tmp_path, monkeypatch):
+    shutil.copytree(paths.CLASSIFIER, tmp_path / "elsewhere" / "model")
+    (tmp_path / "elsewhere" / "x.png").write_bytes(encode_image(draw_image(7)))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    answer = relearn("x.png", "--model", "model", "--json")
+    assert answer.exit_code == 0
+    (row,) = json.loads(answer.stdout)
+    assert row["path"] == "x.png"
+    assert row["label"] == max(row["probabilities"], key=row["probabilities"].get)
+    assert set(row["probabilities"]) == set(CLASSES)
+
+
+@pytest.mark.slow
+def test_unreadable_files_come_last_and_the_rest_is_answered(here, caplog):
+    Path("text.png").write_text("text")
+    Path("cut.jpg").write_bytes(encode_image(draw_image(1), "JPEG")[:-30])
+    answer = relearn("text.png", "images/training/cat/0.png", "nothing*.png", "cut.jpg", "gone.png")
+    assert answer.exit_code == 1
+    (line,) = answer.stdout.splitlines()
+    assert line.split()[:2] in (["images/training/cat/0.png", name] for name in CLASSES)
+    said = [record.getMessage() for record in caplog.records if record.name.startswith("relearn")]
+    assert [message.split(":")[0] for message in said] == [
+        "nothing*.png",
+        "gone.png",
+        "text.png",
+        "cut.jpg",
+    ]
+    assert "text.png: not an image (BMP, GIF, JPEG, PNG, TIFF, WEBP are read)" in caplog.text
+    assert "cut.jpg: damaged JPEG file" in caplog.text
+
+
+@pytest.mark.slow
+def test_nothing_readable_is_no_crash(here):
+    Path("text.png").write_text("text")
+    answer = relearn("text.png", "--json")
+    assert (answer.exit_code, answer.stdout) == (1, "[]\n")
+
+
+@pytest.mark.slow
+def test_classifier_that_was_tampered_with_is_refused(here):
+    path = paths.CLASSIFIER / "classifier.json"
+    record = read_json(path)
+    for key, value in (("seed", 1), ("layer", "block1_pool")):
+        write_json(path, record | {"extractor": record["extractor"] | {key: value}})
+        with pytest.raises(
+            IntegrityError, match=r"vgg16: wanted network_sha256 [0-9a-f]{64} \(classifier\.json\), got"
+        ):
+            predict_files(["images"], paths.CLASSIFIER)
+
+
+@pytest.mark.slow
+def test_other_versions_are_said(here, caplog):
+    record = read_json(paths.CLASSIFIER / "classifier.json")["extractor"]
+    build_extractor(record | {"keras": "3.0.0"}, None)
+    assert "trained with keras 3.0.0, here is " in caplog.text
+
+
+@pytest.mark.slow
+def test_weights_file_may_have_moved(here, tmp_path):
+    import keras
+
+    network = keras.applications.VGG16(weights=None, include_top=False, input_shape=(32, 32, 3))
+    moved = tmp_path / "moved.weights.h5"
+    network.save_weights(moved)
+    record = read_json(paths.CLASSIFIER / "classifier.json")["extractor"]
+    settings = {key: record[key] for key in ExtractParams.model_fields}
+    settings |= {"weights": str(moved), "weights_sha256": hash_file(moved)}
+    made = Extractor(ExtractParams.model_validate(settings)).record
+    gone = made | {"weights": "gone.weights.h5"}
+    with pytest.raises(NetworkError, match=r"gone\.weights\.h5: no such file"):
+        build_extractor(gone, None)
+    assert build_extractor(gone, moved).record["network_sha256"] == made["network_sha256"]
+
+
+def test_arguments_stand_for_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("b.png", "a.png", "deep/er/c.png", "deep/.hidden.png", ".git/d.png", "[x].png"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    assert find_images("a.png") == ["a.png"]
+    assert find_images(".") == ["./[x].png", "./a.png", "./b.png", "./deep/er/c.png"]
+    assert find_images("?.png") == ["a.png", "b.png"]
+    assert find_images("**/*.png") == ["[x].png", "a.png", "b.png", "deep/er/c.png"]
+    assert find_images("[x].png") == ["[x].png"]
+    assert find_images("z*.png") == []
+
+
+def test_reading_refuses_what_is_no_file(tmp_path):
+    with pytest.raises(predict.ImageError, match="no such file, or not a regular one"):
+        predict._read(str(tmp_path))
