@@ -40,7 +40,7 @@ class Extractor:
         self.batch_size = params.batch_size
         application = getattr(keras.applications, NETWORKS[params.network])
         self._preprocess = _find_preprocessing(application)
-        network = _build_network(keras, application, params)
+        network = _build_network(application, params)
         self._model = _cut_network(keras, network, params)
         self.n_features: int = self._model.output.shape[-1]
         backend = keras.backend.backend()
@@ -139,7 +139,7 @@ def _find_version(backend: str) -> str:
     return version(packages_distributions()[backend][0])
 
 
-def _build_network(keras: Any, application: Any, params: ExtractParams) -> Any:
+def _build_network(application: Any, params: ExtractParams) -> Any:
     size = params.image_size_px
     weights = "imagenet" if params.weights == "imagenet" else None
     try:

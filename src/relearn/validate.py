@@ -225,7 +225,10 @@ def run_checks(table: pd.DataFrame, checks: list[Check], key: str) -> list[Findi
     )
     outcome = context.checkpoints.add(checkpoint).run(batch_parameters={"dataframe": table})
     (run_result,) = outcome.run_results.values()
-    results = {result.expectation_config.meta["check"]: result for result in run_result.results}
+    results: dict[str, Any] = {}
+    for result in run_result.results:
+        assert result.expectation_config is not None
+        results[result.expectation_config.meta["check"]] = result
     return [_read_result(check, results[check.name], key) for check in checks]
 
 
