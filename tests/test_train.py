@@ -24,8 +24,11 @@ def test_run_writes_classifier_metrics_and_plot(features):
     assert metrics["n_training_images"] == metrics["n_validation_images"] == 60
     assert metrics["converged"] is True
     assert metrics["C"] in PARAMS.C
-    assert paths.SCORE_BY_C.read_text().splitlines()[0] == "C,validation_accuracy,validation_log_loss,n_iter,converged"
-    assert len(paths.SCORE_BY_C.read_text().splitlines()) == 3
+    assert paths.SCORE_BY_C.read_text().splitlines()[0] == ",".join(train.SCORE_HEADER)
+    assert [row.split(",")[:2] for row in paths.SCORE_BY_C.read_text().splitlines()[1:]] == [
+        ["0.01", "-2.0000"],
+        ["1", "0.0000"],
+    ]
 
 
 def test_evaluation_split_is_not_opened(features):

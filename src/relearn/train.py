@@ -1,6 +1,7 @@
 """Stage `train`: a logistic regression on the features, its C chosen on the validation split."""
 
 import logging
+import math
 import warnings
 from typing import Any, NamedTuple
 
@@ -17,6 +18,9 @@ log = logging.getLogger(__name__)
 
 # float32 sums of a head against float64 ones of scikit-learn: seen are 1e-6 to 1e-5.
 HEAD_TOLERANCE = 1e-3
+
+
+SCORE_HEADER = ("C", "log10_C", "validation_accuracy", "validation_log_loss", "n_iter", "converged")
 
 
 class Trial(NamedTuple):
@@ -57,8 +61,7 @@ def run(params: TrainParams) -> None:
     }
     write_classifier(paths.CLASSIFIER, head, record)
     write_json(paths.TRAINING_METRICS, summarise_trials(trials, best, training, validation))
-    rows = [(f"{t.C:g}", f"{t.accuracy:.6f}", f"{t.log_loss:.6f}", t.n_iter, str(t.converged).lower()) for t in trials]
-    write_csv(paths.SCORE_BY_C, ("C", "validation_accuracy", "validation_log_loss", "n_iter", "converged"), rows)
+    write_csv(paths.SCORE_BY_C, SCORE_HEADER, tabulate_trials(trials))
     log.info("C=%g is best of %d: %.4f on validation", best.C, len(trials), best.accuracy)
     for trial in trials:
         if not trial.converged:
@@ -147,6 +150,21 @@ def summarise_trials(
         "n_trials": len(trials),
         "n_trials_converged": sum(trial.converged for trial in trials),
     }
+
+
+def tabulate_trials(trials: list[Trial]) -> list[tuple[object, ...]]:
+    """Return a row a trial, with the columns of `SCORE_HEADER`; the logarithm is what a plot takes as its axis."""
+    return [
+        (
+            f"{t.C:g}",
+            f"{math.log10(t.C):.4f}",
+            f"{t.accuracy:.6f}",
+            f"{t.log_loss:.6f}",
+            t.n_iter,
+            f"{t.converged}".lower(),
+        )
+        for t in trials
+    ]
 
 
 def export_head(model: Any, features: np.ndarray) -> bytes:
