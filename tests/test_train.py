@@ -1,4 +1,7 @@
 import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -141,3 +144,12 @@ def test_thread_counts_do_not_change_the_head(features, monkeypatch):
             run(read_params(Path("params.yaml")).train)
         heads.add((paths.CLASSIFIER / "head.onnx").read_bytes())
     assert len(heads) == 1
+
+
+def test_nothing_is_told_to_anybody(features, tmp_path):
+    """onnxruntime would note a device id below the home folder, for its telemetry."""
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = os.environ | {"HOME": str(home), "XDG_CACHE_HOME": str(home / "cache")}
+    subprocess.run([sys.executable, "-m", "relearn", "train"], env=environment, check=True, capture_output=True)
+    assert [path for path in home.rglob("*") if path.is_file()] == []

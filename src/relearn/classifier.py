@@ -1,5 +1,6 @@
 """`models/classifier/`: the linear head as ONNX, and the record that says how its inputs are made."""
 
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +36,7 @@ class Classifier(NamedTuple):
 
 def open_head(head: bytes) -> Any:
     """Open an ONNX head in onnxruntime on one thread, so that the order of additions does not depend on the machine."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it would keep a device id in the home folder
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
