@@ -34,8 +34,9 @@ $(READY): pyproject.toml $(LOCK)
 	.venv/bin/uv pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-repro: $(READY)  ## run what is not up to date of the pipeline
+repro: $(READY)  ## run what is not up to date of the pipeline, and tell how good the classifier is
 	dvc repro
+	@relearn report
 
 test: $(READY)  ## run all tests
 	pytest

@@ -72,7 +72,8 @@ def test_unknown_network_answers_with_the_list(workspace, set_params):
         ({"extract.pooling": "mean"}, "extract.pooling: wanted one of 'flatten', 'avg' or 'max', got 'mean'"),
         ({"train.C": []}, "train.C: wanted"),
         ({"train.C": 0.1}, "train.C: wanted a valid list, got 0.1"),
-        ({"restructure.labels": {0: "a"}}, "wanted a valid string, got 0"),
+        ({"restructure.labels": {True: "a"}}, "wanted a valid string, got True"),
+        ({"restructure.labels": {"a": 0}}, "restructure.labels.a: wanted a valid string, got 0"),
     ],
 )
 def test_values_out_of_range(workspace, set_params, changes, message):
@@ -104,3 +105,8 @@ def test_what_is_no_params_file(workspace, content, message):
 
 def test_no_params_file(tmp_path):
     assert "params.yaml: no such file; run relearn from the folder that has it" in read_error(tmp_path / "params.yaml")
+
+
+def test_labels_may_be_numbers(workspace, set_params):
+    set_params({"restructure.labels": {0: "non_food", "1": "food"}})
+    assert read_params(Path("params.yaml")).restructure.labels == {"0": "non_food", "1": "food"}

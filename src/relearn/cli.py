@@ -78,6 +78,14 @@ def predict(
         raise typer.Exit(1)
 
 
+@app.command()
+def report() -> None:
+    """Tell how good the classifier is, by the last evaluation."""
+    from relearn.report import describe_evaluation
+
+    print("\n".join(describe_evaluation()))
+
+
 def main() -> None:
     """Run the command line; the one place where an error becomes an exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)

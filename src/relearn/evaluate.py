@@ -17,6 +17,8 @@ from relearn.params import EvaluateParams
 
 log = logging.getLogger(__name__)
 
+CLASS_HEADER = ("class", "n_images", "precision", "recall", "f1")
+
 CONFIDENCE = 0.95
 N_BINS_PLOTTED = 10
 # More points than a plot can show would only make the files in git larger.
@@ -67,7 +69,7 @@ def run(params: EvaluateParams) -> None:
     judged = judge(classifier.classes, evaluation.labels, probabilities)
     metrics = compute_metrics(judged, params)
     write_json(paths.EVALUATION_METRICS, metrics)
-    write_csv(paths.CLASS_REPORT, ("class", "n_images", "precision", "recall", "f1"), report_classes(judged))
+    write_csv(paths.CLASS_REPORT, CLASS_HEADER, report_classes(judged))
     write_plots(judged)
     log.info(
         "%d evaluation images: accuracy %.4f (95 %% interval %.4f to %.4f), majority baseline %.4f",

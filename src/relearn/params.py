@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -57,6 +57,8 @@ NETWORKS = {
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
+# 0: food is what a person writes whose labels are numbers.
+Label = Annotated[str, BeforeValidator(lambda label: str(label) if type(label) is int else label)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -100,7 +102,7 @@ class RestructureParams(Block):
     subfolder: str | None
     layout: Literal["food5k", "split_class_folders", "class_folders", "csv"]
     splits: SplitFolders
-    labels: dict[str, str]
+    labels: dict[Label, str]
     labels_csv: str | None
     fractions: Fractions
     duplicates: Literal["exclude", "keep"]
