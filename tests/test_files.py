@@ -85,6 +85,12 @@ def test_json_errors_name_the_file_and_the_next_step(tmp_path):
     (tmp_path / "a.json").write_text("{")
     with pytest.raises(IntegrityError, match=r"a\.json: wanted JSON, got Expecting"):
         read_json(tmp_path / "a.json")
+    (tmp_path / "a.json").write_text("[]")
+    with pytest.raises(IntegrityError, match=r"a\.json: wanted a JSON object, got a list"):
+        read_json(tmp_path / "a.json")
+    (tmp_path / "a.json").write_text('{"a": 1}')
+    with pytest.raises(IntegrityError, match=r"a\.json: wanted the key b, got a; run"):
+        read_json(tmp_path / "a.json", ("a", "b"))
 
 
 def test_csv_round_trip(tmp_path):

@@ -44,7 +44,7 @@ def test_table_of_networks_is_that_of_keras():
 def test_vgg16_has_its_known_shape(size, n_features):
     extractor = make_extractor(image_size_px=size, pooling="flatten")
     assert extractor.n_features == n_features
-    assert extractor.record["n_parameters"] == 14_714_688
+    assert extractor.record.n_parameters == 14_714_688
     (features,) = extractor.compute_rows(prepare(extractor, 1))
     assert features.shape == (n_features,)
     assert features.dtype == np.float32
@@ -65,7 +65,7 @@ def test_preprocessing_is_the_networks_own(network):
 @pytest.mark.parametrize("network", ["vgg16", "mobilenet_v2", "densenet121"])
 def test_random_weights_are_seeded_and_keep_the_scale(network):
     first, same, other = (make_extractor(network=network, pooling="avg", seed=seed) for seed in (1, 1, 2))
-    assert first.record["network_sha256"] == same.record["network_sha256"] != other.record["network_sha256"]
+    assert first.record.network_sha256 == same.record.network_sha256 != other.record.network_sha256
     features = np.array(list(first.compute_rows(prepare(first, 4))))
     assert 1e-3 < features.std() < 1e4
     assert (features.std(axis=0) > 0).mean() > 0.3
@@ -162,7 +162,7 @@ def test_weights_from_a_path_are_those_that_were_saved(tmp_path):
     path = tmp_path / "vgg16.weights.h5"
     network.save_weights(path)
     loaded = make_extractor(weights=str(path), weights_sha256=hash_file(path))
-    assert loaded.record["network_sha256"] == make_extractor(seed=5).record["network_sha256"]
+    assert loaded.record.network_sha256 == make_extractor(seed=5).record.network_sha256
 
 
 def test_imagenet_offline_says_which_file_to_put_where(tmp_path):
@@ -203,4 +203,4 @@ def test_imagenet_weights_are_downloaded(shared, tmp_path, monkeypatch):
     local = make_extractor(
         network="mobilenet_v2", weights=str(path), weights_sha256=MOBILENET_SHA256, image_size_px=224, pooling="avg"
     )
-    assert downloaded.record["network_sha256"] == local.record["network_sha256"]
+    assert downloaded.record.network_sha256 == local.record.network_sha256

@@ -15,8 +15,8 @@ from relearn.errors import IntegrityError, NetworkError
 from relearn.features import read_features
 from relearn.files import hash_file, read_csv, read_json, write_json
 from relearn.manifest import read_manifest
-from relearn.networks import Extractor
-from relearn.params import ExtractParams, Params
+from relearn.networks import Extractor, ExtractorRecord
+from relearn.params import Params
 from relearn.predict import build_extractor, find_images, predict_files
 
 CLASSES = ["cat", "dog"]
@@ -55,13 +55,17 @@ def here(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "copy")
 
 
+def read_record():
+    return ExtractorRecord.model_validate(read_json(paths.CLASSIFIER / "classifier.json")["extractor"])
+
+
 def relearn(*arguments):
     return CliRunner().invoke(cli.app, ["predict", *map(str, arguments)])
 
 
 @pytest.mark.slow
 def test_features_are_those_of_extract_bit_for_bit(here):
-    record = read_json(paths.CLASSIFIER / "classifier.json")["extractor"]
+    record = read_record()
     extractor = build_extractor(record, None)
     rows = read_manifest(paths.MANIFEST)[::-1]
     features = np.array(list(extractor.compute_rows(extract.read_prepared(extractor, row) for row in rows)))[::-1]
@@ -135,10 +139,29 @@ def test_classifier_that_was_tampered_with_is_refused(here):
             predict_files(["images"], paths.CLASSIFIER)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda record: record["extractor"].pop("network"), r"classifier\.json: extractor\.network: Field required"),
+        (lambda record: record["extractor"].update(batch_size=0), r"extractor\.batch_size: Input should be greater"),
+        (lambda record: record["extractor"].update(more=1), r"extractor\.more: Extra inputs are not permitted"),
+        (lambda record: record.pop("classes"), r"classifier\.json: wanted the key classes, got head_sha256, head, C"),
+    ],
+)
+@pytest.mark.slow
+def test_damaged_record_is_told(here, change, message):
+    path = paths.CLASSIFIER / "classifier.json"
+    record = read_json(path)
+    change(record)
+    write_json(path, record)
+    with pytest.raises(IntegrityError, match=message):
+        predict_files(["images"], paths.CLASSIFIER)
+
+
 @pytest.mark.slow
 def test_other_versions_are_said(here, caplog):
-    record = read_json(paths.CLASSIFIER / "classifier.json")["extractor"]
-    build_extractor(record | {"keras": "3.0.0"}, None)
+    record = read_record()
+    build_extractor(record.model_copy(update={"keras": "3.0.0"}), None)
     assert "trained with keras 3.0.0, here is " in caplog.text
 
 
@@ -149,14 +172,12 @@ def test_weights_file_may_have_moved(here, tmp_path):
     network = keras.applications.VGG16(weights=None, include_top=False, input_shape=(32, 32, 3))
     moved = tmp_path / "moved.weights.h5"
     network.save_weights(moved)
-    record = read_json(paths.CLASSIFIER / "classifier.json")["extractor"]
-    settings = {key: record[key] for key in ExtractParams.model_fields}
-    settings |= {"weights": str(moved), "weights_sha256": hash_file(moved)}
-    made = Extractor(ExtractParams.model_validate(settings)).record
-    gone = made | {"weights": "gone.weights.h5"}
+    record = read_record()
+    made = Extractor(record.model_copy(update={"weights": str(moved), "weights_sha256": hash_file(moved)})).record
+    gone = made.model_copy(update={"weights": "gone.weights.h5"})
     with pytest.raises(NetworkError, match=r"gone\.weights\.h5: no such file"):
         build_extractor(gone, None)
-    assert build_extractor(gone, moved).record["network_sha256"] == made["network_sha256"]
+    assert build_extractor(gone, moved).record.network_sha256 == made.network_sha256
 
 
 def test_arguments_stand_for_files(tmp_path, monkeypatch):

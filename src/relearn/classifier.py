@@ -61,7 +61,7 @@ def read_classifier(folder: Path) -> Classifier:
     """
     if not folder.is_dir():
         raise IntegrityError(f"{folder}: no classifier there; run `dvc repro`, or `dvc pull` one")
-    record = read_json(folder / RECORD)
+    record = read_json(folder / RECORD, ("head_sha256", "classes", "extractor"))
     path = folder / HEAD
     if not path.is_file():
         raise IntegrityError(f"{path}: no such file; run `dvc repro train`")

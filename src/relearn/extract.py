@@ -39,22 +39,22 @@ def run(params: ExtractParams) -> None:
         params.weights,
         params.layer or "last",
         f"{extractor.n_features:,}",
-        f"{extractor.record['n_parameters']:,}",
+        f"{extractor.record.n_parameters:,}",
     )
     images = map_ahead(lambda row: read_prepared(extractor, row), manifest, 2 * params.batch_size)
     rows = extractor.compute_rows(images)
     with write_folder(paths.FEATURES) as folder:
-        write_features(folder, manifest, track_progress(rows, len(manifest), "extract"), extractor.record)
+        write_features(folder, manifest, track_progress(rows, len(manifest), "extract"), extractor.record.model_dump())
 
 
 def check_gate() -> None:
     """Raise `ValidationFailed` unless this very manifest passed `validate`."""
-    report = read_json(paths.VALIDATION_REPORT)
+    report = read_json(paths.VALIDATION_REPORT, ("passed", "manifest_sha256"))
     if report["manifest_sha256"] != hash_file(paths.MANIFEST):
         raise ValidationFailed(
             f"{paths.VALIDATION_REPORT} is about another {paths.MANIFEST} than the one here; run `dvc repro validate`"
         )
-    if not report["passed"]:
+    if report["passed"] is not True:
         raise ValidationFailed(f"the data did not pass: see {paths.VALIDATION_REPORT}; mend it, then run `dvc repro`")
 
 

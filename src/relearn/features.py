@@ -112,5 +112,4 @@ def read_features(folder: Path, split: str) -> SplitFeatures:
 
 def read_extractor_record(folder: Path) -> dict[str, Any]:
     """Read `extractor.json`: how the features were made."""
-    record: dict[str, Any] = read_json(folder / EXTRACTOR)
-    return record
+    return read_json(folder / EXTRACTOR)

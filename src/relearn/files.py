@@ -65,13 +65,16 @@ def write_folder(path: Path) -> Iterator[Path]:
     partial = _partial_path(path)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
+    # Deleting takes time, and a kill in the middle must not leave half a folder under the name.
+    old = _partial_path(path.with_name(f"{path.name}.old"))
     try:
         yield partial
         if path.exists():
-            shutil.rmtree(path)
+            path.rename(old)
         partial.rename(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -81,20 +84,25 @@ def write_json(path: Path, value: Any) -> None:
         file.write(text.encode())
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
+def read_json(path: Path, keys: Iterable[str] = ()) -> dict[str, Any]:
+    """Read a JSON object that has at least the keys given.
 
     Raises
     ------
     IntegrityError
-        The file is missing or is not JSON.
+        The file is missing, is not a JSON object, or lacks a key.
     """
     try:
-        return json.loads(path.read_bytes())
+        value = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise IntegrityError(f"{path}: no such file; run `dvc repro`, which writes it") from None
     except ValueError as error:
         raise IntegrityError(f"{path}: wanted JSON, got {error}; run `dvc repro` to write it again") from None
+    if not isinstance(value, dict):
+        raise IntegrityError(f"{path}: wanted a JSON object, got a {type(value).__name__}; run `dvc repro`")
+    if missing := [key for key in keys if key not in value]:
+        raise IntegrityError(f"{path}: wanted the key {missing[0]}, got {', '.join(value) or 'none'}; run `dvc repro`")
+    return value
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

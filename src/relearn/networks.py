@@ -21,7 +21,18 @@ from PIL import Image
 from relearn.errors import NetworkError
 from relearn.files import hash_file
 from relearn.images import resize_image
-from relearn.params import NETWORKS, ExtractParams
+from relearn.params import NETWORKS, ExtractParams, Sha256
+
+
+class ExtractorRecord(ExtractParams):
+    """All that a prediction needs to be made the same way; goes to `extractor.json` and into `classifier.json`."""
+
+    n_features: int
+    n_parameters: int
+    network_sha256: Sha256
+    precision: str
+    keras: str
+    backend: str
 
 
 class Extractor:
@@ -30,8 +41,7 @@ class Extractor:
     Attributes
     ----------
     n_features, batch_size : int
-    record : dict
-        All that a prediction needs to be made the same way; goes to `extractor.json` and into `classifier.json`.
+    record : ExtractorRecord
     """
 
     def __init__(self, params: ExtractParams) -> None:
@@ -44,15 +54,15 @@ class Extractor:
         self._model = _cut_network(keras, network, params)
         self.n_features: int = self._model.output.shape[-1]
         backend = keras.backend.backend()
-        self.record: dict[str, Any] = {
-            **params.model_dump(),
-            "n_features": self.n_features,
-            "n_parameters": self._model.count_params(),
-            "network_sha256": hash_weights(self._model.weights),
-            "precision": "float32",
-            "keras": keras.__version__,
-            "backend": f"{backend} {_find_version(backend)}",
-        }
+        self.record = ExtractorRecord(
+            **params.model_dump(include=set(ExtractParams.model_fields)),
+            n_features=self.n_features,
+            n_parameters=self._model.count_params(),
+            network_sha256=hash_weights(self._model.weights),
+            precision="float32",
+            keras=keras.__version__,
+            backend=f"{backend} {_find_version(backend)}",
+        )
 
     def prepare_image(self, rgb: Image.Image) -> np.ndarray:
         """Resize an upright RGB image to the network's input: uint8 of shape (image_size_px, image_size_px, 3)."""

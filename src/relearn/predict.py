@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from pydantic import ValidationError
 
-from relearn.classifier import read_classifier
+from relearn.classifier import RECORD, read_classifier
 from relearn.errors import ImageError, IntegrityError
 from relearn.images import MAX_BYTES, decode_image
-from relearn.networks import Extractor
-from relearn.params import ExtractParams
+from relearn.networks import Extractor, ExtractorRecord
 from relearn.threads import map_ahead
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def predict_files(inputs: list[str], folder: Path, weights: Path | None = None) 
         if not found:
             failures.append((name, "no such file, or none in that folder"))
     classifier = read_classifier(folder)
-    extractor = build_extractor(classifier.record["extractor"], weights)
+    extractor = build_extractor(read_extractor_record(folder, classifier.record["extractor"]), weights)
     readable: deque[str] = deque()
 
     def prepare(path: str) -> np.ndarray | ImageError:
@@ -113,7 +113,7 @@ def _read(path: str) -> bytes:
         raise ImageError(f"cannot be read: {error.strerror}") from None
 
 
-def build_extractor(record: dict[str, Any], weights: Path | None) -> Extractor:
+def build_extractor(record: ExtractorRecord, weights: Path | None) -> Extractor:
     """Build the extractor that a record describes, and prove that it is the same.
 
     Raises
@@ -121,22 +121,38 @@ def build_extractor(record: dict[str, Any], weights: Path | None) -> Extractor:
     IntegrityError
         The network that keras builds here has other weights than the recorded one.
     """
-    settings = {key: record[key] for key in ExtractParams.model_fields}
-    if weights is not None:
-        settings["weights"] = str(weights)
-    extractor = Extractor(ExtractParams.model_validate(settings))
-    for key in ("network_sha256", "n_features"):
-        if extractor.record[key] != record[key]:
-            raise IntegrityError(
-                f"{record['network']}: wanted {key} {record[key]} (classifier.json), got {extractor.record[key]}; "
-                "the weights on this machine are not those that the classifier was trained with"
-            )
-    for key in ("keras", "backend"):
-        if extractor.record[key] != record[key]:
-            log.warning(
-                "trained with %s %s, here is %s: last digits may differ", key, record[key], extractor.record[key]
-            )
+    moved = {} if weights is None else {"weights": str(weights)}
+    extractor = Extractor(record.model_copy(update=moved))
+    if extractor.record.network_sha256 != record.network_sha256:
+        raise IntegrityError(
+            f"{record.network}: wanted network_sha256 {record.network_sha256} (classifier.json), got "
+            f"{extractor.record.network_sha256}; the network on this machine is not the one that was trained with"
+        )
+    for name, here, there in (
+        ("keras", extractor.record.keras, record.keras),
+        ("the backend", extractor.record.backend, record.backend),
+    ):
+        if here != there:
+            log.warning("trained with %s %s, here is %s: last digits may differ", name, there, here)
     return extractor
+
+
+def read_extractor_record(folder: Path, record: Any) -> ExtractorRecord:
+    """Check the extractor's record in a `classifier.json`.
+
+    Raises
+    ------
+    IntegrityError
+        A key is missing, unknown or out of range.
+    """
+    try:
+        return ExtractorRecord.model_validate(record)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(str(part) for part in ("extractor", *problem["loc"]))
+        raise IntegrityError(
+            f"{folder / RECORD}: {key}: {problem['msg']}; run `dvc repro --force train` to write it again"
+        ) from None
 
 
 def print_predictions(predictions: Predictions, form: str) -> None:

@@ -13,7 +13,7 @@ def describe_evaluation() -> list[str]:
     IntegrityError
         One of them is missing or damaged.
     """
-    metrics = read_json(paths.EVALUATION_METRICS)
+    metrics = read_json(paths.EVALUATION_METRICS, ("n_images", "n_classes", "majority_baseline_score"))
     classes = read_csv(paths.CLASS_REPORT, CLASS_HEADER)
     lines = [f"{metrics['n_images']:,} evaluation images of {metrics['n_classes']} classes"]
     for key in (name.removesuffix("_ci95_low") for name in metrics if name.endswith("_ci95_low")):
