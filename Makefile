@@ -66,6 +66,6 @@ lock: $(READY)  ## resolve the dependencies anew, with versions and hashes and n
 LOCK_COMMAND = uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-emit-index-url --extra dev pyproject.toml
 
-clean:  ## remove .venv and all that can be made again (not the DVC cache)
+clean:  ## remove .venv, Prefect's files and the caches of the tools; data, models and the DVC cache stay
 	rm -rf .venv .prefect .pytest_cache .mypy_cache .ruff_cache .hypothesis build src/*.egg-info dvc_plots
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

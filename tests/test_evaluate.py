@@ -155,9 +155,22 @@ def test_run_judges_every_evaluation_image(trained):
 
 
 def test_classifier_of_other_features_is_refused(trained):
-    record = paths.FEATURES / "extractor.json"
-    record.write_text('{"network": "y"}')
-    with pytest.raises(IntegrityError, match="models/classifier was trained on other features than data/features"):
+    """Other settings, other numbers, or other splits: then what is judged may have been trained on."""
+    for name in ("extractor.json", "shards.csv", "index.csv"):
+        path = paths.FEATURES / name
+        before = path.read_text()
+        path.write_text('{"network": "y"}' if name == "extractor.json" else before + before.splitlines()[-1] + "\n")
+        with pytest.raises(IntegrityError, match="models/classifier was trained on other features than data/features"):
+            run(PARAMS)
+        path.write_text(before)
+    run(PARAMS)
+
+
+def test_manifest_of_other_labels_is_refused(trained):
+    text = paths.MANIFEST.read_text()
+    row = next(line for line in text.splitlines() if ",evaluation,class 0," in line)
+    paths.MANIFEST.write_text(text.replace(row, row.replace(",class 0,", ",class 1,")))
+    with pytest.raises(IntegrityError, match=r"data/features and data/manifest\.csv list other evaluation images"):
         run(PARAMS)
 
 

@@ -1,11 +1,10 @@
-import json
-
 import numpy as np
 import pytest
 
 from relearn import features
 from relearn.errors import IntegrityError
-from relearn.features import read_extractor_record, read_features, write_features
+from relearn.features import describe_features, read_features, write_features
+from relearn.files import hash_file
 from relearn.manifest import ManifestRow
 
 COUNTS = {"training": 5, "validation": 2, "evaluation": 3}
@@ -37,7 +36,6 @@ def test_each_split_is_read_in_order(folder):
         assert np.array_equal(part.features, np.array(expected)[:, None].repeat(3, axis=1))
         assert part.sha256 == [f"{n:064x}" for n in expected]
         assert part.labels == [f"c{n % 2}" for n in range(len(expected))]
-    assert read_extractor_record(folder) == {"network": "x"}
 
 
 def test_a_split_shares_no_shard(folder):
@@ -94,5 +92,16 @@ def test_rows_out_of_order(folder):
         read_features(folder, "training")
 
 
-def test_record_is_readable_json(folder):
-    assert json.loads((folder / "extractor.json").read_text()) == {"network": "x"}
+def test_description_names_the_bytes(folder):
+    hashes = {f"{name}_sha256": hash_file(folder / f"{name}.csv") for name in ("index", "shards")}
+    assert describe_features(folder) == {"features": hashes, "extractor": {"network": "x"}}
+
+
+@pytest.mark.parametrize(("column", "value"), [(2, "x"), (2, "3"), (3, "4")])
+def test_shape_that_is_not_the_recorded_one(folder, column, value):
+    lines = (folder / "shards.csv").read_text().splitlines()
+    cells = lines[1].split(",")
+    cells[column] = value
+    (folder / "shards.csv").write_text("\n".join([lines[0], ",".join(cells), *lines[2:]]) + "\n")
+    with pytest.raises(IntegrityError, match=r"training-0000\.npy: wanted .* rows of .*, got \(2, 3\)"):
+        read_features(folder, "training")

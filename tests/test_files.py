@@ -1,12 +1,24 @@
 import errno
 import os
+import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from relearn.errors import IntegrityError
-from relearn.files import hash_bytes, hash_file, read_csv, read_json, write_csv, write_file, write_folder, write_json
+from relearn.files import (
+    hash_bytes,
+    hash_file,
+    read_csv,
+    read_json,
+    write_array,
+    write_csv,
+    write_file,
+    write_folder,
+    write_json,
+)
 
 
 def test_hashes_are_sha256(tmp_path):
@@ -30,6 +42,45 @@ def test_failed_write_leaves_the_old_file(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert (tmp_path / "a").read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["a"]
+
+
+def test_full_disk_is_told_with_the_path(tmp_path):
+    for write in (write_file, write_folder):
+        with pytest.raises(OSError, match="No space left") as caught, write(tmp_path / "a"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        assert caught.value.filename == str(tmp_path / "a")
+
+
+def test_arrays_are_npy_files(tmp_path):
+    values = np.arange(12, dtype="<f4").reshape(3, 4)
+    write_array(tmp_path / "a.npy", values)
+    np.save(tmp_path / "b.npy", values)
+    assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+def test_full_disk_has_its_cause(tmp_path):
+    """/dev/full takes nothing; numpy's own save would tell of it without a cause."""
+    with pytest.raises(OSError, match="No space left on device"), open("/dev/full", "wb") as full:
+        full.write(np.zeros(100_000, np.float32).data)
+
+
+def test_kill_while_the_old_folder_is_deleted_leaves_the_new_one(tmp_path, monkeypatch):
+    """Deleting is what takes time: half an old folder must not stand under the name."""
+    seen = []
+    original = shutil.rmtree
+
+    def watch(path, **options):
+        seen.append(sorted(os.listdir(tmp_path / "folder")) if (tmp_path / "folder").exists() else None)
+        original(path, **options)
+
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "old").touch()
+    monkeypatch.setattr(shutil, "rmtree", watch)
+    with write_folder(tmp_path / "folder") as partial:
+        (partial / "new").touch()
+    assert seen == [["old"], ["new"], ["new"]]
+    assert os.listdir(tmp_path) == ["folder"]
 
 
 def test_failed_folder_leaves_the_old_one(tmp_path):
@@ -107,10 +158,12 @@ def test_csv_round_trip(tmp_path):
         ("", "wanted the columns x,y, got "),
         ("y,x\n", "wanted the columns x,y, got y,x"),
         ("x,y\n1,2\n3\n", "row 3: wanted 2 cells, got 1"),
+        ("x,y\n1,\xff\n", "wanted CSV in UTF-8, got: 'utf-8' codec"),
+        ("x,y\n1," + "a" * 200_000, "wanted CSV in UTF-8, got: field larger than field limit"),
     ],
 )
 def test_csv_errors(tmp_path, content, message):
     if content is not None:
-        (tmp_path / "a.csv").write_text(content)
+        (tmp_path / "a.csv").write_text(content, encoding="latin-1")
     with pytest.raises(IntegrityError, match=message):
         read_csv(tmp_path / "a.csv", ("x", "y"))

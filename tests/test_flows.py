@@ -145,6 +145,8 @@ def test_interrupted_flow_leaves_no_process(server, clone, ending):
     (clone / "dvc.yaml").write_text(SLOW_STAGE)
     (clone / "slow.py").write_text(SLOW_PROGRAM)
     commit(clone)
+    # A test run in the background has SIGINT ignored, and so would the flow.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     flow = subprocess.Popen(
         [sys.executable, "-m", "flows.pipeline"],
         cwd=clone,
@@ -152,6 +154,7 @@ def test_interrupted_flow_leaves_no_process(server, clone, ending):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+    signal.signal(signal.SIGINT, before)
     wait_for(lambda: (clone / "started").exists() or flow.poll() is not None, 60)
     grandchild = int((clone / "started").read_text())
     below = psutil.Process(flow.pid).children(recursive=True)

@@ -1,5 +1,6 @@
 import functools
 import http.server
+import json
 import subprocess
 import sys
 import threading
@@ -10,7 +11,7 @@ import pytest
 from conftest import ROOT, draw_image
 from relearn.errors import NetworkError
 from relearn.files import hash_file
-from relearn.networks import Extractor, check_weights_file, set_random_weights
+from relearn.networks import Extractor, ExtractorRecord, check_weights_file, set_random_weights
 from relearn.params import NETWORKS, ExtractParams, read_params
 
 pytestmark = pytest.mark.slow
@@ -145,6 +146,13 @@ def test_weights_file_is_checked_before_it_is_parsed(tmp_path):
         make_extractor(weights=str(path), weights_sha256=hash_file(path))
 
 
+def test_weights_that_are_no_keras_archive_are_told(tmp_path):
+    path = tmp_path / "weights.keras"
+    path.write_bytes(b"not even a zip")
+    with pytest.raises(NetworkError, match=r"weights\.keras"):
+        make_extractor(weights=str(path), weights_sha256=hash_file(path))
+
+
 def test_weights_of_another_network_are_told(tmp_path):
     import keras
 
@@ -165,25 +173,60 @@ def test_weights_from_a_path_are_those_that_were_saved(tmp_path):
     assert loaded.record.network_sha256 == make_extractor(seed=5).record.network_sha256
 
 
-def test_imagenet_offline_says_which_file_to_put_where(tmp_path):
-    program = (
-        "import sys; from relearn.networks import Extractor; from relearn.params import ExtractParams\n"
-        "from relearn.errors import NetworkError\n"
-        "try: Extractor(ExtractParams.model_validate_json(sys.argv[1]))\n"
-        "except NetworkError as error: print(error)\n"
-    )
-    settings = make_params(weights="imagenet").model_dump_json()
-    nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTPS_PROXY"), "http://127.0.0.1:9")
+PROGRAM = """
+import sys
+from relearn.errors import NetworkError
+from relearn.networks import Extractor
+from relearn.params import ExtractParams
+
+try:
+    print(Extractor(ExtractParams.model_validate_json(sys.argv[1])).record.model_dump_json())
+except NetworkError as error:
+    print(error)
+"""
+
+
+def build_elsewhere(keras_home, params, **environment):
+    """Build an extractor in a process of its own, and return what it prints: its record, or the error."""
     answer = subprocess.run(
-        [sys.executable, "-c", program, settings],
-        env={"KERAS_HOME": str(tmp_path), "PYTHONPATH": str(ROOT / "src"), **nowhere},
+        [sys.executable, "-c", PROGRAM, params.model_dump_json()],
+        env={"KERAS_HOME": str(keras_home), "PYTHONPATH": str(ROOT / "src"), **environment},
         capture_output=True,
         text=True,
         check=False,
     )
+    assert answer.returncode == 0, answer.stderr
+    return answer.stdout.rstrip()
+
+
+def test_imagenet_offline_says_which_file_to_put_where(tmp_path):
+    nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTPS_PROXY"), "http://127.0.0.1:9")
+    printed = build_elsewhere(tmp_path, make_params(weights="imagenet"), **nowhere)
     name = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
-    assert "extract.weights: imagenet: the weights of vgg16 are not on this machine and cannot be" in answer.stdout
-    assert answer.stdout.rstrip().endswith(f"put that file to {tmp_path / 'models' / name}"), answer.stderr
+    assert printed.startswith("extract.weights: imagenet: the weights of vgg16 are not on this machine and cannot be")
+    assert printed.endswith(f"put that file to {tmp_path / 'models' / name}")
+
+
+def test_damaged_imagenet_file_is_told(tmp_path):
+    path = tmp_path / "models" / "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"
+    path.parent.mkdir()
+    path.write_bytes(b"half")
+    printed = build_elsewhere(tmp_path, make_params(network="mobilenet_v2", weights="imagenet", image_size_px=224))
+    assert printed.startswith(f"extract.weights: imagenet: the file of mobilenet_v2 in {path.parent} cannot be read: ")
+    assert printed.endswith("remove it, and it is downloaded again")
+
+
+def test_settings_of_keras_in_the_home_folder_change_nothing(tmp_path):
+    settings = {"floatx": "float16", "epsilon": 1e-7, "backend": "tensorflow", "image_data_format": "channels_first"}
+    (tmp_path / "keras.json").write_text(json.dumps(settings))
+    printed = ExtractorRecord.model_validate_json(build_elsewhere(tmp_path, make_params()))
+    assert printed == make_extractor().record
+    assert printed.precision == "float32"
+
+
+def test_unknown_backend_is_told(tmp_path):
+    printed = build_elsewhere(tmp_path, make_params(), KERAS_BACKEND="theano")
+    assert printed.startswith("keras cannot be imported with the backend theano: ")
 
 
 def test_imagenet_weights_are_downloaded(shared, tmp_path, monkeypatch):

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT, SMALL, commit, execute, read_yaml, repro, write_small_set
+from relearn.features import read_features
+from relearn.manifest import SPLITS
 from relearn.params import Params, read_params
 from relearn.report import describe_evaluation
 
@@ -267,8 +269,7 @@ def test_bad_data_ends_the_pipeline_before_extract(clone, set_params):
 
 @pytest.mark.slow
 def test_same_bytes_whatever_the_threads_and_the_order(clone, tmp_path, set_params):
-    """Two clones: other numbers of threads, files written to disk in another order and given by another kind of source,
-    and a set whose number makes the last batch full in no split or in all."""
+    """Two clones: other numbers of threads, and the files written to disk in another order."""
     write_small_set(clone)
     set_params(SMALL, clone / "params.yaml")
     other = tmp_path / "other"
@@ -289,3 +290,23 @@ def test_same_bytes_whatever_the_threads_and_the_order(clone, tmp_path, set_para
     assert trees[0].keys() == trees[1].keys()
     assert [name for name in trees[0] if trees[0][name] != trees[1][name]] == []
     assert (clone / "dvc.lock").read_bytes() == (other / "dvc.lock").read_bytes()
+
+
+@pytest.mark.slow
+def test_same_features_whether_the_last_batch_is_full_or_not(clone, set_params):
+    """28 images in batches of 8 leave a last one of 4; without 4 of them every batch is full."""
+    write_small_set(clone)
+    set_params(SMALL | {"extract.batch_size": 8}, clone / "params.yaml")
+    features = []
+    for gone in ([], ["training/cat/0", "training/cat/1", "training/dog/2", "evaluation/dog/0"]):
+        for name in gone:
+            (clone / "images" / f"{name}.png").unlink()
+        answer = repro(clone, "extract")
+        assert answer.returncode == 0, answer.stderr
+        parts = [read_features(clone / "data" / "features", split) for split in SPLITS]
+        features.append(
+            {key: row.tobytes() for part in parts for key, row in zip(part.sha256, part.features, strict=True)}
+        )
+    partial, full = features
+    assert (len(partial), len(full)) == (28, 24)
+    assert all(partial[sha256] == row for sha256, row in full.items())

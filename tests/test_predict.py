@@ -11,13 +11,13 @@ from typer.testing import CliRunner
 
 from conftest import ROOT, draw_image, encode_image, read_yaml, write_images
 from relearn import cli, evaluate, extract, paths, predict, restructure, train
-from relearn.errors import IntegrityError, NetworkError
+from relearn.errors import ImageError, IntegrityError, NetworkError
 from relearn.features import read_features
 from relearn.files import hash_file, read_csv, read_json, write_json
 from relearn.manifest import read_manifest
 from relearn.networks import Extractor, ExtractorRecord
 from relearn.params import Params
-from relearn.predict import build_extractor, find_images, predict_files
+from relearn.predict import build_extractor, find_files, predict_files
 
 CLASSES = ["cat", "dog"]
 
@@ -128,34 +128,58 @@ def test_nothing_readable_is_no_crash(here):
 
 
 @pytest.mark.slow
-def test_classifier_that_was_tampered_with_is_refused(here):
-    path = paths.CLASSIFIER / "classifier.json"
-    record = read_json(path)
-    for key, value in (("seed", 1), ("layer", "block1_pool")):
-        write_json(path, record | {"extractor": record["extractor"] | {key: value}})
+def test_network_that_is_another_is_refused(here):
+    for change in ({"seed": 1}, {"layer": "block1_pool"}):
         with pytest.raises(
             IntegrityError, match=r"vgg16: wanted network_sha256 [0-9a-f]{64} \(classifier\.json\), got"
         ):
-            predict_files(["images"], paths.CLASSIFIER)
+            build_extractor(read_record().model_copy(update=change), None)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda record: record["extractor"].pop("network"), r"classifier\.json: extractor\.network: Field required"),
-        (lambda record: record["extractor"].update(batch_size=0), r"extractor\.batch_size: Input should be greater"),
-        (lambda record: record["extractor"].update(more=1), r"extractor\.more: Extra inputs are not permitted"),
-        (lambda record: record.pop("classes"), r"classifier\.json: wanted the key classes, got head_sha256, head, C"),
+        (
+            lambda record: record["classes"].reverse(),
+            r"classifier\.json: wanted the record of sha256 .* changed by hand",
+        ),
+        (lambda record: record["extractor"].update(resize_filter="box"), "wanted the record of sha256"),
+        (
+            lambda record: record.pop("classes"),
+            r"classifier\.json: wanted the key classes, got record_sha256, head_sha256",
+        ),
+        (lambda record: record.clear(), "wanted the key record_sha256, got none"),
     ],
 )
 @pytest.mark.slow
-def test_damaged_record_is_told(here, change, message):
+def test_changed_record_is_told(here, change, message):
     path = paths.CLASSIFIER / "classifier.json"
     record = read_json(path)
     change(record)
     write_json(path, record)
     with pytest.raises(IntegrityError, match=message):
         predict_files(["images"], paths.CLASSIFIER)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"network": None}, r"classifier\.json: extractor\.network: Input should be"),
+        ({"batch_size": 0}, r"extractor\.batch_size: Input should be greater"),
+        ({"more": 1}, r"extractor\.more: Extra inputs are not permitted"),
+    ],
+)
+@pytest.mark.slow
+def test_record_of_another_version_is_told(trained, change, message):
+    record = read_json(trained / paths.CLASSIFIER / "classifier.json")["extractor"]
+    with pytest.raises(IntegrityError, match=message):
+        predict.read_extractor_record(paths.CLASSIFIER, record | change)
+
+
+@pytest.mark.slow
+def test_weights_that_are_not_needed_are_refused(here):
+    with pytest.raises(NetworkError, match="--weights: the classifier was trained with weights random, which need no"):
+        build_extractor(read_record(), Path("x.h5"))
 
 
 @pytest.mark.slow
@@ -180,19 +204,35 @@ def test_weights_file_may_have_moved(here, tmp_path):
     assert build_extractor(gone, moved).record.network_sha256 == made.network_sha256
 
 
+def list_files(name):
+    return [file.path for file in find_files(name)]
+
+
 def test_arguments_stand_for_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("b.png", "a.png", "deep/er/c.png", "deep/.hidden.png", ".git/d.png", "[x].png"):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).touch()
-    assert find_images("a.png") == ["a.png"]
-    assert find_images(".") == ["./[x].png", "./a.png", "./b.png", "./deep/er/c.png"]
-    assert find_images("?.png") == ["a.png", "b.png"]
-    assert find_images("**/*.png") == ["[x].png", "a.png", "b.png", "deep/er/c.png"]
-    assert find_images("[x].png") == ["[x].png"]
-    assert find_images("z*.png") == []
+    assert list_files("a.png") == ["a.png"]
+    assert list_files(".") == ["./[x].png", "./a.png", "./b.png", "./deep/er/c.png"]
+    assert list_files("?.png") == ["a.png", "b.png"]
+    assert list_files("**/*.png") == ["[x].png", "a.png", "b.png", "deep/er/c.png"]
+    assert list_files("[x].png") == ["[x].png"]
+    assert list_files("z*.png") == []
 
 
-def test_reading_refuses_what_is_no_file(tmp_path):
-    with pytest.raises(predict.ImageError, match="no such file, or not a regular one"):
-        predict._read(str(tmp_path))
+def test_what_cannot_be_read_says_why(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "broken").symlink_to("nowhere")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder")
+    reasons = {}
+    for file in find_files(str(tmp_path)):
+        with pytest.raises(ImageError) as caught:
+            predict.read_content(file)
+        reasons[os.path.basename(file.path)] = str(caught.value)
+    assert reasons == {
+        "pipe": "not a regular file",
+        "broken": "cannot be read: No such file or directory",
+        "link": "link to a folder, not followed",
+    }

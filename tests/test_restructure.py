@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import io
 import logging
@@ -12,11 +13,13 @@ import pytest
 
 from conftest import draw_image, encode_image, write_images
 from relearn import paths
+from relearn import restructure as stage
 from relearn.errors import SourceError
 from relearn.files import read_csv
 from relearn.manifest import read_manifest
 from relearn.params import read_params
 from relearn.restructure import SourceImage, choose_split, name_images, plan_dataset, run
+from relearn.sources import SourceFile
 
 
 def restructure():
@@ -105,7 +108,7 @@ def test_fractions_are_met():
 
 
 def test_validation_is_cut_from_training_where_there_is_none(use):
-    use(layout="split_class_folders", fractions={"validation": 0.5, "evaluation": 0.0})
+    use(layout="split_class_folders", fractions={"validation": 0.5, "evaluation": 0.2})
     write_images(Path("source"), [f"training/a/{n}.png" for n in range(60)])
     write_images(Path("source"), [f"evaluation/a/{n}.png" for n in range(5)], 1000)
     kept, _ = restructure()
@@ -132,12 +135,16 @@ def test_csv_layout(use):
     ("table", "message"),
     [
         ("file,class\n", r"labels\.csv: wanted the columns path, label and maybe split, got \['file', 'class'\]"),
-        ("path,label\n1.png\n", r"line 2: wanted a path and a label, got '1\.png' and None"),
+        ("path,label\n1.png\n", "line 2: wanted as many cells as there are columns, got more or fewer"),
         ("path,label\n1.png,a\n1.png,b\n", r"line 3: 1\.png is listed twice"),
         (
             "path,label,split\n1.png,a,train\n",
             r"line 2: wanted a split of training, validation, evaluation, got 'train'",
         ),
+        ("path,label\n1.png,a,b\n", "line 2: wanted as many cells as there are columns, got more or fewer"),
+        ("path,label\n,a\n", "line 2: wanted a path, got an empty cell"),
+        ("path,label\n./1.png,a\n1.png,a\n", r"line 3: 1\.png is listed twice"),
+        ("path,label\n1.png," + "a" * 200_000, r"labels\.csv: line \d: wanted CSV, got: field larger than field limit"),
         ("path,label\n1.png,a\nno.png,b\n", r"1 of its paths are not in the source, the first is no\.png"),
     ],
 )
@@ -157,6 +164,37 @@ def test_labels_that_are_no_folder_names_are_refused(use):
     assert [row.label for row in kept.values()] == ["good one"]
     assert excluded["1.png"] == "label cannot be the name of a folder: '../up'"
     assert excluded["2.png"] == "label cannot be the name of a folder: ''"
+
+
+def test_csv_cells_are_taken_as_they_are_meant(use):
+    use(layout="csv", labels_csv="labels.csv")
+    write_images(Path("source"), ["x/1.png", "2.png"])
+    Path("source/labels.csv").write_text("path,label,split\n./x/1.png, cat ,training\n2.png,cat, validation\n")
+    kept, excluded = restructure()
+    assert set(kept) == {"training/cat/1.png", "validation/cat/2.png"}
+    assert set(excluded) == {"labels.csv"}
+
+
+@pytest.mark.parametrize("source", [".", "data", "data/dataset", "data/dataset/training"])
+def test_source_must_stand_apart_from_what_is_written(use, source):
+    write_images(Path("data/dataset/training"), ["cat/1.png"])
+    use(layout="class_folders", source=source)
+    with pytest.raises(SourceError, match=r"wanted a source apart from data/dataset, which this stage writes, got"):
+        restructure()
+    assert Path("data/dataset/training/cat/1.png").exists()
+
+
+def test_unreadable_file_is_excluded_without_its_whole_path(use, monkeypatch):
+    def refuse():
+        raise PermissionError(errno.EACCES, "Permission denied", "/home/me/source/a/1.png")
+
+    use(layout="class_folders")
+    write_images(Path("source"), ["a/2.png"])
+    file = SourceFile("a/1.png", refuse)
+    original = stage.iterate_source
+    monkeypatch.setattr(stage, "iterate_source", lambda source: [file, *original(source)])
+    _, excluded = restructure()
+    assert excluded == {"a/1.png": "cannot be read: Permission denied"}
 
 
 def test_subfolder(use):
@@ -254,6 +292,8 @@ def test_names_do_not_depend_on_order_and_fit_a_file_system():
     rows = name_images(images)
     assert {row.path for row in rows} == {row.path for row in name_images(images[::-1])}
     assert max(len(Path(row.path).name.encode()) for row in rows) <= 255
+    (row,) = name_images([images[0]._replace(path=f"training/a/{'x' * 300}.png")])
+    assert len(Path(row.path).name) < 100
 
 
 def test_plan_does_not_depend_on_the_order(root):

@@ -1,10 +1,12 @@
 import io
 import os
+import random
 import tarfile
 import zipfile
 
 import pytest
 
+from relearn import sources
 from relearn.errors import SourceError
 from relearn.sources import iterate_source, read_source_file
 
@@ -99,6 +101,51 @@ def test_links_in_folders(tmp_path):
 def test_pipes_are_not_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     assert read_all(tmp_path) == {"pipe.png": "not a regular file"}
+
+
+def test_tar_that_ends_with_a_zip_is_a_tar(tmp_path):
+    write_zip(tmp_path / "inner.zip", [("inner.png", b"inner")])
+    inner = (tmp_path / "inner.zip").read_bytes()
+    write_tar(tmp_path / "a.tar", [*FILES.items(), ("zz.zip", inner)])
+    assert read_all(tmp_path / "a.tar") == FILES | {"zz.zip": inner}
+
+
+def test_names_of_members_are_plain(tmp_path):
+    write_tar(tmp_path / "a.tar", [("./a/1.png", b"x"), ("b//2.png", b"y")])
+    assert read_all(tmp_path / "a.tar") == {"a/1.png": b"x", "b/2.png": b"y"}
+
+
+def test_reading_is_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "MAX_BYTES", 10)
+    for name in ("folder/x.png", "x"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / "folder" / "x.png").write_bytes(b"x" * 100)
+    write_zip(tmp_path / "a.zip", [("x.png", b"x" * 100)])
+    write_tar(tmp_path / "a.tar", [("x.png", b"x" * 100)])
+    for source in ("folder", "a.zip", "a.tar"):
+        assert read_all(tmp_path / source) == {"x.png": b"x" * 11}
+
+
+def test_damaged_lzma_is_told(tmp_path):
+    noise = random.Random(0).randbytes(50_000)
+    write_tar(tmp_path / "a.tar.xz", [("a.png", noise), ("b.png", noise[::-1])], "w:xz")
+    write_zip(tmp_path / "a.zip", [("a.png", noise)], compression=zipfile.ZIP_LZMA)
+    for name in ("a.tar.xz", "a.zip"):
+        content = bytearray((tmp_path / name).read_bytes())
+        content[len(content) // 2] ^= 0xFF
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(SourceError, match=r"a\.tar\.xz: damaged archive: "):
+        list(iterate_source(tmp_path / "a.tar.xz"))
+    with pytest.raises(SourceError, match=r"a\.png: cannot be read: "):
+        read_source_file(tmp_path / "a.zip", "a.png")
+
+
+@pytest.mark.parametrize(
+    "name", ["Screenshot 3.45.12\u202fPM.png", "a\u00a0b.png", "\u3000全角.png", "👩\u200d🔬.png", " .png"]
+)
+def test_unusual_names_are_names(tmp_path, name):
+    (tmp_path / name).write_bytes(b"x")
+    assert read_all(tmp_path) == {name: b"x"}
 
 
 def test_names_that_cannot_be_written_down(tmp_path):

@@ -3,6 +3,7 @@ import time
 
 import pytest
 
+from relearn.errors import ParamsError
 from relearn.threads import count_threads, map_ahead
 
 
@@ -47,5 +48,9 @@ def test_work_is_done_in_other_threads():
 def test_number_of_threads_can_be_set(monkeypatch):
     monkeypatch.setenv("RELEARN_THREADS", "7")
     assert count_threads() == 7
+    for wrong in ("0", "-1", "many", "1.5"):
+        monkeypatch.setenv("RELEARN_THREADS", wrong)
+        with pytest.raises(ParamsError, match=f"RELEARN_THREADS: wanted a whole number of at least 1, got '{wrong}'"):
+            count_threads()
     monkeypatch.setenv("RELEARN_THREADS", "")
     assert count_threads() >= 1

@@ -105,6 +105,14 @@ def test_every_check_has_a_failing_case():
 
 
 @pytest.mark.slow
+def test_one_image_of_each_is_enough_where_one_is_wanted():
+    params = PARAMS.model_copy(update={"min_images": 1})
+    assert all(finding.passed for finding in check_manifest(make_table(ROWS[::3]), params))
+    failed = [finding.name for finding in check_manifest(make_table(ROWS[3:]), params) if not finding.passed]
+    assert failed == ["every_class_in_every_split"]
+
+
+@pytest.mark.slow
 def test_duplicates_may_be_allowed():
     table = change(6, "sha256", ROWS[0].sha256)
     findings = check_manifest(table, PARAMS.model_copy(update={"duplicates": "allow"}))

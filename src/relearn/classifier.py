@@ -1,5 +1,6 @@
 """`models/classifier/`: the linear head as ONNX, and the record that says how its inputs are made."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -7,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from relearn.errors import IntegrityError
-from relearn.files import hash_file, read_json, write_folder, write_json
+from relearn.files import hash_bytes, hash_file, read_json, write_folder, write_json
 
 HEAD = "head.onnx"
 RECORD = "classifier.json"
@@ -45,23 +46,35 @@ def open_head(head: bytes) -> Any:
 
 
 def write_classifier(folder: Path, head: bytes, record: dict[str, Any]) -> None:
-    """Write `head.onnx` and `classifier.json`, which gets the head's SHA-256; both or neither."""
+    """Write `head.onnx` and `classifier.json`, which gets the SHA-256 of the head and of itself; both or neither."""
+    record = {"head_sha256": hash_bytes(head), **record}
     with write_folder(folder) as partial:
         (partial / HEAD).write_bytes(head)
-        write_json(partial / RECORD, {"head_sha256": hash_file(partial / HEAD), **record})
+        write_json(partial / RECORD, {"record_sha256": hash_record(record), **record})
+
+
+def hash_record(record: dict[str, Any]) -> str:
+    """Return the SHA-256 of a record as JSON without spaces, keys in alphabetical order, ASCII."""
+    return hash_bytes(json.dumps(record, sort_keys=True, separators=(",", ":")).encode())
 
 
 def read_classifier(folder: Path) -> Classifier:
-    """Read a classifier, and check the head's hash before it is parsed.
+    """Read a classifier, and check the hash of the record, and that of the head before it is parsed.
 
     Raises
     ------
     IntegrityError
-        A file is missing, or the head is not the one that the record names.
+        A file is missing, or one of the hashes is wrong.
     """
     if not folder.is_dir():
         raise IntegrityError(f"{folder}: no classifier there; run `dvc repro`, or `dvc pull` one")
-    record = read_json(folder / RECORD, ("head_sha256", "classes", "extractor"))
+    record = read_json(folder / RECORD, ("record_sha256", "head_sha256", "classes", "features", "extractor"))
+    wanted = record.pop("record_sha256")
+    if hash_record(record) != wanted:
+        raise IntegrityError(
+            f"{folder / RECORD}: wanted the record of sha256 {wanted}, got another; it was changed by hand; "
+            "run `dvc repro --force train`"
+        )
     path = folder / HEAD
     if not path.is_file():
         raise IntegrityError(f"{path}: no such file; run `dvc repro train`")

@@ -1,6 +1,7 @@
 """The command `relearn`: arguments in, exit codes out. A stage is imported when it is asked for, and not before."""
 
 import importlib
+import io
 import logging
 import sys
 import warnings
@@ -91,6 +92,8 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("relearn").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", module=r"PIL\.")  # what they warn of is no reason to refuse an image
+    if isinstance(sys.stdout, io.TextIOWrapper):  # the name of a file may be no UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except RelearnError as error:

@@ -10,8 +10,9 @@ import numpy as np
 from relearn import paths
 from relearn.classifier import read_classifier
 from relearn.errors import IntegrityError, TrainingError
-from relearn.features import read_extractor_record, read_features
+from relearn.features import describe_features, read_features
 from relearn.files import write_csv, write_json
+from relearn.intervals import CONFIDENCE, compute_wilson_interval
 from relearn.manifest import read_manifest
 from relearn.params import EvaluateParams
 
@@ -19,7 +20,6 @@ log = logging.getLogger(__name__)
 
 CLASS_HEADER = ("class", "n_images", "precision", "recall", "f1")
 
-CONFIDENCE = 0.95
 N_BINS_PLOTTED = 10
 # More points than a plot can show would only make the files in git larger.
 N_CURVE_POINTS = 500
@@ -49,12 +49,15 @@ def run(params: EvaluateParams) -> None:
         Features, classifier and manifest do not belong together.
     """
     classifier = read_classifier(paths.CLASSIFIER)
-    if classifier.record["extractor"] != read_extractor_record(paths.FEATURES):
+    trained_on = {key: classifier.record[key] for key in ("features", "extractor")}
+    if trained_on != describe_features(paths.FEATURES):
         raise IntegrityError(f"{paths.CLASSIFIER} was trained on other features than {paths.FEATURES}; run `dvc repro`")
     evaluation = read_features(paths.FEATURES, "evaluation")
     check_labels(evaluation.labels, classifier.classes)
     images = [row for row in read_manifest(paths.MANIFEST) if row.split == "evaluation"]
-    if [image.sha256 for image in images] != evaluation.sha256:
+    if [(image.sha256, image.label) for image in images] != list(
+        zip(evaluation.sha256, evaluation.labels, strict=True)
+    ):
         raise IntegrityError(f"{paths.FEATURES} and {paths.MANIFEST} list other evaluation images; run `dvc repro`")
 
     probabilities = classifier.predict_probabilities(evaluation.features)
@@ -101,23 +104,22 @@ def judge(classes: list[str], labels: Sequence[str], probabilities: np.ndarray) 
 def compute_metrics(judged: Judged, params: EvaluateParams) -> dict[str, float]:
     """Compute the content of `metrics/evaluation.json`: fractions from 0 to 1, at most 6 decimals.
 
-    Each headline number has a 95 % interval: Wilson's for accuracy (Wilson 1927, by scipy), for the others the
+    Each headline number has a 95 % interval: Wilson's for accuracy, for the others the
     percentiles of a bootstrap stratified by class. The baseline always says the most frequent class of this split.
     Where a class of the classifier has no evaluation image, balanced accuracy, F1 and ROC AUC are means over those
     that have.
     """
-    from scipy.stats import binomtest
     from threadpoolctl import threadpool_limits
 
     n_images = len(judged.truth)
     n_right = int((judged.truth == judged.predicted).sum())
-    accuracy = binomtest(n_right, n_images).proportion_ci(CONFIDENCE, "wilson")
+    low, high = compute_wilson_interval(n_right, n_images)
     metrics: dict[str, float] = {
         "n_images": n_images,
         "n_classes": len(judged.classes),
         "accuracy_score": n_right / n_images,
-        "accuracy_score_ci95_low": float(accuracy.low),
-        "accuracy_score_ci95_high": float(accuracy.high),
+        "accuracy_score_ci95_low": low,
+        "accuracy_score_ci95_high": high,
     }
     headlines: dict[str, Callable[[Judged], float]] = {
         "balanced_accuracy_score": compute_balanced_accuracy,

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from relearn.errors import IntegrityError
-from relearn.files import hash_file, read_csv, read_json, write_csv, write_json
+from relearn.files import hash_file, read_csv, read_json, write_array, write_csv, write_json
 from relearn.manifest import ManifestRow
 
 # A shard is held in memory while it is written: 1,024 rows of VGG16's 25,088 float32 are 103 MB.
@@ -52,7 +52,7 @@ def write_features(folder: Path, manifest: Sequence[ManifestRow], rows: Iterable
             values[row] = features
             index.append((shard, row, image.sha256, image.split, image.label))
         assert values is not None
-        np.save(folder / shard, values, allow_pickle=False)
+        write_array(folder / shard, values)
         shards.append((shard, hash_file(folder / shard), *values.shape, "float32"))
     if next(arriving, None) is not None:
         raise IntegrityError(f"wanted {len(manifest)} rows of features, got more")
@@ -98,9 +98,9 @@ def read_features(folder: Path, split: str) -> SplitFeatures:
         if hash_file(path) != sha256:
             raise IntegrityError(f"{path}: not the bytes that {SHARDS} names; run `dvc repro --force extract`")
         values = np.load(path, allow_pickle=False)
-        if values.shape != (int(n_images), int(n_features)) or len(in_shard) != int(n_images):
+        if [str(size) for size in values.shape] != [n_images, n_features] or len(values) != len(in_shard):
             raise IntegrityError(f"{path}: wanted {n_images} rows of {n_features}, got {values.shape}")
-        if [int(row[1]) for row in in_shard] != list(range(len(in_shard))):
+        if [row[1] for row in in_shard] != [str(row) for row in range(len(in_shard))]:
             raise IntegrityError(f"{folder / INDEX}: the rows of {shard} are not in order; run `dvc repro extract`")
         parts.append(values)
         n_rows += len(values)
@@ -110,6 +110,7 @@ def read_features(folder: Path, split: str) -> SplitFeatures:
     return SplitFeatures(features, [row[2] for row in index], [row[4] for row in index])
 
 
-def read_extractor_record(folder: Path) -> dict[str, Any]:
-    """Read `extractor.json`: how the features were made."""
-    return read_json(folder / EXTRACTOR)
+def describe_features(folder: Path) -> dict[str, Any]:
+    """Return what a classifier records of its features: their hashes, and how they were made."""
+    hashes = {"index_sha256": hash_file(folder / INDEX), "shards_sha256": hash_file(folder / SHARDS)}
+    return {"features": hashes, "extractor": read_json(folder / EXTRACTOR)}

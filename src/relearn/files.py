@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
+
 from relearn.errors import IntegrityError
 
 
@@ -45,6 +47,12 @@ def _partial_path(path: Path) -> Path:
     return path.parent / f".{path.name}.{os.getpid()}.partial"
 
 
+def _name_file(error: OSError, path: Path) -> None:
+    """Note in an error that does not say so, such as a full disk's, what was being written."""
+    if error.filename is None:
+        error.filename = str(path)
+
+
 @contextmanager
 def write_file(path: Path) -> Iterator[IO[bytes]]:
     """Open a file for writing that takes the name `path` only once it is complete and on the disk."""
@@ -55,6 +63,9 @@ def write_file(path: Path) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
+    except OSError as error:
+        _name_file(error, path)
+        raise
     finally:
         partial.unlink(missing_ok=True)
 
@@ -72,9 +83,22 @@ def write_folder(path: Path) -> Iterator[Path]:
         if path.exists():
             path.rename(old)
         partial.rename(path)
+    except OSError as error:
+        _name_file(error, path)
+        raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def write_array(path: Path, values: np.ndarray) -> None:
+    """Write a C-ordered array as `.npy`, without pickle.
+
+    `numpy.save` tells of a full disk without its cause; plain writes raise `OSError` with it.
+    """
+    with write_file(path) as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(values))
+        file.write(values.data)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -128,6 +152,8 @@ def read_csv(path: Path, header: Sequence[str]) -> list[list[str]]:
             found, *rows = list(csv.reader(file)) or [[]]
     except FileNotFoundError:
         raise IntegrityError(f"{path}: no such file; run `dvc repro`, which writes it") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise IntegrityError(f"{path}: wanted CSV in UTF-8, got: {error}; run `dvc repro` to write it again") from None
     if found != list(header):
         raise IntegrityError(f"{path}: wanted the columns {','.join(header)}, got {','.join(found)}; run `dvc repro`")
     for number, row in enumerate(rows, start=2):

@@ -3,19 +3,21 @@
 keras is imported inside the functions: it costs seconds and half a gigabyte.
 """
 
+import contextlib
 import hashlib
 import os
 import re
 import sys
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 from PIL import Image
 
 from relearn.errors import NetworkError
@@ -31,6 +33,7 @@ class ExtractorRecord(ExtractParams):
     n_parameters: int
     network_sha256: Sha256
     precision: str
+    pillow: str
     keras: str
     backend: str
 
@@ -59,7 +62,8 @@ class Extractor:
             n_features=self.n_features,
             n_parameters=self._model.count_params(),
             network_sha256=hash_weights(self._model.weights),
-            precision="float32",
+            precision=self._model.output.dtype,
+            pillow=PIL.__version__,
             keras=keras.__version__,
             backend=f"{backend} {_find_version(backend)}",
         )
@@ -107,15 +111,19 @@ def _import_keras() -> Any:
     try:
         with _hold_stderr():
             import keras
-    except ImportError as error:
+    except (ImportError, ValueError) as error:
         raise NetworkError(
             f"keras cannot be imported with the backend {os.environ.get('KERAS_BACKEND', 'tensorflow')}: {error}; "
             "`make setup` installs TensorFlow, another one is to be installed by hand and named in KERAS_BACKEND"
         ) from None
+    # ~/.keras/keras.json may say otherwise, and the features would be others.
+    keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("float32")
+    keras.config.set_image_data_format("channels_last")
     return keras
 
 
-@contextmanager
+@contextlib.contextmanager
 def _hold_stderr() -> Iterator[None]:
     """Hold back what native code prints while a block runs, and print it only if the block fails.
 
@@ -152,8 +160,15 @@ def _find_version(backend: str) -> str:
 def _build_network(application: Any, params: ExtractParams) -> Any:
     size = params.image_size_px
     weights = "imagenet" if params.weights == "imagenet" else None
+    folder = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "models"
     try:
-        network = application(weights=weights, include_top=False, input_shape=(size, size, 3))
+        with contextlib.redirect_stdout(sys.stderr):  # keras tells there how far a download is
+            network = application(weights=weights, include_top=False, input_shape=(size, size, 3))
+    except OSError as error:
+        raise NetworkError(
+            f"extract.weights: imagenet: the file of {params.network} in {folder} cannot be read: {_shorten(error)}; "
+            "remove it, and it is downloaded again"
+        ) from None
     except ValueError as error:
         least = re.search(r"Input size must be at least (\d+)x", str(error))
         if least is None:
@@ -166,7 +181,6 @@ def _build_network(application: Any, params: ExtractParams) -> Any:
         if url is None:
             raise
         name = url[1].rsplit("/", 1)[-1]
-        folder = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "models"
         raise NetworkError(
             f"extract.weights: imagenet: the weights of {params.network} are not on this machine and cannot be "
             f"downloaded from {url[1]}; put that file to {folder / name}"
@@ -197,7 +211,7 @@ def load_weights_file(network: Any, params: ExtractParams) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             network.load_weights(path)
-    except OSError as error:
+    except (OSError, zipfile.BadZipFile) as error:
         raise NetworkError(
             f"extract.weights: {path}: wanted a Keras weights file (HDF5), got: {_shorten(error)}"
         ) from None

@@ -55,6 +55,8 @@ NETWORKS = {
     "xception": "Xception",
 }
 
+# Pillow's modes that can be decoded; see its concepts page.
+Mode = Literal["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I;16", "I;16B"]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 # 0: food is what a person writes whose labels are numbers.
@@ -122,7 +124,7 @@ class ValidateParams(Block):
     min_images: Count
     min_width_px: Count
     min_height_px: Count
-    modes: Annotated[list[str], Field(min_length=1)]
+    modes: Annotated[list[Mode], Field(min_length=1)]
     duplicates: Literal["fail", "allow"]
 
 

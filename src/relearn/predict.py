@@ -5,6 +5,7 @@ import glob
 import json
 import logging
 import os
+import re
 import sys
 from collections import deque
 from collections.abc import Iterator
@@ -15,9 +16,10 @@ import numpy as np
 from pydantic import ValidationError
 
 from relearn.classifier import RECORD, read_classifier
-from relearn.errors import ImageError, IntegrityError
-from relearn.images import MAX_BYTES, decode_image
+from relearn.errors import ImageError, IntegrityError, NetworkError
+from relearn.images import decode_image
 from relearn.networks import Extractor, ExtractorRecord
+from relearn.sources import SourceFile, iterate_source, open_source_file
 from relearn.threads import map_ahead
 
 log = logging.getLogger(__name__)
@@ -57,24 +59,24 @@ def predict_files(inputs: list[str], folder: Path, weights: Path | None = None) 
         The classifier is damaged, or its network cannot be had again as it was.
     """
     failures: list[tuple[str, str]] = []
-    paths: dict[str, None] = {}
+    files: dict[str, SourceFile] = {}
     for name in inputs:
-        found = find_images(name)
-        paths.update(dict.fromkeys(found))
+        found = find_files(name)
+        files.update((file.path, file) for file in found)
         if not found:
             failures.append((name, "no such file, or none in that folder"))
     classifier = read_classifier(folder)
     extractor = build_extractor(read_extractor_record(folder, classifier.record["extractor"]), weights)
     readable: deque[str] = deque()
 
-    def prepare(path: str) -> np.ndarray | ImageError:
+    def prepare(file: SourceFile) -> np.ndarray | ImageError:
         try:
-            return extractor.prepare_image(decode_image(_read(path)).rgb)
+            return extractor.prepare_image(decode_image(read_content(file)).rgb)
         except ImageError as error:
             return error
 
     def keep_readable() -> Iterator[np.ndarray]:
-        for path, image in zip(paths, map_ahead(prepare, paths, 2 * extractor.batch_size), strict=True):
+        for path, image in zip(files, map_ahead(prepare, files.values(), 2 * extractor.batch_size), strict=True):
             if isinstance(image, ImageError):
                 failures.append((path, str(image)))
             else:
@@ -89,26 +91,25 @@ def predict_files(inputs: list[str], folder: Path, weights: Path | None = None) 
     return Predictions(classifier.classes, answers, failures)
 
 
-def find_images(name: str) -> list[str]:
+def find_files(name: str) -> list[SourceFile]:
     """Return the files that an argument stands for, in the order of their names; none if it stands for nothing."""
     if os.path.isdir(name):
-        found = []
-        for root, folders, files in os.walk(name):
-            folders[:] = [folder for folder in folders if not folder.startswith(".")]
-            found += [os.path.join(root, file) for file in files if not file.startswith(".")]
+        inside = [file for file in iterate_source(Path(name)) if not re.search(r"(^|/)\.", file.path)]
+        found = [file._replace(path=os.path.join(name, file.path)) for file in inside]
     elif os.path.lexists(name):
-        found = [name]
+        found = [open_source_file(Path(name), name)]
     else:
-        found = [path for path in glob.glob(name, recursive=True) if not os.path.isdir(path)]
-    return sorted(found)
+        matching = [path for path in glob.glob(name, recursive=True) if not os.path.isdir(path)]
+        found = [open_source_file(Path(path), path) for path in matching]
+    return sorted(found, key=lambda file: file.path)
 
 
-def _read(path: str) -> bytes:
+def read_content(file: SourceFile) -> bytes:
+    """Return the bytes of a file, or raise `ImageError` with the reason why it has none."""
+    if file.refusal is not None:
+        raise ImageError(file.refusal)
     try:
-        if not os.path.isfile(path):  # reading a pipe would wait for ever
-            raise ImageError("no such file, or not a regular one")
-        with open(path, "rb") as file:
-            return file.read(MAX_BYTES + 1)
+        return file.read()
     except OSError as error:
         raise ImageError(f"cannot be read: {error.strerror}") from None
 
@@ -120,7 +121,11 @@ def build_extractor(record: ExtractorRecord, weights: Path | None) -> Extractor:
     ------
     IntegrityError
         The network that keras builds here has other weights than the recorded one.
+    NetworkError
+        The network cannot be built, or `weights` is given though it needs no file.
     """
+    if weights is not None and not record.weights_are_file:
+        raise NetworkError(f"--weights: the classifier was trained with weights {record.weights}, which need no file")
     moved = {} if weights is None else {"weights": str(weights)}
     extractor = Extractor(record.model_copy(update=moved))
     if extractor.record.network_sha256 != record.network_sha256:
@@ -131,6 +136,7 @@ def build_extractor(record: ExtractorRecord, weights: Path | None) -> Extractor:
     for name, here, there in (
         ("keras", extractor.record.keras, record.keras),
         ("the backend", extractor.record.backend, record.backend),
+        ("pillow", extractor.record.pillow, record.pillow),
     ):
         if here != there:
             log.warning("trained with %s %s, here is %s: last digits may differ", name, there, here)

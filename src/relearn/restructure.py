@@ -8,7 +8,7 @@ import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from relearn import paths
 from relearn.errors import ImageError, SourceError
@@ -16,10 +16,18 @@ from relearn.files import hash_bytes, write_csv, write_folder
 from relearn.images import decode_image
 from relearn.manifest import SPLITS, ManifestRow, write_manifest
 from relearn.params import Fractions, RestructureParams
-from relearn.sources import READING_ERRORS, SourceFile, iterate_source, read_source_file
+from relearn.sources import (
+    READING_ERRORS,
+    SourceFile,
+    holds_control_character,
+    iterate_source,
+    read_source_file,
+)
 from relearn.threads import count_threads, map_ahead
 
 log = logging.getLogger(__name__)
+
+MAX_NAME_BYTES = 255  # of the usual file systems
 
 
 class Place(NamedTuple):
@@ -65,6 +73,7 @@ def run(params: RestructureParams) -> None:
         The source cannot be read, or no image is left.
     """
     source = Path(params.source)
+    check_source(source)
     find_place = choose_layout(params)
     with write_folder(paths.DATASET) as folder:
         spool = folder / ".spool"
@@ -85,6 +94,16 @@ def run(params: RestructureParams) -> None:
     write_manifest(paths.MANIFEST, rows)
     write_csv(paths.EXCLUDED, Exclusion._fields, sorted(excluded))
     _log_summary(source, rows, excluded)
+
+
+def check_source(source: Path) -> None:
+    """Raise `SourceError` if this stage would read what it writes, or delete what it reads."""
+    inside, outside = source.resolve(), paths.DATASET.resolve()
+    if outside.is_relative_to(inside) or inside.is_relative_to(outside):
+        raise SourceError(
+            f"restructure.source: wanted a source apart from {paths.DATASET}, which this stage writes, got "
+            f"{str(source)!r}; put the images below data/raw/"
+        )
 
 
 def choose_layout(params: RestructureParams) -> Callable[[str], Place]:
@@ -132,8 +151,10 @@ def choose_layout(params: RestructureParams) -> Callable[[str], Place]:
 
 
 def _check_label(label: str) -> None:
-    if not label or label.startswith(".") or "/" in label or not label.isprintable():
+    if not label or label.startswith(".") or "/" in label or holds_control_character(label):
         raise Refused(f"label cannot be the name of a folder: {label!r}")
+    if len(label.encode()) > MAX_NAME_BYTES:
+        raise Refused(f"label is too long for the name of a folder: {label[:20]}...")
 
 
 def _read_labels_csv(params: RestructureParams, splits: dict[str, str]) -> dict[str, Place]:
@@ -146,25 +167,35 @@ def _read_labels_csv(params: RestructureParams, splits: dict[str, str]) -> dict[
     except UnicodeDecodeError as error:
         raise SourceError(f"{where}: wanted UTF-8, got {error}; save it as UTF-8") from None
     table = csv.DictReader(io.StringIO(text, newline=""))
-    if not {"path", "label"} <= set(table.fieldnames or ()):
-        raise SourceError(f"{where}: wanted the columns path, label and maybe split, got {table.fieldnames}")
     places: dict[str, Place] = {}
-    for row in table:
-        name, label, split = row["path"], row["label"], row.get("split") or None
-        here = f"{where}: line {table.line_num}"
-        if not name or label is None:
-            raise SourceError(f"{here}: wanted a path and a label, got {name!r} and {label!r}")
-        if name in places:
-            raise SourceError(f"{here}: {name} is listed twice; keep one of its rows")
-        if split is not None and split not in splits:
-            raise SourceError(f"{here}: wanted a split of {', '.join(splits)}, got {split!r}; see restructure.splits")
-        places[name] = Place(splits[split] if split else None, label)
+    try:
+        if not {"path", "label"} <= set(table.fieldnames or ()):
+            raise SourceError(f"{where}: wanted the columns path, label and maybe split, got {table.fieldnames}")
+        for row in table:
+            name, place = _read_place(row, splits, f"{where}: line {table.line_num}")
+            if name in places:
+                raise SourceError(f"{where}: line {table.line_num}: {name} is listed twice; keep one of its rows")
+            places[name] = place
+    except csv.Error as error:
+        raise SourceError(f"{where}: line {table.line_num}: wanted CSV, got: {error}") from None
     found = {file.path for file in iterate_source(source)}
     root = PurePosixPath(params.subfolder or "")
     missing = [name for name in places if str(root / name) not in found]
     if missing:
         raise SourceError(f"{where}: {len(missing)} of its paths are not in the source, the first is {missing[0]}")
     return places
+
+
+def _read_place(row: dict[str | None, Any], splits: dict[str, str], where: str) -> tuple[str, Place]:
+    """Read a row of the CSV file: the path as archives and folders give it, and the place."""
+    if None in row or row["path"] is None or row["label"] is None:
+        raise SourceError(f"{where}: wanted as many cells as there are columns, got more or fewer")
+    name, label, split = row["path"], row["label"].strip(), (row.get("split") or "").strip()
+    if not name:
+        raise SourceError(f"{where}: wanted a path, got an empty cell")
+    if split and split not in splits:
+        raise SourceError(f"{where}: wanted a split of {', '.join(splits)}, got {split!r}; see restructure.splits")
+    return PurePosixPath(name).as_posix(), Place(splits[split] if split else None, label)
 
 
 def _plan_reads(
@@ -180,7 +211,8 @@ def _plan_reads(
         except Refused as refusal:
             yield _give(Exclusion(file.path, str(refusal)))
         except READING_ERRORS as error:
-            yield _give(Exclusion(file.path, f"cannot be read: {error}"))
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            yield _give(Exclusion(file.path, f"cannot be read: {reason}"))
         else:
             yield _plan_inspection(file, place, content, spool)
 
@@ -266,8 +298,8 @@ def plan_dataset(images: Iterable[SourceImage], params: RestructureParams) -> tu
 def name_images(images: Iterable[SourceImage]) -> list[ManifestRow]:
     """Give each image a path `SPLIT/CLASS/NAME` that no other one has, also where the file system ignores case.
 
-    The name is the file's own. Where two files of a class and split share one, each gets the first 8 digits of its
-    source path's SHA-256 added, so that no name depends on the order of the files.
+    The name is the file's own. Where two files of a class and split share one, or it is too long, it is cut and gets
+    the first 8 digits of its source path's SHA-256, so that no name depends on the order of the files.
     """
     sharing: defaultdict[str, list[SourceImage]] = defaultdict(list)
     for image in images:
@@ -277,7 +309,7 @@ def name_images(images: Iterable[SourceImage]) -> list[ManifestRow]:
         for image in group:
             name = PurePosixPath(image.path)
             unique = name.name
-            if len(group) > 1:
+            if len(group) > 1 or len(unique.encode()) > MAX_NAME_BYTES:
                 # 60 characters are at most 240 bytes, which leaves room within the 255 of a file system.
                 unique = f"{name.stem[:50]}~{hash_bytes(image.path.encode())[:8]}{name.suffix[:8]}"
             path = f"{image.split}/{image.label}/{unique}"

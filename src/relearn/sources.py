@@ -1,8 +1,10 @@
 """Files of a folder, a zip or a tar, one after the other, without ever unpacking one to a name of its own choosing."""
 
+import lzma
 import os
 import stat
 import tarfile
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -28,7 +30,8 @@ class SourceFile(NamedTuple):
 
 # What damaged, encrypted or unreadable files raise when they are read.
 READING_ERRORS = (
-    OSError, EOFError, RuntimeError, NotImplementedError, ValueError, zlib.error, zipfile.BadZipFile, tarfile.TarError,
+    OSError, EOFError, RuntimeError, NotImplementedError, ValueError, zlib.error, lzma.LZMAError,
+    zipfile.BadZipFile, tarfile.TarError,
 )  # fmt: skip
 
 
@@ -44,10 +47,16 @@ def iterate_source(source: Path) -> Iterator[SourceFile]:
         yield from _iterate_folder(source)
     elif not source.exists():
         raise SourceError(f"{source}: no such file or folder; put the images there, or set restructure.source")
-    elif zipfile.is_zipfile(source):
+    elif _begins_as_zip(source):
         yield from _iterate_zip(source)
     else:
         yield from _iterate_tar(source)
+
+
+def _begins_as_zip(source: Path) -> bool:
+    """Tell a zip by its first bytes; `zipfile.is_zipfile` also takes a tar for one whose last member is a zip."""
+    with source.open("rb") as file:
+        return file.read(4) in (b"PK\3\4", b"PK\5\6")
 
 
 def read_source_file(source: Path, path: str) -> bytes:
@@ -73,13 +82,18 @@ def _refuse(path: str, reason: str) -> SourceFile:
     return SourceFile(path, lambda: b"", reason)
 
 
+def holds_control_character(name: str) -> bool:
+    """Tell whether a name holds a character that would break a line; spaces and joiners of all kinds do not."""
+    return any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in name)
+
+
 def _refuse_name(path: str) -> SourceFile | None:
     """Refuse a name that could not be written down or that points outside."""
     try:
         path.encode()
     except UnicodeEncodeError:
         return _refuse(os.fsencode(path).decode(errors="backslashreplace"), "name is not UTF-8")
-    if not path.isprintable():
+    if holds_control_character(path):
         return _refuse(path.encode("unicode_escape").decode(), "name holds a control character")
     parts = PurePosixPath(path).parts
     if path.startswith("/") or ".." in parts:
@@ -99,12 +113,13 @@ def _iterate_folder(folder: Path) -> Iterator[SourceFile]:
                 yield _refuse_name(relative(path)) or _refuse(relative(path), "link to a folder, not followed")
         for name in file_names:
             path = os.path.join(root, name)
-            yield _refuse_name(relative(path)) or _open_file(Path(path), relative(path))
+            yield _refuse_name(relative(path)) or open_source_file(Path(path), relative(path))
     for error in unreadable:
         yield _refuse(relative(str(error.filename)), f"folder cannot be listed: {error.strerror}")
 
 
-def _open_file(path: Path, name: str) -> SourceFile:
+def open_source_file(path: Path, name: str) -> SourceFile:
+    """Return a file on the disk as a `SourceFile` called `name`, refused if there is nothing to read."""
     try:
         mode = path.stat().st_mode
     except OSError as error:  # a link into the void or in a circle
@@ -134,8 +149,9 @@ def _iterate_zip(source: Path) -> Iterator[SourceFile]:
                 with archive.open(info) as file:
                     return file.read(MAX_BYTES + 1)
 
+            path = PurePosixPath(info.filename).as_posix()
             is_link = stat.S_ISLNK(info.external_attr >> 16)
-            yield _check_member(info.filename, seen, is_link) or SourceFile(info.filename, read)
+            yield _check_member(path, seen, is_link) or SourceFile(path, read)
 
 
 class _StrictTarInfo(tarfile.TarInfo):
@@ -169,8 +185,8 @@ def _iterate_tar(source: Path) -> Iterator[SourceFile]:
                     file = archive.extractfile(member)
                     return file.read(MAX_BYTES + 1) if file else b""
 
-                refused = _check_member(member.name, seen, not member.isfile())
-                yield refused or SourceFile(member.name, read)
+                path = PurePosixPath(member.name).as_posix()  # `tar -C folder .` writes ./NAME
+                yield _check_member(path, seen, not member.isfile()) or SourceFile(path, read)
     except READING_ERRORS as error:
         raise SourceError(f"{source}: damaged archive: {error}") from None
 

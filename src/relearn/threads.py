@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from relearn.errors import ParamsError
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -13,7 +15,9 @@ Result = TypeVar("Result")
 def count_threads() -> int:
     """Return `RELEARN_THREADS`, or else the number of cores that this process may use."""
     if wanted := os.environ.get("RELEARN_THREADS"):
-        return max(1, int(wanted))
+        if not wanted.isdecimal() or int(wanted) < 1:
+            raise ParamsError(f"RELEARN_THREADS: wanted a whole number of at least 1, got {wanted!r}; unset it")
+        return int(wanted)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

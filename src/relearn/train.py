@@ -3,6 +3,7 @@
 import logging
 import math
 import warnings
+from collections import Counter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,8 +11,9 @@ import numpy as np
 from relearn import paths
 from relearn.classifier import open_head, write_classifier
 from relearn.errors import TrainingError
-from relearn.features import SplitFeatures, read_extractor_record, read_features
-from relearn.files import hash_file, write_csv, write_json
+from relearn.features import SplitFeatures, describe_features, read_features
+from relearn.files import write_csv, write_json
+from relearn.intervals import compute_wilson_interval
 from relearn.params import TrainParams
 
 log = logging.getLogger(__name__)
@@ -55,9 +57,7 @@ def run(params: TrainParams) -> None:
         "head": "logistic_regression",
         "C": best.C,
         "scale": params.scale,
-        "index_sha256": hash_file(paths.FEATURES / "index.csv"),
-        "shards_sha256": hash_file(paths.FEATURES / "shards.csv"),
-        "extractor": read_extractor_record(paths.FEATURES),
+        **describe_features(paths.FEATURES),
     }
     write_classifier(paths.CLASSIFIER, head, record)
     write_json(paths.TRAINING_METRICS, summarise_trials(trials, best, training, validation))
@@ -138,13 +138,18 @@ def choose_trial(trials: list[Trial]) -> Trial:
 def summarise_trials(
     trials: list[Trial], best: Trial, training: SplitFeatures, validation: SplitFeatures
 ) -> dict[str, object]:
-    """Return the content of `metrics/training.json`."""
+    """Return the content of `metrics/training.json`; `n_images` are those of training, the scores are of validation."""
+    n_validation = len(validation.labels)
+    low, high = compute_wilson_interval(round(best.accuracy * n_validation), n_validation)
     return {
-        "n_training_images": len(training.labels),
-        "n_validation_images": len(validation.labels),
+        "n_images": len(training.labels),
+        "n_validation_images": n_validation,
         "n_features": training.features.shape[1],
         "C": best.C,
         "validation_accuracy_score": round(best.accuracy, 6),
+        "validation_accuracy_score_ci95_low": round(low, 6),
+        "validation_accuracy_score_ci95_high": round(high, 6),
+        "validation_baseline_score": round(max(Counter(validation.labels).values()) / n_validation, 6),
         "validation_log_loss": round(best.log_loss, 6),
         "converged": best.converged,
         "n_trials": len(trials),
