@@ -5,6 +5,8 @@ keras is imported inside the functions: it costs seconds and half a gigabyte.
 
 import contextlib
 import hashlib
+import importlib.metadata
+import inspect
 import os
 import re
 import sys
@@ -146,15 +148,12 @@ def _hold_stderr() -> Iterator[None]:
 
 def _find_preprocessing(application: Any) -> Any:
     """Return the `preprocess_input` that stands in the same module of keras as the network."""
-    import inspect
-
-    return getattr(inspect.getmodule(inspect.unwrap(application)), "preprocess_input")  # noqa: B009
+    module: Any = inspect.getmodule(inspect.unwrap(application))
+    return module.preprocess_input
 
 
 def _find_version(backend: str) -> str:
-    from importlib.metadata import packages_distributions, version
-
-    return version(packages_distributions()[backend][0])
+    return importlib.metadata.version(importlib.metadata.packages_distributions()[backend][0])
 
 
 def _build_network(application: Any, params: ExtractParams) -> Any:

@@ -18,7 +18,6 @@ from relearn.manifest import SPLITS, ManifestRow, write_manifest
 from relearn.params import Fractions, RestructureParams
 from relearn.sources import (
     READING_ERRORS,
-    SourceFile,
     holds_control_character,
     iterate_source,
     read_source_file,
@@ -35,6 +34,14 @@ class Place(NamedTuple):
 
     split: str | None
     label: str
+
+
+class FoundFile(NamedTuple):
+    """A file of the source that has a place, and its bytes."""
+
+    path: str
+    place: Place
+    content: bytes
 
 
 class SourceImage(NamedTuple):
@@ -80,8 +87,15 @@ def run(params: RestructureParams) -> None:
         spool.mkdir()
         images: list[SourceImage] = []
         excluded: list[Exclusion] = []
-        for result in map_ahead(lambda read: read(), _plan_reads(source, find_place, spool), 2 * count_threads()):
-            (images if isinstance(result, SourceImage) else excluded).append(result)  # type: ignore[arg-type]
+
+        def inspect(file: FoundFile | Exclusion) -> SourceImage | Exclusion:
+            return file if isinstance(file, Exclusion) else inspect_image(file, spool)
+
+        for found in map_ahead(inspect, read_files(source, find_place), 2 * count_threads()):
+            if isinstance(found, Exclusion):
+                excluded.append(found)
+            else:
+                images.append(found)
         n_files = len(images) + len(excluded)
         rows, left_out = plan_dataset(images, params)
         excluded += left_out
@@ -198,46 +212,31 @@ def _read_place(row: dict[str | None, Any], splits: dict[str, str], where: str) 
     return PurePosixPath(name).as_posix(), Place(splits[split] if split else None, label)
 
 
-def _plan_reads(
-    source: Path, find_place: Callable[[str], Place], spool: Path
-) -> Iterator[Callable[[], SourceImage | Exclusion]]:
-    """Read the files one after the other, and yield for each what is left to do, which any thread can."""
+def read_files(source: Path, find_place: Callable[[str], Place]) -> Iterator[FoundFile | Exclusion]:
+    """Read the files that have a place one after the other; the others come as exclusions, with the reason."""
     for file in iterate_source(source):
         try:
             if file.refusal is not None:
                 raise Refused(file.refusal)
-            place = find_place(file.path)
-            content = file.read()
+            yield FoundFile(file.path, find_place(file.path), file.read())
         except Refused as refusal:
-            yield _give(Exclusion(file.path, str(refusal)))
+            yield Exclusion(file.path, str(refusal))
         except READING_ERRORS as error:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            yield _give(Exclusion(file.path, f"cannot be read: {reason}"))
-        else:
-            yield _plan_inspection(file, place, content, spool)
+            yield Exclusion(file.path, f"cannot be read: {reason}")
 
 
-def _give(exclusion: Exclusion) -> Callable[[], Exclusion]:
-    return lambda: exclusion
-
-
-def _plan_inspection(
-    file: SourceFile, place: Place, content: bytes, spool: Path
-) -> Callable[[], SourceImage | Exclusion]:
-    return lambda: inspect_image(file.path, place, content, spool)
-
-
-def inspect_image(path: str, place: Place, content: bytes, spool: Path) -> SourceImage | Exclusion:
+def inspect_image(file: FoundFile, spool: Path) -> SourceImage | Exclusion:
     """Decode an image once, whole, and keep its bytes in `spool` under their hash."""
     try:
-        image = decode_image(content)
+        image = decode_image(file.content)
     except ImageError as error:
-        return Exclusion(path, str(error))
-    sha256 = hash_bytes(content)
+        return Exclusion(file.path, str(error))
+    sha256 = hash_bytes(file.content)
     partial = spool / f"{sha256}.{threading.get_ident()}"
-    partial.write_bytes(content)
+    partial.write_bytes(file.content)
     partial.replace(spool / sha256)
-    return SourceImage(path, *place, sha256, len(content), *image.rgb.size, image.mode, image.format)
+    return SourceImage(file.path, *file.place, sha256, len(file.content), *image.rgb.size, image.mode, image.format)
 
 
 def choose_split(sha256: str, fractions: Fractions) -> str:
