@@ -50,6 +50,8 @@ class Extractor:
     """
 
     def __init__(self, params: ExtractParams) -> None:
+        if params.weights_are_file:
+            check_weights_file(Path(params.weights), str(params.weights_sha256))
         keras = _import_keras()
         self._params = params
         self.batch_size = params.batch_size
@@ -169,12 +171,11 @@ def _build_network(application: Any, params: ExtractParams) -> Any:
             "remove it, and it is downloaded again"
         ) from None
     except ValueError as error:
-        least = re.search(r"Input size must be at least (\d+)x", str(error))
-        if least is None:
-            raise
-        raise NetworkError(
-            f"extract.image_size_px: wanted at least {least[1]} for {params.network}, got {size}"
-        ) from None
+        if least := re.search(r"Input size must be at least (\d+)x", str(error)):
+            raise NetworkError(
+                f"extract.image_size_px: wanted at least {least[1]} for {params.network}, got {size}"
+            ) from None
+        raise NetworkError(f"extract.network: {params.network} cannot be built: {_shorten(error)}") from None
     except Exception as error:  # keras.utils.get_file raises no narrower one
         url = re.search(r"URL fetch failure on (\S+?):? ", str(error))
         if url is None:
@@ -192,15 +193,14 @@ def _build_network(application: Any, params: ExtractParams) -> Any:
 
 
 def load_weights_file(network: Any, params: ExtractParams) -> None:
-    """Load a weights file whose hash is right into a network that it fits whole.
+    """Load a weights file that `check_weights_file` has let pass into a network that it must fit whole.
 
     Raises
     ------
     NetworkError
-        There is no such file, its hash is another, or it does not hold every weight of the network.
+        It is no weights file, or does not hold every weight of the network.
     """
     path = Path(params.weights)
-    check_weights_file(path, str(params.weights_sha256))
     # keras leaves a weight that the file lacks as it was, with a warning at best. NaN shows which.
     for weight in network.weights:
         if "float" in str(weight.dtype):
