@@ -13,29 +13,28 @@ from pathlib import Path
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.states import Completed, Failed, State
 from ruamel.yaml import YAML
 
 from relearn import paths
+from relearn.report import describe_evaluation
 
 ROOT = Path(__file__).resolve().parent.parent
 SUPERVISE = ROOT / "flows" / "supervise.py"
 N_LAST_LINES = 10
 
 
-class StageFailed(Exception):
-    """A stage ended with another exit code than 0; the text has its last lines."""
-
-
 @flow(name="pipeline")
-def run_pipeline() -> None:
-    """Bring every stage up to date, in the order of dvc.yaml; the first that fails ends the flow."""
+def run_pipeline() -> State:
+    """Bring every stage up to date, in the order of dvc.yaml; the first that fails ends the flow as failed."""
     for stage in read_stages(ROOT / "dvc.yaml"):
-        try:
-            run_stage.with_options(name=stage, task_run_name=stage)(stage)
-        finally:
-            if stage == "validate":
-                publish_validation()
+        ended = run_stage.with_options(name=stage, task_run_name=stage)(stage, return_state=True)
+        if stage == "validate":
+            publish_validation()
+        if not ended.is_completed():
+            return Failed(message=ended.message)
     publish_metrics()
+    return Completed()
 
 
 def read_stages(path: Path) -> list[str]:
@@ -44,18 +43,17 @@ def read_stages(path: Path) -> list[str]:
 
 
 @task
-def run_stage(stage: str) -> None:
-    """Bring one stage up to date.
+def run_stage(stage: str) -> State:
+    """Bring one stage up to date; its state is failed, with its last lines, unless `dvc repro` ends with 0.
 
-    Raises
-    ------
-    StageFailed
-        `dvc repro` ended with another exit code than 0.
+    A state and not an exception: what went wrong is in the stage's own lines, and a traceback of the flow hides them.
     """
-    log = get_run_logger()
-    code, last_lines = run_child([sys.executable, "-m", "dvc", "repro", stage], log.info)
-    if code != 0:
-        raise StageFailed(f"{stage}: dvc repro ended with exit code {code}; its last lines:\n" + "\n".join(last_lines))
+    code, last_lines = run_child([sys.executable, "-m", "dvc", "repro", stage], get_run_logger().info)
+    if code == 0:
+        return Completed()
+    message = f"{stage}: dvc repro ended with exit code {code}; its last lines:\n" + "\n".join(last_lines)
+    get_run_logger().error(message)
+    return Failed(message=message)
 
 
 def run_child(command: list[str], report: Callable[[str], None]) -> tuple[int, list[str]]:
@@ -122,14 +120,27 @@ def escape_markdown(text: str) -> str:
 
 
 def publish_metrics() -> None:
-    """Publish the metrics of training and evaluation as a table artifact."""
+    """Publish the metrics of training and evaluation as a table artifact, and tell the headlines in the log."""
     table = [
         {"stage": stage, "metric": name, "value": value}
         for stage, path in (("train", paths.TRAINING_METRICS), ("evaluate", paths.EVALUATION_METRICS))
         for name, value in json.loads((ROOT / path).read_text()).items()
     ]
     create_table_artifact(key="metrics", table=table, description="Metrics of the last run")
+    for line in describe_evaluation():
+        get_run_logger().info(line)
+
+
+def main() -> None:
+    """Run the flow; exit with 1 unless it completes."""
+    try:
+        ended = run_pipeline(return_state=True)
+    except RuntimeError as error:
+        if "Failed to reach API" not in str(error):
+            raise
+        sys.exit(f"relearn: {error}: no Prefect server answers there; `make ui` starts one, or unset PREFECT_API_URL")
+    sys.exit(not ended.is_completed())
 
 
 if __name__ == "__main__":
-    run_pipeline()
+    main()

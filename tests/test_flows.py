@@ -104,7 +104,7 @@ def test_flow_runs_every_stage_and_publishes(server, clone, set_params):
     assert state == "Completed"
     assert tasks == dict.fromkeys(read_yaml(clone / "dvc.yaml")["stages"], "Completed")
     assert "images: 28 images kept (training 16, validation 6, evaluation 6) of 2 classes" in log
-    assert "6 evaluation images: accuracy" in log
+    assert "6 evaluation images of 2 classes" in log
     assert "Validation passed: 28 images" in artifacts["validation"]
     assert '"metric": "accuracy_score"' in artifacts["metrics"]
     assert "Data and pipelines are up to date." in repro(clone).stdout
@@ -123,6 +123,17 @@ def test_stage_that_fails_ends_the_flow(server, clone, set_params):
     assert "validate: dvc repro ended with exit code 255; its last lines:" in log
     assert "Validation failed: 28 images" in artifacts["validation"]
     assert "validation/cat (3)" in artifacts["validation"]
+    assert "Traceback" not in answer.stdout + answer.stderr
+
+
+@pytest.mark.slow
+def test_server_that_is_not_there_is_told_in_one_line(clone):
+    answer = execute(clone, "flows.pipeline", PREFECT_API_URL="http://127.0.0.1:9/api")
+    assert answer.returncode == 1
+    assert answer.stderr.splitlines()[-1].endswith(
+        "no Prefect server answers there; `make ui` starts one, or unset PREFECT_API_URL"
+    )
+    assert "Traceback" not in answer.stderr
 
 
 @pytest.mark.slow
@@ -130,8 +141,6 @@ def test_flow_works_with_a_temporary_server(clone):
     (clone / "dvc.yaml").write_text(SLOW_STAGE)
     (clone / "slow.py").write_text(SLOW_PROGRAM)
     (clone / "fast").touch()
-    (clone / "metrics" / "training.json").write_text("{}")
-    (clone / "metrics" / "evaluation.json").write_text("{}")
     answer = execute(clone, "flows.pipeline", PREFECT_API_URL="")
     assert answer.returncode == 0, answer.stderr
     assert "Starting temporary server" in answer.stdout + answer.stderr

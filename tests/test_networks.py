@@ -106,9 +106,11 @@ def test_layers_and_poolings():
 
 def test_unknown_layer_answers_with_the_list():
     with pytest.raises(
-        NetworkError, match=r"extract\.layer: wanted a layer of vgg16, got pool9; it has .*block5_pool$"
+        NetworkError, match=r"extract\.layer: wanted a layer of vgg16, got pool9.*; it has .*block5_pool$"
     ):
         make_extractor(layer="pool9")
+    with pytest.raises(NetworkError, match=r"got block2pool \(did you mean block2_pool\?\); it has"):
+        make_extractor(layer="block2pool")
 
 
 def test_too_small_an_image_is_told():
@@ -204,7 +206,7 @@ def test_imagenet_offline_says_which_file_to_put_where(tmp_path):
     printed = build_elsewhere(tmp_path, make_params(weights="imagenet"), **nowhere)
     name = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
     assert printed.startswith("extract.weights: imagenet: the weights of vgg16 are not on this machine and cannot be")
-    assert printed.endswith(f"put that file to {tmp_path / 'models' / name}")
+    assert printed.endswith(f"put that file at {tmp_path / 'models' / name}")
 
 
 def test_damaged_imagenet_file_is_told(tmp_path):

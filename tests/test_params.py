@@ -63,7 +63,10 @@ def test_unknown_network_answers_with_the_list(workspace, set_params):
             r"extract: wanted weights_sha256 beside the path w.h5 (`sha256sum w.h5` prints it)",
         ),
         ({"extract.weights_sha256": "0" * 64}, "extract: wanted weights_sha256: null with weights: random"),
-        ({"extract.weights": "w.h5", "extract.weights_sha256": "abc"}, "extract.weights_sha256: wanted"),
+        (
+            {"extract.weights": "w.h5", "extract.weights_sha256": "abc"},
+            "extract.weights_sha256: wanted 64 hexadecimal digits, got 'abc'",
+        ),
         ({"restructure.layout": "food5k"}, "restructure: wanted labels for layout food5k"),
         ({"restructure.layout": "csv"}, "restructure: wanted labels_csv for layout csv"),
         ({"restructure.fractions.evaluation": 0.8}, "restructure.fractions: wanted validation + evaluation below 1"),

@@ -199,7 +199,7 @@ def test_weights_file_may_have_moved(here, tmp_path):
     record = read_record()
     made = Extractor(record.model_copy(update={"weights": str(moved), "weights_sha256": hash_file(moved)})).record
     gone = made.model_copy(update={"weights": "gone.weights.h5"})
-    with pytest.raises(NetworkError, match=r"gone\.weights\.h5: no such file"):
+    with pytest.raises(NetworkError, match=r"gone\.weights\.h5: no such file from here; name with --weights"):
         build_extractor(gone, None)
     assert build_extractor(gone, moved).record.network_sha256 == made.network_sha256
 

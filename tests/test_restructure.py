@@ -108,7 +108,8 @@ def test_fractions_are_met():
 
 
 def test_validation_is_cut_from_training_where_there_is_none(use):
-    use(layout="split_class_folders", fractions={"validation": 0.5, "evaluation": 0.2})
+    splits = {"training": "training", "validation": None, "evaluation": "evaluation"}
+    use(layout="split_class_folders", splits=splits, fractions={"validation": 0.5, "evaluation": 0.2})
     write_images(Path("source"), [f"training/a/{n}.png" for n in range(60)])
     write_images(Path("source"), [f"evaluation/a/{n}.png" for n in range(5)], 1000)
     kept, _ = restructure()
@@ -352,8 +353,9 @@ def test_truncated_archive_leaves_the_old_data_set(use, set_params):
     ("names", "message"),
     [
         ([], "source: wanted images, found no file at all; put images there, or set restructure.source"),
-        (["1.png"], "found none in 1 files .1 does not fit the layout.; the first is 1.png: does not fit the layout"),
-        ([".x/a/1.png"], "found none in 1 files .1 hidden file."),
+        (["1.png"], "found none in 1 file .1 does not fit the layout., for example 1.png: does not fit the layout"),
+        ([".x/a/1.png"], "found none in 1 file .1 hidden file."),
+        ([".x", "1.png", "2.png"], "found none in 3 files .*for example 1.png: does not fit the layout"),
     ],
 )
 def test_no_image_left(use, names, message):
@@ -363,6 +365,22 @@ def test_no_image_left(use, names, message):
     with pytest.raises(SourceError, match=message):
         restructure()
     assert not paths.DATASET.exists()
+
+
+def test_splits_taken_for_classes_are_told(use):
+    use(layout="class_folders")
+    write_images(Path("source"), ["train/cat/1.png", "val/cat/2.png", "test/dog/3.png"])
+    with pytest.raises(
+        SourceError, match="class_folders makes the classes test, train, val, which are names of splits"
+    ):
+        restructure()
+
+
+def test_one_class_alone_is_said(use, caplog):
+    use(layout="class_folders")
+    write_images(Path("source"), ["shapes/cat/1.png", "shapes/dog/2.png"])
+    restructure()
+    assert "one class only, 'shapes': does restructure.subfolder name the folder above the classes?" in caplog.text
 
 
 def test_summary_counts_what_was_found(use, caplog):

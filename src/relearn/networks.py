@@ -4,6 +4,7 @@ keras is imported inside the functions: it costs seconds and half a gigabyte.
 """
 
 import contextlib
+import difflib
 import hashlib
 import importlib.metadata
 import inspect
@@ -177,13 +178,14 @@ def _build_network(application: Any, params: ExtractParams) -> Any:
             ) from None
         raise NetworkError(f"extract.network: {params.network} cannot be built: {_shorten(error)}") from None
     except Exception as error:  # keras.utils.get_file raises no narrower one
-        url = re.search(r"URL fetch failure on (\S+?):? ", str(error))
-        if url is None:
+        failure = re.search(r"URL fetch failure on (\S+): (.*)", str(error))
+        if failure is None:
             raise
-        name = url[1].rsplit("/", 1)[-1]
+        url, reason = failure.groups()
+        name = url.rsplit("/", 1)[-1]
         raise NetworkError(
             f"extract.weights: imagenet: the weights of {params.network} are not on this machine and cannot be "
-            f"downloaded from {url[1]}; put that file to {folder / name}"
+            f"downloaded from {url} ({reason}); put that file at {folder / name}"
         ) from None
     if params.weights == "random":
         set_random_weights(network, params.seed)
@@ -259,8 +261,10 @@ def set_random_weights(network: Any, seed: int) -> None:
 def _cut_network(keras: Any, network: Any, params: ExtractParams) -> Any:
     names = [layer.name for layer in network.layers]
     if params.layer is not None and params.layer not in names:
+        close = difflib.get_close_matches(params.layer, names, n=1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
         raise NetworkError(
-            f"extract.layer: wanted a layer of {params.network}, got {params.layer}; it has {', '.join(names)}"
+            f"extract.layer: wanted a layer of {params.network}, got {params.layer}{hint}; it has {', '.join(names)}"
         )
     output = network.output if params.layer is None else network.get_layer(params.layer).output
     if params.pooling != "flatten" and len(output.shape) != 4:

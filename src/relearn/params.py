@@ -71,10 +71,10 @@ class Block(BaseModel):
 
 
 class SplitFolders(Block):
-    """The folder (or the word in a CSV file) that stands for each split in the source."""
+    """The folder (or the word in a CSV file) that stands for each split in the source; null where it has none."""
 
     training: str
-    validation: str
+    validation: str | None
     evaluation: str
 
     @model_validator(mode="after")
@@ -224,6 +224,8 @@ def _describe_problem(detail: ErrorDetails) -> str:
             return f"{key}: wanted {context['error']}"
         case "literal_error":
             return f"{key}: wanted one of {context['expected']}, got {detail['input']!r}"
+        case "string_pattern_mismatch":
+            return f"{key}: wanted 64 hexadecimal digits, got {detail['input']!r}"
     wanted = detail["msg"].removeprefix("Input should be ")
     return f"{key}: wanted {wanted}, got {detail['input']!r}"
 

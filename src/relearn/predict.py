@@ -126,6 +126,11 @@ def build_extractor(record: ExtractorRecord, weights: Path | None) -> Extractor:
     """
     if weights is not None and not record.weights_are_file:
         raise NetworkError(f"--weights: the classifier was trained with weights {record.weights}, which need no file")
+    if record.weights_are_file and not (weights or Path(record.weights)).is_file():
+        raise NetworkError(
+            f"{weights or record.weights}: no such file from here; name with --weights the one that the classifier "
+            f"was trained with (sha256 {record.weights_sha256})"
+        )
     moved = {} if weights is None else {"weights": str(weights)}
     extractor = Extractor(record.model_copy(update=moved))
     if extractor.record.network_sha256 != record.network_sha256:

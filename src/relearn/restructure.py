@@ -26,6 +26,8 @@ from relearn.threads import count_threads, map_ahead
 
 log = logging.getLogger(__name__)
 
+SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval", "evaluation"}
+
 MAX_NAME_BYTES = 255  # of the usual file systems
 
 
@@ -103,6 +105,7 @@ def run(params: RestructureParams) -> None:
             raise SourceError(f"{source}: {n_files} files found, {len(rows)} kept and {len(excluded)} excluded; a bug")
         if not rows:
             raise SourceError(_describe_nothing(source, params, excluded))
+        check_classes({row.label for row in rows}, params)
         _place_images(rows, spool, folder)
         shutil.rmtree(spool)
     write_manifest(paths.MANIFEST, rows)
@@ -120,12 +123,23 @@ def check_source(source: Path) -> None:
         )
 
 
+def check_classes(labels: set[str], params: RestructureParams) -> None:
+    """Raise `SourceError` if the classes are splits, and warn if there is one alone: the layout begins elsewhere."""
+    if labels <= SPLIT_NAMES and len(labels) > 1:
+        raise SourceError(
+            f"restructure.layout: {params.layout} makes the classes {', '.join(sorted(labels))}, which are names of "
+            "splits; take layout split_class_folders, and name them in restructure.splits"
+        )
+    if len(labels) == 1:
+        log.warning("one class only, %r: does restructure.subfolder name the folder above the classes?", *labels)
+
+
 def choose_layout(params: RestructureParams) -> Callable[[str], Place]:
     """Return the function that tells from a file's path in the source its split and label.
 
     It raises `Refused` for a file that the layout has no place for.
     """
-    splits = {getattr(params.splits, split): split for split in SPLITS}
+    splits = {name: split for split in SPLITS if (name := getattr(params.splits, split)) is not None}
     listed = _read_labels_csv(params, splits) if params.layout == "csv" else {}
 
     def find_split(folder: str) -> str:
@@ -328,18 +342,27 @@ def _place_images(rows: Iterable[ManifestRow], spool: Path, folder: Path) -> Non
             (spool / row.sha256).replace(target)
 
 
+def _find_kind(exclusion: Exclusion) -> str:
+    return exclusion.reason.split(":")[0]
+
+
+def _count_files(n_files: int) -> str:
+    return f"{n_files:,} file{'' if n_files == 1 else 's'}"
+
+
 def _count_kinds(excluded: Iterable[Exclusion]) -> str:
-    kinds = Counter(exclusion.reason.split(":")[0] for exclusion in excluded)
+    kinds = Counter(_find_kind(exclusion) for exclusion in excluded)
     return ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _describe_nothing(source: Path, params: RestructureParams, excluded: list[Exclusion]) -> str:
     if not excluded:
         return f"{source}: wanted images, found no file at all; put images there, or set restructure.source"
-    first = min(excluded)
+    kinds = Counter(_find_kind(exclusion) for exclusion in excluded)
+    example = max(sorted(excluded), key=lambda exclusion: kinds[_find_kind(exclusion)])
     return (
-        f"{source}: wanted images in layout {params.layout}, found none in {len(excluded):,} files "
-        f"({_count_kinds(excluded)}); the first is {first.path}: {first.reason}; "
+        f"{source}: wanted images in layout {params.layout}, found none in {_count_files(len(excluded))} "
+        f"({_count_kinds(excluded)}), for example {example.path}: {example.reason}; "
         "see restructure.layout, subfolder, splits and labels"
     )
 
@@ -349,4 +372,4 @@ def _log_summary(source: Path, rows: list[ManifestRow], excluded: list[Exclusion
     splits = ", ".join(f"{split} {counts[split]:,}" for split in SPLITS)
     log.info("%s: %s images kept (%s) of %s classes", source, f"{len(rows):,}", splits, len({r.label for r in rows}))
     if excluded:
-        log.info("%s files excluded, listed in %s: %s", f"{len(excluded):,}", paths.EXCLUDED, _count_kinds(excluded))
+        log.info("%s excluded, listed in %s: %s", _count_files(len(excluded)), paths.EXCLUDED, _count_kinds(excluded))
