@@ -52,7 +52,6 @@ def run_stage(stage: str) -> State:
     if code == 0:
         return Completed()
     message = f"{stage}: dvc repro ended with exit code {code}; its last lines:\n" + "\n".join(last_lines)
-    get_run_logger().error(message)
     return Failed(message=message)
 
 
