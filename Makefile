@@ -67,5 +67,5 @@ LOCK_COMMAND = uv pip compile --quiet --upgrade --universal --python-version 3.1
 	--no-emit-index-url --extra dev pyproject.toml
 
 clean:  ## remove .venv, Prefect's files and the caches of the tools; data, models and the DVC cache stay
-	rm -rf .venv .prefect .pytest_cache .mypy_cache .ruff_cache .hypothesis build src/*.egg-info dvc_plots
+	rm -rf .venv .prefect .pytest_cache .mypy_cache .ruff_cache build src/*.egg-info dvc_plots
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
