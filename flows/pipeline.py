@@ -126,7 +126,7 @@ def publish_metrics() -> None:
         for name, value in json.loads((ROOT / path).read_text()).items()
     ]
     create_table_artifact(key="metrics", table=table, description="Metrics of the last run")
-    for line in describe_evaluation():
+    for line in describe_evaluation(ROOT):
         get_run_logger().info(line)
 
 

@@ -65,6 +65,15 @@ def test_full_disk_has_its_cause(tmp_path):
         full.write(np.zeros(100_000, np.float32).data)
 
 
+def test_folder_that_cannot_take_its_name_leaves_the_old_one(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "old").touch()
+    with pytest.raises(OSError, match="No such file"), write_folder(tmp_path / "folder") as partial:
+        partial.rmdir()
+    assert os.listdir(tmp_path) == ["folder"]
+    assert os.listdir(tmp_path / "folder") == ["old"]
+
+
 def test_kill_while_the_old_folder_is_deleted_leaves_the_new_one(tmp_path, monkeypatch):
     """Deleting is what takes time: half an old folder must not stand under the name."""
     seen = []

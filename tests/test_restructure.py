@@ -376,6 +376,13 @@ def test_splits_taken_for_classes_are_told(use):
         restructure()
 
 
+def test_classes_may_be_called_like_splits_where_the_layout_names_both(use):
+    use(layout="split_class_folders")
+    write_images(Path("source"), ["training/train/1.png", "training/test/2.png", "validation/train/3.png"])
+    kept, _ = restructure()
+    assert {row.label for row in kept.values()} == {"train", "test"}
+
+
 def test_one_class_alone_is_said(use, caplog):
     use(layout="class_folders")
     write_images(Path("source"), ["shapes/cat/1.png", "shapes/dog/2.png"])

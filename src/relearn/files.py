@@ -83,12 +83,14 @@ def write_folder(path: Path) -> Iterator[Path]:
         if path.exists():
             path.rename(old)
         partial.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
+        if old.exists() and not path.exists():
+            old.rename(path)
         _name_file(error, path)
         raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def write_array(path: Path, values: np.ndarray) -> None:

@@ -1,20 +1,22 @@
 """`relearn report`: what the last evaluation found, for a person."""
 
+from pathlib import Path
+
 from relearn import paths
 from relearn.evaluate import CLASS_HEADER
 from relearn.files import read_csv, read_json
 
 
-def describe_evaluation() -> list[str]:
-    """Return lines of text on `metrics/evaluation.json` and `reports/classes.csv`.
+def describe_evaluation(root: Path = Path()) -> list[str]:
+    """Return lines of text on `metrics/evaluation.json` and `reports/classes.csv` below `root`.
 
     Raises
     ------
     IntegrityError
         One of them is missing or damaged.
     """
-    metrics = read_json(paths.EVALUATION_METRICS, ("n_images", "n_classes", "majority_baseline_score"))
-    classes = read_csv(paths.CLASS_REPORT, CLASS_HEADER)
+    metrics = read_json(root / paths.EVALUATION_METRICS, ("n_images", "n_classes", "majority_baseline_score"))
+    classes = read_csv(root / paths.CLASS_REPORT, CLASS_HEADER)
     lines = [f"{metrics['n_images']:,} evaluation images of {metrics['n_classes']} classes"]
     for key in (name.removesuffix("_ci95_low") for name in metrics if name.endswith("_ci95_low")):
         name = key.removesuffix("_score").replace("_", " ")

@@ -16,12 +16,7 @@ from relearn.files import hash_bytes, write_csv, write_folder
 from relearn.images import decode_image
 from relearn.manifest import SPLITS, ManifestRow, write_manifest
 from relearn.params import Fractions, RestructureParams
-from relearn.sources import (
-    READING_ERRORS,
-    holds_control_character,
-    iterate_source,
-    read_source_file,
-)
+from relearn.sources import READING_ERRORS, holds_control_character, iterate_source, read_source_file
 from relearn.threads import count_threads, map_ahead
 
 log = logging.getLogger(__name__)
@@ -124,10 +119,10 @@ def check_source(source: Path) -> None:
 
 
 def check_classes(labels: set[str], params: RestructureParams) -> None:
-    """Raise `SourceError` if the classes are splits, and warn if there is one alone: the layout begins elsewhere."""
-    if labels <= SPLIT_NAMES and len(labels) > 1:
+    """Raise `SourceError` if the folders of classes are those of splits, and warn if there is one class alone."""
+    if params.layout == "class_folders" and len(labels) > 1 and labels <= SPLIT_NAMES:
         raise SourceError(
-            f"restructure.layout: {params.layout} makes the classes {', '.join(sorted(labels))}, which are names of "
+            f"restructure.layout: class_folders makes the classes {', '.join(sorted(labels))}, which are names of "
             "splits; take layout split_class_folders, and name them in restructure.splits"
         )
     if len(labels) == 1:

@@ -21,7 +21,6 @@ log = logging.getLogger(__name__)
 # float32 sums of a head against float64 ones of scikit-learn: seen are 1e-6 to 1e-5.
 HEAD_TOLERANCE = 1e-3
 
-
 SCORE_HEADER = ("C", "log10_C", "validation_accuracy", "validation_log_loss", "n_iter", "converged")
 
 
