@@ -8,7 +8,7 @@ import pytest
 
 from relearn import sources
 from relearn.errors import SourceError
-from relearn.sources import iterate_source, read_source_file
+from relearn.sources import iterate_source, open_source_file, read_source_file
 
 
 def read_all(source):
@@ -40,7 +40,7 @@ def test_folder(tmp_path):
     assert read_all(tmp_path) == FILES
 
 
-@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_zip(tmp_path, compression):
     write_zip(tmp_path / "a.zip", FILES.items(), compression=compression)
     assert read_all(tmp_path / "a.zip") == FILES
@@ -85,17 +85,61 @@ def test_links_in_archives_are_refused(tmp_path):
 def test_links_in_folders(tmp_path):
     source = tmp_path / "source"
     (source / "real").mkdir(parents=True)
-    (tmp_path / "elsewhere.png").write_bytes(b"image")
-    (source / "linked.png").symlink_to(tmp_path / "elsewhere.png")
+    (source / "real" / "image.png").write_bytes(b"image")
+    (tmp_path / "elsewhere.png").write_bytes(b"elsewhere")
+    (source / "linked.png").symlink_to("real/image.png")
+    (source / "linked twice.png").symlink_to(source / "linked.png")
+    (source / "leaving.png").symlink_to(tmp_path / "elsewhere.png")
+    (source / "leaving in void.png").symlink_to(tmp_path / "nowhere")
     (source / "broken.png").symlink_to("nowhere")
     (source / "circle.png").symlink_to("circle.png")
     (source / "loop").symlink_to(source)
     assert read_all(source) == {
+        "real/image.png": b"image",
         "linked.png": b"image",
+        "linked twice.png": b"image",
+        "leaving.png": "link that leaves the source; put the file itself in its place",
+        "leaving in void.png": "link that leaves the source; put the file itself in its place",
         "broken.png": "cannot be read: No such file or directory",
         "circle.png": "cannot be read: Too many levels of symbolic links",
         "loop": "link to a folder, not followed",
     }
+
+
+def test_source_may_itself_be_a_link(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "1.png").write_bytes(b"image")
+    (tmp_path / "real" / "2.png").symlink_to("1.png")
+    (tmp_path / "source").symlink_to("real")
+    assert read_all(tmp_path / "source") == {"1.png": b"image", "2.png": b"image"}
+
+
+@pytest.mark.parametrize(
+    ("place", "is_read"),
+    [
+        (".dvc/cache/files/md5/0f/" + "a" * 30, True),
+        ("elsewhere/files/md5/0f/" + "a" * 30, True),
+        (".dvc/cache/files/md5/0f/" + "a" * 30 + ".dir", False),
+        (".dvc/cache/files/md5/0f/" + "a" * 29, False),
+        (".dvc/cache/files/md5/0F/" + "a" * 30, False),
+        (".dvc/config.local", False),
+    ],
+)
+def test_links_into_a_dvc_cache_are_read(tmp_path, place, is_read):
+    (tmp_path / place).parent.mkdir(parents=True)
+    (tmp_path / place).write_bytes(b"image")
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "1.png").symlink_to(tmp_path / place)
+    reason = "link that leaves the source; put the file itself in its place"
+    assert read_all(tmp_path / "source") == {"1.png": b"image" if is_read else reason}
+
+
+def test_named_file_may_be_any_link(tmp_path):
+    (tmp_path / "elsewhere.png").write_bytes(b"image")
+    (tmp_path / "named.png").symlink_to(tmp_path / "elsewhere.png")
+    file = open_source_file(tmp_path / "named.png", "named.png")
+    assert file.refusal is None
+    assert file.read() == b"image"
 
 
 def test_pipes_are_not_opened(tmp_path):
@@ -115,15 +159,27 @@ def test_names_of_members_are_plain(tmp_path):
     assert read_all(tmp_path / "a.tar") == {"a/1.png": b"x", "b/2.png": b"y"}
 
 
-def test_reading_is_bounded(tmp_path, monkeypatch):
+def test_too_large_files_are_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "MAX_BYTES", 10)
-    for name in ("folder/x.png", "x"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-    (tmp_path / "folder" / "x.png").write_bytes(b"x" * 100)
-    write_zip(tmp_path / "a.zip", [("x.png", b"x" * 100)])
-    write_tar(tmp_path / "a.tar", [("x.png", b"x" * 100)])
+    contents = {"x.png": b"x" * 100, "y.png": b"y" * 10}
+    (tmp_path / "folder").mkdir()
+    for name, content in contents.items():
+        (tmp_path / "folder" / name).write_bytes(content)
+    write_zip(tmp_path / "a.zip", contents.items())
+    write_tar(tmp_path / "a.tar", contents.items())
     for source in ("folder", "a.zip", "a.tar"):
-        assert read_all(tmp_path / source) == {"x.png": b"x" * 11}
+        assert read_all(tmp_path / source) == {
+            "x.png": "too large: 100 bytes, at most 10 are read",
+            "y.png": b"y" * 10,
+        }
+
+
+def test_reading_is_bounded_where_the_size_grew(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "MAX_BYTES", 10)
+    (tmp_path / "x.png").write_bytes(b"x")
+    (file,) = iterate_source(tmp_path)
+    (tmp_path / "x.png").write_bytes(b"x" * 100)
+    assert file.read() == b"x" * 11
 
 
 def test_damaged_lzma_is_told(tmp_path):

@@ -1,21 +1,57 @@
 """The one way in which an image is read: for the data set, for the features and for a prediction alike."""
 
 import io
+import re
 import struct
+import threading
 import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 
 from relearn.errors import ImageError
+from relearn.formats import (
+    LARGE_PIXELS,
+    MAX_EXIF_BYTES,
+    Damaged,
+    check_png_rows,
+    check_tiff_strips,
+    describe_other,
+    prepare,
+    read_webp_size,
+    recognise,
+)
 
 # Decided by content, not by name. Everything else that Pillow could open is refused: fewer parsers, fewer surprises.
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
-
+# `Image.open` would take them too, but it swallows why one of them refused a file.
+_READERS: dict[str, type[ImageFile.ImageFile]] = {
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+    "JPEG": JpegImagePlugin.JpegImageFile,
+    "PNG": PngImagePlugin.PngImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+    "WEBP": WebPImagePlugin.WebPImageFile,
+}
 # A PNG of 600 kB can unfold to 800 MB. 100 megapixels hold every camera's photos and 300 MB of RGB.
 MAX_PIXELS = 100_000_000
 MAX_BYTES = 256 * 1024 * 1024
+
+_large_image = threading.Lock()  # held by who decodes one of more than `LARGE_PIXELS`
+
+# Pixels that are converted at a time, for a conversion of the whole would hold up to four copies of it.
+_STRIP_PIXELS = 1_000_000
 
 RESIZE_FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -29,8 +65,23 @@ RESIZE_FILTERS = {
 # What Pillow's parsers raise on damaged bytes, by their own account and by experience.
 _DECODING_ERRORS = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, EOFError,
-    NotImplementedError, RuntimeError, struct.error, zlib.error,
+    NotImplementedError, RuntimeError, AssertionError, BufferError, struct.error, zlib.error,
+    Warning,  # raised where a caller wants warnings to be errors
 )  # fmt: skip
+
+# How Pillow says that a sound file is of a kind that it does not know.
+_UNSUPPORTED = re.compile("unsupported|not (yet )?supported|cannot handle|unknown pixel mode", re.I)
+
+# Where Pillow's own words would tell a person nothing.
+_PLAIN_WORDS = {
+    "": "the data contradict each other",
+    "cannot load this image": "it holds no pixels",
+    "could not create decoder object": "the header is cut short or wrong",
+    "decoder error -2": "the compressed pixels are cut short or wrong",
+    "failed to decode next frame in WebP file": "the compressed pixels are cut short or wrong",
+    "not identified by this driver": "the header is cut short or wrong",
+    "Truncated File Read": "image file is truncated",
+}
 
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSE = {
@@ -52,46 +103,109 @@ class DecodedImage(NamedTuple):
     format: str
 
 
+class OutOfMemory(ImageError):
+    """The machine could not decode the file now; that says little of the file, and is not to be remembered."""
+
+
 def decode_image(content: bytes) -> DecodedImage:
     """Decode the bytes of an image file to 8-bit RGB, upright.
 
     The first frame of an animation is taken. The EXIF orientation is applied (an unreadable EXIF block counts as
     none). Grey becomes RGB, 16 bits are scaled to 8 (65535 to 255), and transparency is composed on white.
 
+    All other metadata (profiles, texts, comments, further frames) is as good as absent, whatever its size and state.
+    A file that ends before its first frame does is an error. One loss cannot be seen, because libjpeg fills it with
+    grey: that of a baseline JPEG, or of JPEG data in a TIFF, that was cut and closed again by an end marker.
+
     Raises
     ------
     ImageError
         No image of the allowed formats, too large, truncated, damaged, or of a mode without a range of brightness.
-        The text is the reason alone; the caller knows the file.
+        The text is the reason alone, in one line; the caller knows the file.
     """
     if not content:
         raise ImageError("empty file")
     if len(content) > MAX_BYTES:
         raise ImageError(f"too large: {len(content):,} bytes, at most {MAX_BYTES:,} are read")
+    file_format = recognise(content)
+    if file_format is None:
+        raise ImageError(describe_other(content))
     try:
-        image = Image.open(io.BytesIO(content), formats=FORMATS)
-    except Image.DecompressionBombError:  # from 179 megapixels on Pillow is first to say so
+        return _decode(prepare(content, file_format), file_format)
+    except Image.DecompressionBombError:
         raise ImageError(f"too large: at most {MAX_PIXELS:,} pixels are read") from None
-    except _DECODING_ERRORS:
-        raise ImageError(f"not an image ({', '.join(FORMATS)} are read)") from None
-    width, height = image.size
+    except MemoryError:
+        raise OutOfMemory("too large: there is not enough memory to decode it") from None
+    except (Damaged, *_DECODING_ERRORS) as error:
+        reason = _explain(error)
+        state = "unsupported" if _UNSUPPORTED.search(reason) else "damaged"
+        raise ImageError(f"{state} {file_format} file: {reason}") from None
+
+
+def _explain(error: Exception) -> str:
+    """Say in one line what Pillow found wrong, also where it only passes on how its own code stumbled."""
+    cause = error.args[0] if error.args and isinstance(error.args[0], Exception) else error
+    text = "".join(c if c.isprintable() else " " for c in str(cause))
+    text = " ".join(text.split())
+    if isinstance(cause, KeyError):
+        return f"tag or code {text} is missing or not supported"
+    stumbled = isinstance(cause, (IndexError, TypeError, AttributeError, AssertionError, struct.error))
+    return "the header is cut short or wrong" if stumbled else _PLAIN_WORDS.get(text, text)
+
+
+def _decode(content: bytes, file_format: str) -> DecodedImage:
+    read = _READERS[file_format]
+    if file_format == "WEBP":
+        # Its decoder takes memory for the whole as soon as it is made, so the size must be known before.
+        return _load_in_turn(read_webp_size(content), lambda: _load(read(io.BytesIO(content)), content))
+    image = read(io.BytesIO(content))
+    return _load_in_turn(image.size, lambda: _load(image, content))
+
+
+def _load_in_turn(size: tuple[int, int], load: Callable[[], DecodedImage]) -> DecodedImage:
+    """Refuse an image that is too large, and load large ones one at a time."""
+    width, height = size
     if width * height > MAX_PIXELS:
         raise ImageError(f"too large: {width} x {height} px, at most {MAX_PIXELS:,} pixels are read")
+    if width * height <= LARGE_PIXELS:
+        return load()
+    # In a thread that ends with it, because glibc holds back for each thread what that has freed, and gives what an
+    # ended one had to the next: eight threads that took turns in loading would hold eight images' memory all the same.
+    with _large_image, ThreadPoolExecutor(1) as executor:
+        return executor.submit(load).result()
+
+
+def _load(image: ImageFile.ImageFile, content: bytes) -> DecodedImage:
     mode, file_format = image.mode, image.format or ""
     if mode in ("F", "I"):
         raise ImageError(f"mode {mode} (32 bits a pixel) has no fixed range of brightness; save it with 8 or 16 bits")
-    try:
-        image.load()
-        rgb = _convert_to_rgb(image)
-        transpose = _TRANSPOSE.get(_read_orientation(image))
-        return DecodedImage(rgb.transpose(transpose) if transpose is not None else rgb, mode, file_format)
-    except _DECODING_ERRORS as error:
-        raise ImageError(
-            f"damaged {file_format} file: {' '.join(str(error).split()) or type(error).__name__}"
-        ) from None
+    if file_format == "TIFF":
+        check_tiff_strips(image)
+        image.info.pop("xmp", None)  # Pillow searches it for an orientation, and fails where it is no text
+    image.load()
+    if file_format == "PNG":
+        check_png_rows(image, content)
+    rgb = _convert_to_rgb(image)
+    transpose = _TRANSPOSE.get(_read_orientation(image))
+    if transpose is not None:
+        image.close()  # its pixels are no longer needed, and the next line makes a third copy
+        rgb = rgb.transpose(transpose)
+    return DecodedImage(rgb, mode, file_format)
 
 
 def _convert_to_rgb(image: Image.Image) -> Image.Image:
+    width, height = image.size
+    if width * height <= _STRIP_PIXELS:
+        return _convert_strip(image)
+    rgb = Image.new("RGB", image.size)
+    n_rows = max(1, _STRIP_PIXELS // width)
+    for top in range(0, height, n_rows):
+        box = (0, top, width, min(top + n_rows, height))
+        rgb.paste(_convert_strip(image.crop(box)), box)
+    return rgb
+
+
+def _convert_strip(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         # Pillow's own conversion clips at 255. 65535 / 255 is 257, and adding half of it rounds to the nearest.
         scaled = (np.asarray(image).astype(np.uint32) + 128) // 257
@@ -103,6 +217,8 @@ def _convert_to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _read_orientation(image: Image.Image) -> int:
+    if len(image.info.get("exif", b"")) > MAX_EXIF_BYTES:
+        return 1
     try:
         return int(image.getexif().get(_ORIENTATION_TAG, 1))
     except _DECODING_ERRORS:

@@ -1,8 +1,12 @@
 """Files of a folder, a zip or a tar, one after the other, without ever unpacking one to a name of its own choosing."""
 
+import bz2
+import copy
 import lzma
 import os
+import re
 import stat
+import struct
 import tarfile
 import unicodedata
 import zipfile
@@ -30,9 +34,26 @@ class SourceFile(NamedTuple):
 
 # What damaged, encrypted or unreadable files raise when they are read.
 READING_ERRORS = (
-    OSError, EOFError, RuntimeError, NotImplementedError, ValueError, zlib.error, lzma.LZMAError,
-    zipfile.BadZipFile, tarfile.TarError,
+    OSError, EOFError, RuntimeError, NotImplementedError, ValueError, MemoryError, struct.error, zlib.error,
+    lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError,
 )  # fmt: skip
+
+# Where DVC keeps a file of a data set: with `cache.type: symlink` all of them are links to such paths.
+_DVC_CACHE = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")
+
+_ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+_ENCRYPTED = 0x41  # flag bits 0 and 6
+_HAS_END_MARK = 0x02
+
+# A tar holds long names and attributes in records of their own, which tarfile reads whole, whatever their size.
+_TAR_RECORDS = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
+_MAX_TAR_RECORD_BYTES = 1024 * 1024
 
 
 def iterate_source(source: Path) -> Iterator[SourceFile]:
@@ -59,6 +80,13 @@ def _begins_as_zip(source: Path) -> bool:
         return file.read(4) in (b"PK\3\4", b"PK\5\6")
 
 
+def _begins_as_tar(source: Path) -> bool:
+    """Tell a tar, packed or not, by its first bytes, where `tarfile.open` can no longer do so."""
+    with source.open("rb") as file:
+        start = file.read(512)
+    return start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ")) or start[257:262] == b"ustar"
+
+
 def read_source_file(source: Path, path: str) -> bytes:
     """Read one file of a source.
 
@@ -82,9 +110,26 @@ def _refuse(path: str, reason: str) -> SourceFile:
     return SourceFile(path, lambda: b"", reason)
 
 
+def _refuse_size(path: str, n_bytes: int) -> SourceFile | None:
+    """Refuse a file that is known to be too large before any of it is read."""
+    if n_bytes <= MAX_BYTES:
+        return None
+    return _refuse(path, f"too large: {n_bytes:,} bytes, at most {MAX_BYTES:,} are read")
+
+
 def holds_control_character(name: str) -> bool:
     """Tell whether a name holds a character that would break a line; spaces and joiners of all kinds do not."""
-    return any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in name)
+    return any(_is_control_character(character) for character in name)
+
+
+def _is_control_character(character: str) -> bool:
+    return unicodedata.category(character) in ("Cc", "Zl", "Zp")
+
+
+def _spell_name(path: str) -> str:
+    r"""Return a name in one line of UTF-8, with what does not belong there as `\n` or `\xff`."""
+    text = path.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return "".join(c.encode("unicode_escape").decode() if _is_control_character(c) else c for c in text)
 
 
 def _refuse_name(path: str) -> SourceFile | None:
@@ -92,9 +137,9 @@ def _refuse_name(path: str) -> SourceFile | None:
     try:
         path.encode()
     except UnicodeEncodeError:
-        return _refuse(os.fsencode(path).decode(errors="backslashreplace"), "name is not UTF-8")
+        return _refuse(_spell_name(path), "name is not UTF-8")
     if holds_control_character(path):
-        return _refuse(path.encode("unicode_escape").decode(), "name holds a control character")
+        return _refuse(_spell_name(path), "name holds a control character")
     parts = PurePosixPath(path).parts
     if path.startswith("/") or ".." in parts:
         return _refuse(path, "name points outside the archive")
@@ -102,36 +147,58 @@ def _refuse_name(path: str) -> SourceFile | None:
 
 
 def _iterate_folder(folder: Path) -> Iterator[SourceFile]:
-    def relative(path: str) -> str:
-        return Path(path).relative_to(folder).as_posix()
+    inside = folder.resolve()
+    # Not `os.walk`: up to Python 3.11 it calls itself, and ends in a tree of a thousand levels.
+    waiting = [(str(folder), "")]
+    while waiting:
+        root, prefix = waiting.pop()
+        try:
+            with os.scandir(root) as listing:
+                entries = list(listing)
+        except OSError as error:
+            yield _refuse(_spell_name(prefix.rstrip("/") or "."), f"folder cannot be listed: {error.strerror}")
+            continue
+        for entry in entries:
+            name = prefix + entry.name
+            if not _is_folder(entry):
+                yield _refuse_name(name) or _refuse_link(entry, name, inside) or open_source_file(Path(entry), name)
+            elif entry.is_symlink():
+                yield _refuse_name(name) or _refuse(name, "link to a folder, not followed")
+            else:
+                waiting.append((entry.path, f"{name}/"))
 
-    unreadable: list[OSError] = []
-    for root, folder_names, file_names in os.walk(folder, onerror=unreadable.append):
-        for name in folder_names:
-            path = os.path.join(root, name)
-            if os.path.islink(path):
-                yield _refuse_name(relative(path)) or _refuse(relative(path), "link to a folder, not followed")
-        for name in file_names:
-            path = os.path.join(root, name)
-            yield _refuse_name(relative(path)) or open_source_file(Path(path), relative(path))
-    for error in unreadable:
-        yield _refuse(relative(str(error.filename)), f"folder cannot be listed: {error.strerror}")
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle
+        return False
+
+
+def _refuse_link(entry: os.DirEntry[str], name: str, inside: Path) -> SourceFile | None:
+    """Refuse a link out of the source: a set from elsewhere must not bring files of this machine into the data."""
+    if not entry.is_symlink():
+        return None
+    target = Path(os.path.realpath(entry.path))
+    if target.is_relative_to(inside) or _DVC_CACHE.search(target.as_posix()):
+        return None
+    return _refuse(name, "link that leaves the source; put the file itself in its place")
 
 
 def open_source_file(path: Path, name: str) -> SourceFile:
-    """Return a file on the disk as a `SourceFile` called `name`, refused if there is nothing to read."""
+    """Return a file on the disk as a `SourceFile` called `name`, refused if there is nothing to read; follows links."""
     try:
-        mode = path.stat().st_mode
+        status = path.stat()
     except OSError as error:  # a link into the void or in a circle
         return _refuse(name, f"cannot be read: {error.strerror}")
-    if not stat.S_ISREG(mode):  # reading a pipe would wait for ever
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever
         return _refuse(name, "not a regular file")
 
     def read() -> bytes:
         with path.open("rb") as file:
             return file.read(MAX_BYTES + 1)
 
-    return SourceFile(name, read)
+    return _refuse_size(name, status.st_size) or SourceFile(name, read)
 
 
 def _iterate_zip(source: Path) -> Iterator[SourceFile]:
@@ -142,20 +209,63 @@ def _iterate_zip(source: Path) -> Iterator[SourceFile]:
     with archive:
         seen: set[str] = set()
         for info in archive.infolist():
-            if info.is_dir():
+            if info.is_dir() and not info.file_size:
                 continue
 
             def read(info: zipfile.ZipInfo = info) -> bytes:
-                with archive.open(info) as file:
-                    return file.read(MAX_BYTES + 1)
+                return _read_member(archive, info)
 
             path = PurePosixPath(info.filename).as_posix()
-            is_link = stat.S_ISLNK(info.external_attr >> 16)
-            yield _check_member(path, seen, is_link) or SourceFile(path, read)
+            is_special = info.is_dir() or stat.S_ISLNK(info.external_attr >> 16)
+            refused = _check_member(path, seen, is_special) or _refuse_packing(path, info)
+            yield refused or _refuse_size(path, info.file_size) or SourceFile(path, read)
+
+
+def _refuse_packing(path: str, info: zipfile.ZipInfo) -> SourceFile | None:
+    """Refuse a member of a zip that is packed in a way that cannot be read here."""
+    if info.flag_bits & _ENCRYPTED:
+        return _refuse(path, "encrypted; unpack the archive with its password")
+    if info.compress_type not in _ZIP_METHODS:
+        method = zipfile.compressor_names.get(info.compress_type, str(info.compress_type))  # type: ignore[attr-defined]
+        return _refuse(path, f"packed by a method that is not read ({method}); pack it by deflate")
+    return None
+
+
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """Read a member of a zip, and unpack no more of it than the size that it promises."""
+    if info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        with archive.open(info) as file:
+            return file.read(info.file_size + 1)
+    # Of the other methods zipfile unpacks all that it has read at once, and looks only then at the size that was
+    # promised: 400 bytes of bzip2 are 512 MB. So its part is to find the packed bytes, as if they were not packed.
+    packed = copy.copy(info)
+    packed.compress_type, packed.file_size, packed.CRC = zipfile.ZIP_STORED, info.compress_size, None  # type: ignore[assignment]
+    with archive.open(packed) as file:
+        content = file.read(MAX_BYTES + 1)
+    unpacking: bz2.BZ2Decompressor | lzma.LZMADecompressor
+    if info.compress_type == zipfile.ZIP_BZIP2:
+        unpacking = bz2.BZ2Decompressor()
+    else:
+        # A zip's LZMA has its properties after four bytes and no size; a .lzma file begins with properties and size.
+        size = b"\xff" * 8 if info.flag_bits & _HAS_END_MARK else info.file_size.to_bytes(8, "little")
+        content = content[4:9] + size + content[9:]
+        unpacking = lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=MAX_BYTES)
+    unpacked = unpacking.decompress(content, info.file_size + 1)
+    if len(unpacked) != info.file_size or zlib.crc32(unpacked) != info.CRC:
+        raise zipfile.BadZipFile(f"Bad CRC-32 for file {info.filename!r}")
+    return unpacked
 
 
 class _StrictTarInfo(tarfile.TarInfo):
     """A member's header that must be sound: tarfile takes a damaged or missing one for the end of the archive."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        info = super().frombuf(buf, encoding, errors)
+        if info.type in _TAR_RECORDS and info.size > _MAX_TAR_RECORD_BYTES:
+            # No TarError, which `tarfile.open` would take for the news that this is no tar.
+            raise RuntimeError(f"a record of {info.size:,} bytes where a name is wanted")
+        return info
 
     @classmethod
     def fromtarfile(cls, tarfile_: tarfile.TarFile) -> Self:
@@ -171,6 +281,8 @@ def _iterate_tar(source: Path) -> Iterator[SourceFile]:
     try:
         archive = tarfile.open(source, tarinfo=_StrictTarInfo)  # noqa: SIM115
     except tarfile.ReadError:
+        if _begins_as_tar(source):
+            raise SourceError(f"{source}: damaged archive: its beginning is cut short or wrong") from None
         raise SourceError(f"{source}: wanted a folder, a .zip or a .tar (.gz, .bz2, .xz), got none of them") from None
     except READING_ERRORS as error:
         raise SourceError(f"{source}: damaged archive: {error}") from None
@@ -186,7 +298,8 @@ def _iterate_tar(source: Path) -> Iterator[SourceFile]:
                     return file.read(MAX_BYTES + 1) if file else b""
 
                 path = PurePosixPath(member.name).as_posix()  # `tar -C folder .` writes ./NAME
-                yield _check_member(path, seen, not member.isfile()) or SourceFile(path, read)
+                refused = _check_member(path, seen, not member.isfile()) or _refuse_size(path, member.size)
+                yield refused or SourceFile(path, read)
     except READING_ERRORS as error:
         raise SourceError(f"{source}: damaged archive: {error}") from None
 

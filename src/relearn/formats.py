@@ -1,0 +1,312 @@
+"""What a file of an image is, by its bytes, and those of its parts that make the pixels.
+
+Pillow is handed these parts alone. It would parse the others too, keep them as Python objects of many times their size,
+and refuse sound pixels for them; and of some formats it leaves black what a file has lost.
+"""
+
+import io
+import re
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from PIL import Image, ImageFile
+
+_SIGNATURES = {
+    "BMP": rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0",  # "BM" alone begins many a text
+    "GIF": rb"GIF8[79]a",
+    "JPEG": rb"\xff\xd8\xff",
+    "PNG": rb"\x89PNG\r\n\x1a\n",
+    "TIFF": rb"II[*+]\0|MM\0[*+]",
+    "WEBP": rb"RIFF.{4}WEBPVP8[ LX]",
+}
+
+FORMATS = tuple(_SIGNATURES)
+
+# What is found most among photos and is not read, so that the reason can say what to do.
+_OTHER_IMAGES = {
+    "AVIF": rb".{4}ftypavi[fs]",
+    "HEIC": rb".{4}ftyp(he[iv]|mi[af]|msf)",
+    "ICO": rb"\0\0[\1\2]\0",
+    "JPEG 2000": rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51",
+    "JPEG XL": rb"\xff\x0a|\0\0\0\x0cJXL ",
+    "PSD": rb"8BPS",
+}
+_ARCHIVES = {"zip": rb"PK[\3\5]", "gzip": rb"\x1f\x8b", "7z": rb"7z\xbc\xaf", "rar": rb"Rar!", "tar": rb".{257}ustar"}
+
+# At its peak decoding takes 8 bytes a pixel, and 16 for WebP: 1.6 GB for `MAX_PIXELS`. That fits in most machines once,
+# but not in each of 64 threads, so images above this size wait for each other. Most photos are below it.
+LARGE_PIXELS = 20_000_000
+
+# Enough for every camera's EXIF; what is longer is there for another purpose than to tell the orientation.
+MAX_EXIF_BYTES = 1024 * 1024
+
+# Each scan of a progressive JPEG goes over the whole image and may take a hundred bytes, so that a file of some MB
+# could keep a core busy for days. Encoders make ten or twenty.
+_MAX_JPEG_SCANS = 100
+
+# Pillow makes a Python object of each value and strip. The smallest tiles (16 x 16) of a whole image are fewer.
+_MAX_TIFF_VALUES = 500_000
+_MAX_TIFF_TAGS = 0xFFFF
+
+
+class Damaged(Exception):
+    """The file contradicts its format; the text is how."""
+
+
+def _match(content: bytes, signatures: dict[str, bytes]) -> str | None:
+    for name, signature in signatures.items():
+        if re.match(signature, content, re.DOTALL):
+            return name
+    return None
+
+
+def describe_other(content: bytes) -> str:
+    """Say of bytes that are none of the formats what they may be instead."""
+    if name := _match(content, _OTHER_IMAGES):
+        return f"format not read: {name}; save it as JPEG or PNG"
+    allowed = f"not an image ({', '.join(FORMATS)} are read)"
+    if name := _match(content, _ARCHIVES):
+        return f"{allowed}: a {name} archive; unpack it"
+    return allowed
+
+
+def recognise(content: bytes) -> str | None:
+    """Return the name of the format that the bytes begin as."""
+    return _match(content, _SIGNATURES)
+
+
+def prepare(content: bytes, file_format: str) -> bytes:
+    """Return the file without the parts that neither make its pixels nor tell their orientation.
+
+    Raises
+    ------
+    Damaged
+        It is cut short, or would take many times its size.
+    """
+    return _PREPARE[file_format](content)
+
+
+def _trim_jpeg(content: bytes) -> bytes:
+    """Keep the first JFIF, EXIF, XMP and Adobe segment, and drop the other APPn and comments before the pixels.
+
+    Source: ITU-T T.81, B.1.1 and B.2.
+    """
+    trimmed = io.BytesIO()
+    trimmed.write(b"\xff\xd8")
+    wanted = {(0xE0, b"JFIF\0"), (0xE1, b"Exif\0\0"), (0xE1, b"http://ns.adobe.com/xap/1.0/\0"), (0xEE, b"Adobe")}
+    has_frame = False
+    for marker, start, end in _iterate_jpeg_segments(content):
+        if marker == 0xDA:  # the first scan, and all that comes after it
+            if content.count(b"\xff\xda", start) > _MAX_JPEG_SCANS:  # and only then is it worth a walk
+                n_scans = sum(marker == 0xDA for marker, _, _ in _iterate_jpeg_segments(content))
+                if n_scans > _MAX_JPEG_SCANS:
+                    raise Damaged(f"{n_scans:,} scans, at most {_MAX_JPEG_SCANS} are read")
+            trimmed.write(memoryview(content)[start:])
+            return trimmed.getvalue()
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            if has_frame:
+                raise Damaged("two frame headers")
+            has_frame = True
+        if marker == 0xFE or 0xE0 <= marker <= 0xEF:
+            found = {entry for entry in wanted if entry[0] == marker and content.startswith(entry[1], start + 4)}
+            # The fixed parts of JFIF and Adobe are 14 and 12 bytes; libjpeg ignores shorter ones, Pillow stumbles.
+            if not found or (marker in (0xE0, 0xEE) and end - start < 16):
+                continue
+            wanted -= found
+        trimmed.write(memoryview(content)[start:end])
+    raise Damaged("image file is truncated: it has no pixels")
+
+
+def _iterate_jpeg_segments(content: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield marker, start and end (after its parameters) of each segment, up to the end of the first picture."""
+    find_marker = re.compile(rb"\xff([^\xff\0])", re.DOTALL).search  # what is between is skipped, as by libjpeg
+    position, is_scanned = 2, False
+    while found := find_marker(content, position):
+        marker, start, position = found[1][0], found.start(), found.end()
+        if marker == 0xD9 and is_scanned:
+            return
+        if marker == 0x01 or 0xD0 <= marker <= 0xD9:  # these have no parameters
+            continue
+        length = int.from_bytes(content[position : position + 2], "big")
+        if length < 2 <= len(content) - position:
+            raise Damaged(f"segment {marker:#x} has no length")
+        position += length
+        if position > len(content):
+            return
+        is_scanned = is_scanned or marker == 0xDA
+        yield marker, start, position
+
+
+_BLOCK_BYTES = 65_536  # to unfold at a time
+
+_PNG_CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+
+
+def _trim_png(content: bytes) -> bytes:
+    """Keep the critical chunks, transparency, EXIF and XMP, each with a sound checksum; source: PNG, third edition."""
+    trimmed = io.BytesIO()
+    trimmed.write(content[:8])
+    if content[8:16] != b"\0\0\0\x0dIHDR":
+        raise Damaged("the header is cut short or wrong")
+    for kind, start, end in _iterate_png_chunks(content):
+        if kind == b"IHDR" and start > 8:
+            raise Damaged("two headers")
+        if kind[:1].isupper() and kind not in _PNG_CRITICAL:
+            raise Damaged(f"unknown chunk {kind!r}")
+        is_metadata = kind == b"eXIf" or (kind == b"iTXt" and content.startswith(b"XML:com.adobe.xmp\0\0", start + 8))
+        if is_metadata and end - start > MAX_EXIF_BYTES:
+            continue
+        if kind not in (*_PNG_CRITICAL, b"tRNS") and not is_metadata:
+            continue
+        chunk = memoryview(content)[start:end]
+        if zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], "big"):
+            trimmed.write(chunk)
+        elif not is_metadata:
+            raise Damaged(f"wrong checksum of chunk {kind.decode()}")
+    return trimmed.getvalue()
+
+
+def _iterate_png_chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yield type, start and end of each chunk, the last of which is IEND."""
+    kind, position = b"", 8
+    while kind != b"IEND":
+        start = position
+        kind = content[start + 4 : start + 8]
+        position += 12 + int.from_bytes(content[start : start + 4], "big")
+        if position > len(content):
+            raise Damaged("image file is truncated")
+        yield kind, start, position
+
+
+def check_png_rows(image: Image.Image, content: bytes) -> None:
+    """Raise `Damaged` if data that end in good order hold too few rows; Pillow leaves the others black."""
+    width, height = image.size
+    bits, colour, *_, is_interlaced = content[24:29]
+    if not is_interlaced and np.asarray(image.crop((0, height - 1, width, height))).any():
+        return
+    bits_per_pixel = bits * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
+    adam7 = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+    n_bytes = 0
+    for x, y, step_x, step_y in adam7 if is_interlaced else [(0, 0, 1, 1)]:
+        n_columns, n_rows = -(-(width - x) // step_x), -(-(height - y) // step_y)
+        if n_columns > 0:
+            n_bytes += n_rows * (1 + (n_columns * bits_per_pixel + 7) // 8)
+    unfolding = zlib.decompressobj()
+    for kind, start, end in _iterate_png_chunks(content):
+        for position in range(start + 8, end - 4, _BLOCK_BYTES) if kind == b"IDAT" else ():
+            packed = content[position : min(position + _BLOCK_BYTES, end - 4)]
+            while packed and n_bytes > 0:
+                n_bytes -= len(unfolding.decompress(packed, 16 * _BLOCK_BYTES))
+                packed = unfolding.unconsumed_tail
+    if n_bytes > 0:
+        raise Damaged("image file is truncated: rows are missing")
+
+
+def _trim_gif(content: bytes) -> bytes:
+    """Keep the first frame, and of the extensions before it the last that tells its transparency.
+
+    Source: Graphics Interchange Format, version 89a.
+    """
+    position = 13 + _count_gif_colours(content[10:11])
+    trimmed = io.BytesIO()
+    trimmed.write(content[:position])
+    control = b""
+    while (separator := content[position : position + 1]) != b",":
+        start = position
+        if separator in (b"", b";"):
+            raise Damaged("image file is truncated: it has no frame")
+        position += 1
+        if separator == b"!":
+            position = _skip_gif_blocks(content, start + 2)
+            if content[start + 1 : start + 2] == b"\xf9":
+                control = content[start:position]
+    end = _skip_gif_blocks(content, position + 11 + _count_gif_colours(content[position + 9 : position + 10]))
+    for part in (control, memoryview(content)[position:end], b";"):
+        trimmed.write(part)
+    return trimmed.getvalue()
+
+
+def _count_gif_colours(flags: bytes) -> int:
+    """Return the bytes of the palette that the flags announce."""
+    return 3 << ((flags[0] & 7) + 1) if flags and flags[0] & 0x80 else 0
+
+
+def _skip_gif_blocks(content: bytes, position: int) -> int:
+    """Return where a chain of blocks, each after its length, ends with an empty one."""
+    while position < len(content):
+        length = content[position]
+        position += 1 + length
+        if not length:
+            return position
+    raise Damaged("image file is truncated")
+
+
+def _check_tiff(content: bytes) -> bytes:
+    """Raise `Damaged` if the first directory is cut off, or would take many times its size; source: TIFF 6.0."""
+    order = "<" if content.startswith(b"II") else ">"
+    is_big = content[2] == 43
+    entry = struct.Struct(order + ("HHQ8x" if is_big else "HHL4x"))
+    count = struct.Struct(order + ("Q" if is_big else "H"))
+    pointer = struct.Struct(order + ("Q" if is_big else "L"))
+    try:
+        (start,) = pointer.unpack_from(content, 8 if is_big else 4)
+        (n_tags,) = count.unpack_from(content, start)
+        if n_tags > _MAX_TIFF_TAGS:
+            raise Damaged(f"{n_tags:,} tags, at most {_MAX_TIFF_TAGS:,} are read")
+        for number in range(n_tags):
+            tag, kind, n_values = entry.unpack_from(content, start + count.size + number * entry.size)
+            if n_values > _MAX_TIFF_VALUES and kind not in (1, 2, 6, 7):  # bytes and text stay one object
+                raise Damaged(f"{n_values:,} values in tag {tag}, at most {_MAX_TIFF_VALUES:,} are read")
+        pointer.unpack_from(content, start + count.size + n_tags * entry.size)  # to the next directory
+    except (struct.error, OverflowError):
+        raise Damaged("image file is truncated: its tags are cut off") from None
+    return content
+
+
+def check_tiff_strips(image: ImageFile.ImageFile) -> None:
+    """Raise `Damaged` if strips are missing, whose place Pillow leaves black, or if a tile takes too much memory."""
+    width, height = image.size
+    tags = image.tag_v2  # type: ignore[attr-defined]
+    tile_width, tile_height = tags.get(322, 0), tags.get(323, 0)
+    if tile_width * tile_height > max(width * height, LARGE_PIXELS):  # libtiff takes memory for a whole one
+        raise Damaged(f"tiles of {tile_width} x {tile_height} px in an image of {width} x {height} px")
+    n_layers = len(image.getbands()) if tags.get(284) == 2 else 1
+    boxes = [tile.extents for tile in image.tile if tile.codec_name != "libtiff" and tile.extents]
+    covered = sum((right - left) * (bottom - top) for left, top, right, bottom in boxes)
+    if boxes and covered < width * height * n_layers:
+        raise Damaged("image file is truncated: strips are missing")
+
+
+def _check_webp(content: bytes) -> bytes:
+    """Raise `Damaged` if the file is shorter than it says; libwebp does not tell this from other damage."""
+    if 8 + int.from_bytes(content[4:8], "little") > len(content):
+        raise Damaged("image file is truncated")
+    return content
+
+
+def read_webp_size(content: bytes) -> tuple[int, int]:
+    """Read width and height; source: RFC 9649."""
+    match content[15:16]:
+        case b"X":
+            return 1 + int.from_bytes(content[24:27], "little"), 1 + int.from_bytes(content[27:30], "little")
+        case b"L":
+            sides = int.from_bytes(content[21:25], "little")
+            return 1 + (sides & 0x3FFF), 1 + (sides >> 14 & 0x3FFF)
+        case _:
+            return int.from_bytes(content[26:28], "little") & 0x3FFF, int.from_bytes(content[28:30], "little") & 0x3FFF
+
+
+def _keep(content: bytes) -> bytes:
+    return content
+
+
+_PREPARE: dict[str, Callable[[bytes], bytes]] = {
+    "BMP": _keep,
+    "GIF": _trim_gif,
+    "JPEG": _trim_jpeg,
+    "PNG": _trim_png,
+    "TIFF": _check_tiff,
+    "WEBP": _check_webp,
+}
