@@ -17,7 +17,7 @@ unexport UV_DEFAULT_INDEX
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-fast check format flow ui lock clean
+.PHONY: help setup repro test test-fast check format data-docs flow ui lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -53,6 +53,9 @@ format: $(READY)  ## format, and mend what the linter can
 	ruff format $(SOURCES)
 	ruff check --fix $(SOURCES)
 
+data-docs: $(READY)  ## write Great Expectations' own pages on the images to reports/data_docs/
+	@relearn data-docs
+
 flow: $(READY)  ## run the pipeline as a Prefect flow (PREFECT_API_URL names a server, else a temporary one)
 	python -m flows.pipeline
 
@@ -67,5 +70,5 @@ LOCK_COMMAND = uv pip compile --quiet --upgrade --universal --python-version 3.1
 	--no-emit-index-url --extra dev pyproject.toml
 
 clean:  ## remove .venv, Prefect's files and the caches of the tools; data, models and the DVC cache stay
-	rm -rf .venv .prefect .pytest_cache .mypy_cache .ruff_cache build src/*.egg-info dvc_plots
+	rm -rf .venv .prefect .relearn .hypothesis .pytest_cache .mypy_cache .ruff_cache build src/*.egg-info dvc_plots
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

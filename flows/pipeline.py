@@ -23,14 +23,17 @@ ROOT = Path(__file__).resolve().parent.parent
 SUPERVISE = ROOT / "flows" / "supervise.py"
 N_LAST_LINES = 10
 
+# The stages that check, the artifact that tells what they found, and their report.
+GATES = {"validate": ("validation", paths.VALIDATION_REPORT), "verify": ("verification", paths.VERIFICATION_REPORT)}
+
 
 @flow(name="pipeline")
 def run_pipeline() -> State:
     """Bring every stage up to date, in the order of dvc.yaml; the first that fails ends the flow as failed."""
     for stage in read_stages(ROOT / "dvc.yaml"):
         ended = run_stage.with_options(name=stage, task_run_name=stage)(stage, return_state=True)
-        if stage == "validate":
-            publish_validation()
+        if stage in GATES:
+            publish_findings(*GATES[stage])
         if not ended.is_completed():
             return Failed(message=ended.message)
     publish_metrics()
@@ -96,21 +99,20 @@ def run_child(command: list[str], report: Callable[[str], None]) -> tuple[int, l
     return child.returncode, list(last_lines)
 
 
-def publish_validation() -> None:
-    """Publish the report of the gate, if there is one, as a markdown artifact."""
-    path = ROOT / paths.VALIDATION_REPORT
-    if not path.exists():
+def publish_findings(key: str, path: Path) -> None:
+    """Publish the report of a gate, if there is one, as a markdown artifact."""
+    if not (ROOT / path).exists():
         return
-    report = json.loads(path.read_text())
-    verdict = "passed" if report["passed"] else "failed"
-    lines = [f"## Validation {verdict}: {report['n_images']:,} images", ""]
-    lines += ["| check | wanted | found | passed | first rows |", "| --- | --- | --- | --- | --- |"]
+    report = json.loads((ROOT / path).read_text())
+    title = f"{key.capitalize()} {'passed' if report['passed'] else 'failed'}"
+    lines = [f"## {title}: {report['n_images']:,} images", ""]
+    lines += ["| check | severity | wanted | found | passed | first rows |", "| --- | --- | --- | --- | --- | --- |"]
     for finding in report["findings"]:
         rows = "<br>".join(escape_markdown(row) for row in finding["rows"][:5])
         mark = "yes" if finding["passed"] else "**no**"
-        cells = [finding["name"], finding["wanted"], finding["observed"]]
+        cells = [finding["name"], finding["severity"], finding["wanted"], finding["observed"]]
         lines.append(f"| {' | '.join(escape_markdown(cell) for cell in cells)} | {mark} | {rows} |")
-    create_markdown_artifact(key="validation", markdown="\n".join(lines), description=f"Validation {verdict}")
+    create_markdown_artifact(key=key, markdown="\n".join(lines), description=title)
 
 
 def escape_markdown(text: str) -> str:

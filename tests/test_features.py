@@ -81,7 +81,7 @@ def test_damaged_shard_is_not_parsed(folder):
 def test_shard_missing_in_the_index(folder):
     index = (folder / "shards.csv").read_text().splitlines(keepends=True)
     (folder / "shards.csv").write_text("".join(line for line in index if "training-0002" not in line))
-    with pytest.raises(IntegrityError, match=r"5 images of training in index\.csv, 4 in the shards"):
+    with pytest.raises(IntegrityError, match=r"5 images in index\.csv, 4 in the shards"):
         read_features(folder, "training")
 
 

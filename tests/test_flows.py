@@ -106,6 +106,7 @@ def test_flow_runs_every_stage_and_publishes(server, clone, set_params):
     assert "images: 28 images kept (training 16, validation 6, evaluation 6) of 2 classes" in log
     assert "6 evaluation images of 2 classes" in log
     assert "Validation passed: 28 images" in artifacts["validation"]
+    assert "Verification passed: 28 images" in artifacts["verification"]
     assert '"metric": "accuracy_score"' in artifacts["metrics"]
     assert "Data and pipelines are up to date." in repro(clone).stdout
 
@@ -113,7 +114,7 @@ def test_flow_runs_every_stage_and_publishes(server, clone, set_params):
 @pytest.mark.slow
 def test_stage_that_fails_ends_the_flow(server, clone, set_params):
     write_small_set(clone)
-    set_params(SMALL | {"validate.min_images": 4}, clone / "params.yaml")
+    set_params(SMALL | {"validate.min_images.min": 4}, clone / "params.yaml")
     answer = execute(clone, "flows.pipeline", PREFECT_API_URL=server)
     assert answer.returncode != 0
     state, tasks, log, artifacts = read_last_run(server)

@@ -1,10 +1,12 @@
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from pydantic import ValidationError
 
 from relearn.errors import ParamsError
-from relearn.params import read_params
+from relearn.formats import FORMATS
+from relearn.params import Format, read_params
 
 
 def read_error(path=Path("params.yaml")):
@@ -41,7 +43,7 @@ def test_missing_key_is_told(workspace):
 
 def test_unknown_block_is_told(workspace):
     Path("params.yaml").write_text(Path("params.yaml").read_text() + "\ntrian: {}\n")
-    assert "trian: unknown key; known here are restructure, validate, extract, train, evaluate" in read_error()
+    assert "trian: unknown key; known here are restructure, validate, extract, verify, train, evaluate" in read_error()
 
 
 def test_unknown_key_of_an_inner_block_is_told(workspace, set_params):
@@ -73,6 +75,10 @@ def test_unknown_network_answers_with_the_list(workspace, set_params):
         ({"restructure.splits.validation": "training"}, "restructure.splits: wanted three different names"),
         ({"extract.image_size_px": 32.5}, "extract.image_size_px: wanted a valid integer, got 32.5"),
         ({"extract.pooling": "mean"}, "extract.pooling: wanted one of 'flatten', 'avg' or 'max', got 'mean'"),
+        ({"validate.modes.severity": "fatal"}, "validate.modes.severity: wanted one of 'error', 'warn' or 'off', got"),
+        ({"validate.modes.allowed": ["HSV"]}, "validate.modes.allowed.0: wanted one of '1', 'L', 'LA'"),
+        ({"validate.width_px.min": 30_000}, "validate.width_px: wanted max of at least min, which is 30000, got 20000"),
+        ({"validate.contrast.max": 3}, "validate.contrast.max: unknown key; known here are severity, min"),
         ({"train.C": []}, "train.C: wanted"),
         ({"train.C": 0.1}, "train.C: wanted a valid list, got 0.1"),
         ({"restructure.labels": {True: "a"}}, "wanted a valid string, got True"),
@@ -113,3 +119,13 @@ def test_no_params_file(tmp_path):
 def test_labels_may_be_numbers(workspace, set_params):
     set_params({"restructure.labels": {0: "non_food", "1": "food"}})
     assert read_params(Path("params.yaml")).restructure.labels == {"0": "non_food", "1": "food"}
+
+
+def test_severity_off_is_a_word_to_yaml_of_all_versions(workspace, set_params):
+    for off in ("off", False):
+        set_params({"validate.modes.severity": off})
+        assert read_params(Path("params.yaml")).validate_.modes.severity == "off"
+
+
+def test_formats_are_those_that_are_read():
+    assert get_args(Format) == FORMATS

@@ -10,16 +10,19 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from conftest import draw_image, encode_image, write_images
-from relearn import paths
+from relearn import inspections, paths
 from relearn import restructure as stage
 from relearn.errors import SourceError
-from relearn.files import read_csv
+from relearn.files import read_csv, read_json
+from relearn.fingerprints import compute_fingerprint, read_hashes
+from relearn.images import decode_image
+from relearn.inspections import Inspection
 from relearn.manifest import read_manifest
 from relearn.params import read_params
 from relearn.restructure import SourceImage, choose_split, name_images, plan_dataset, run
-from relearn.sources import SourceFile
 
 
 def restructure():
@@ -190,10 +193,13 @@ def test_unreadable_file_is_excluded_without_its_whole_path(use, monkeypatch):
         raise PermissionError(errno.EACCES, "Permission denied", "/home/me/source/a/1.png")
 
     use(layout="class_folders")
-    write_images(Path("source"), ["a/2.png"])
-    file = SourceFile("a/1.png", refuse)
+    write_images(Path("source"), ["a/1.png", "a/2.png"])
     original = stage.iterate_source
-    monkeypatch.setattr(stage, "iterate_source", lambda source: [file, *original(source)])
+    monkeypatch.setattr(
+        stage,
+        "iterate_source",
+        lambda source: [file._replace(read=refuse) if file.path == "a/1.png" else file for file in original(source)],
+    )
     _, excluded = restructure()
     assert excluded == {"a/1.png": "cannot be read: Permission denied"}
 
@@ -287,13 +293,11 @@ def test_files_of_one_name_keep_apart(use):
 
 def test_names_do_not_depend_on_order_and_fit_a_file_system():
     name = "é" * 120 + ".png"
-    images = [
-        SourceImage(f"training/a/{folder}/{name}", "training", "a", "0" * 64, 1, 1, 1, "L", "PNG") for folder in "xyz"
-    ]
+    images = [SourceImage(f"training/a/{folder}/{name}", "training", "a", Inspection("0" * 64, 1)) for folder in "xyz"]
     rows = name_images(images)
-    assert {row.path for row in rows} == {row.path for row in name_images(images[::-1])}
-    assert max(len(Path(row.path).name.encode()) for row in rows) <= 255
-    (row,) = name_images([images[0]._replace(path=f"training/a/{'x' * 300}.png")])
+    assert {row.path for row, _ in rows} == {row.path for row, _ in name_images(images[::-1])}
+    assert max(len(Path(row.path).name.encode()) for row, _ in rows) <= 255
+    ((row, _),) = name_images([images[0]._replace(path=f"training/a/{'x' * 300}.png")])
     assert len(Path(row.path).name) < 100
 
 
@@ -305,7 +309,7 @@ def test_plan_does_not_depend_on_the_order(root):
         sha256 = hashlib.sha256(str(number % 60).encode()).hexdigest()
         split = shuffler.choice(["training", "evaluation"])
         label = "a" if number % 7 else "b"
-        images.append(SourceImage(f"{number}/x.png", split, label, sha256, 1, 1, 1, "L", "PNG"))
+        images.append(SourceImage(f"{number}/x.png", split, label, Inspection(sha256, 1)))
     first = plan_dataset(images, params)
     for _ in range(5):
         shuffler.shuffle(images)
@@ -413,3 +417,120 @@ def test_zip_members_are_decoded_like_files(use, set_params):
     assert len(kept) == 1
     assert excluded == {"../a/2.png": "name points outside the archive"}
     assert not Path("a").exists()
+
+
+# --- nothing twice ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def settled(monkeypatch):
+    """Take every file for one that was changed long ago, so that it may be remembered."""
+    monkeypatch.setattr(inspections, "SETTLED_SECONDS", -3600.0)
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The sizes of the contents that are decoded from now on."""
+    sizes = []
+
+    def decode(content):
+        sizes.append(len(content))
+        return decode_image(content)
+
+    monkeypatch.setattr(inspections, "decode_image", decode)
+    return sizes
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """The paths of the files that are read from now on."""
+    names = []
+    original = stage.iterate_source
+
+    def iterate(source):
+        for file in original(source):
+            yield file._replace(read=lambda file=file: names.append(file.path) or file.read())
+
+    monkeypatch.setattr(stage, "iterate_source", iterate)
+    return names
+
+
+def read_results():
+    files = [path for path in Path("data").rglob("*") if path.is_file()]
+    return {path.as_posix(): path.read_bytes() for path in sorted(files)}
+
+
+def test_unchanged_files_are_not_read_again(use, settled, decoded, read):
+    use(layout="class_folders")
+    write_images(Path("source"), [f"{label}/{n}.png" for label in "ab" for n in range(5)])
+    Path("source/a/broken.png").write_bytes(b"text")
+    shutil.copy("source/a/1.png", "source/a/copy.png")
+    restructure()
+    results = read_results()
+    assert (len(read), len(decoded)) == (12, 11)
+
+    read.clear(), decoded.clear()
+    restructure()
+    assert (read, decoded) == ([], [])
+    assert read_results() == results
+
+    write_images(Path("source"), ["b/2.png", "b/new.png"], 100)
+    restructure()
+    assert sorted(read) == ["b/2.png", "b/new.png"]
+    assert len(decoded) == 2
+    fresh = read_results()
+    shutil.rmtree(paths.CACHE)
+    restructure()
+    assert read_results() == fresh != results
+
+
+def test_bytes_are_not_decoded_again_wherever_they_stand(use, decoded):
+    use(layout="class_folders")
+    write_images(Path("source"), [f"{label}/{n}.png" for label in "ab" for n in range(5)])
+    restructure()
+    results = read_results()
+    decoded.clear()
+    with zipfile.ZipFile("source.zip", "w") as archive:
+        for path in Path("source").rglob("*.png"):
+            archive.write(path, path.relative_to("source"))
+    use(layout="class_folders", source="source.zip")
+    restructure()
+    assert decoded == []
+    record = "data/source.json"
+    assert {name: content for name, content in read_results().items() if name != record} == {
+        name: content for name, content in results.items() if name != record
+    }
+
+
+def test_file_that_changes_while_it_is_copied_is_told(use, settled, monkeypatch):
+    use(layout="class_folders")
+    write_images(Path("source"), ["a/1.png", "b/2.png"])
+    restructure()
+    copyfile = shutil.copyfile
+
+    def copy_and_change(source, target):
+        copyfile(source, target)
+        Path(source).write_bytes(encode_image(draw_image(9)))
+
+    monkeypatch.setattr(stage.shutil, "copyfile", copy_and_change)
+    before = read_results()
+    with pytest.raises(SourceError, match=r"source/[ab]/[12]\.png: changed while it was copied; run `dvc repro` when"):
+        restructure()
+    assert read_results() == before
+
+
+def test_sightings_and_hashes_are_in_the_order_of_the_manifest(use):
+    use(layout="split_class_folders")
+    names = [f"{split}/{label}/{n}.png" for split in ("training", "evaluation") for label in "ab" for n in range(4)]
+    for seed, name in enumerate(names):
+        Path("source", name).parent.mkdir(parents=True, exist_ok=True)
+        Path("source", name).write_bytes(encode_image(draw_image(seed, (40, 30))))
+    Path("source/training/a/flat.png").write_bytes(encode_image(Image.new("RGB", (40, 30), "red")))
+    kept, _ = restructure()
+    sightings = read_csv(paths.SIGHTINGS, ("path", "source_path", "contrast"))
+    assert [row[0] for row in sightings] == list(kept)
+    hashes = read_hashes(paths.HASHES)
+    for (_, source_path, contrast), row in zip(sightings, hashes, strict=True):
+        found = compute_fingerprint(decode_image(Path("source", source_path).read_bytes()).rgb)
+        assert (float(contrast), row.tobytes()) == (found.contrast, found.hashes or bytes(row.size))
+    assert read_json(paths.SOURCE) == {"source": "source", "n_files": 17}

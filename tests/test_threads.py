@@ -4,7 +4,7 @@ import time
 import pytest
 
 from relearn.errors import ParamsError
-from relearn.threads import count_threads, map_ahead
+from relearn.threads import Budget, count_threads, map_ahead
 
 
 def test_results_come_in_order():
@@ -54,3 +54,28 @@ def test_number_of_threads_can_be_set(monkeypatch):
             count_threads()
     monkeypatch.setenv("RELEARN_THREADS", "")
     assert count_threads() >= 1
+
+
+def test_budget_lets_so_much_through_and_what_is_larger_alone():
+    budget = Budget(10)
+    budget.take(6)
+    passed = []
+
+    def take(n_bytes):
+        budget.take(n_bytes)
+        passed.append(n_bytes)
+
+    small = threading.Thread(target=take, args=(5,))
+    small.start()
+    small.join(0.05)
+    assert passed == []
+    budget.give_back(6)
+    small.join(5)
+    assert passed == [5]
+    large = threading.Thread(target=take, args=(50,))
+    large.start()
+    large.join(0.05)
+    assert passed == [5]
+    budget.give_back(5)
+    large.join(5)
+    assert passed == [5, 50]

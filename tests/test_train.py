@@ -121,7 +121,7 @@ def test_labels_that_allow_no_training(training, validation, message):
 
 
 def test_no_features(workspace):
-    with pytest.raises(IntegrityError, match=r"data/features/index\.csv: no such file; run `dvc repro`"):
+    with pytest.raises(IntegrityError, match=r"reports/verification\.json: no such file; run `dvc repro`"):
         run(PARAMS)
 
 

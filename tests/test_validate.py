@@ -1,162 +1,376 @@
+import json
+import re
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from conftest import commit, draw_image, encode_image, git
 from relearn import paths
 from relearn.errors import IntegrityError, ValidationFailed
-from relearn.files import hash_file, read_json
-from relearn.manifest import SPLITS, ManifestRow, write_manifest
-from relearn.params import ValidateParams
-from relearn.validate import N_ROWS_NAMED, Finding, check_manifest, count_images, describe_failure, run
+from relearn.expectations import Finding, describe_failure
+from relearn.files import hash_file, read_json, write_csv, write_json
+from relearn.fingerprints import HASH_BYTES, N_HASHES, compute_fingerprint, write_hashes
+from relearn.manifest import SPLITS, Exclusion, ManifestRow, Sighting
+from relearn.params import ValidateParams, read_params
+from relearn.validate import Data, Reference, check_data, describe_findings, find_reference, read_data, run
 
-PARAMS = ValidateParams(min_images=2, min_width_px=10, min_height_px=10, modes=["RGB", "L"], duplicates="fail")
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def make_params(**rules):
+    """The repository's rules with small changes: `make_params(min_images={"min": 3})`."""
+    block = read_params(ROOT / "params.yaml").validate_.model_dump()
+    block["min_images"]["min"], block["modes"]["allowed"] = 2, ["RGB", "L"]
+    for name, change in rules.items():
+        block[name] |= change
+    return ValidateParams.model_validate(block)
 
 
 def make_rows():
     return [
-        ManifestRow(f"{split}/{label}/{n}.png", split, label, f"{i:03}{j}{n}" + "0" * 59, 9, 10, 10, "RGB", "PNG")
+        ManifestRow(f"{split}/{label}/{n}.png", split, label, f"{i:03}{j}{n}" + "0" * 59, 9, 100, 100, "RGB", "PNG")
         for i, split in enumerate(SPLITS)
         for j, label in enumerate(("cat", "dog"))
         for n in range(3)
     ]
 
 
-def make_table(rows=None):
-    return pd.DataFrame(rows or make_rows(), columns=ManifestRow._fields)
+ROWS = make_rows()
 
 
-def change(row, column, value):
-    table = make_table().astype({"width_px": object, "split": object})
-    table.loc[row, column] = value
-    return table
+def make_data(rows=None, *, contrast=None, hashes=None, n_files=None, excluded=(), before=None):
+    rows = make_rows() if rows is None else rows
+    manifest = pd.DataFrame(rows, columns=list(ManifestRow._fields)).astype("str")
+    manifest = manifest.mask(manifest == "")
+    sightings = pd.DataFrame({"path": manifest["path"], "source_path": manifest["path"], "contrast": "50.0"})
+    for row, value in (contrast or {}).items():
+        sightings.loc[row, "contrast"] = str(value)
+    table = np.zeros((len(rows), N_HASHES, HASH_BYTES), np.uint8)
+    for row, seed in (hashes or {}).items():
+        rgb = draw_image(seed, (64, 64))
+        table[row] = np.frombuffer(compute_fingerprint(rgb).hashes, np.uint8).reshape(table.shape[1:])
+    excluded = [Exclusion(*exclusion) for exclusion in excluded]
+    n_files = len(rows) + len(excluded) if n_files is None else n_files
+    return Data(manifest, sightings, table, excluded, "source", n_files, before)
 
 
-def test_counts_name_every_class_in_every_split():
-    table = make_table([row for row in make_rows() if (row.split, row.label) != ("validation", "dog")])
-    counts = count_images(table)
-    assert list(counts["n_images"]) == [3, 3, 3, 0, 3, 3]
-    assert "validation/dog (0)" in set(counts["class_in_split"])
+def change(row, **cells):
+    """The rows with other cells in one of them."""
+    return [old._replace(**cells) if number == row else old for number, old in enumerate(ROWS)]
 
 
-def test_failure_is_one_line():
-    finding = Finding("modes", "a colour mode of L", "5 of 9 rows without", False, 5, ["a", "b", "c", "d", "e"])
-    assert describe_failure(finding) == "modes: wanted a colour mode of L, got 5 of 9 rows without: a, b, c and 2 more"
-    assert describe_failure(finding._replace(n_failed=1, rows=["a"])).endswith("without: a")
+def without(*classes):
+    return [row for row in ROWS if f"{row.split}/{row.label}" not in classes]
+
+
+BEFORE = Reference("0" * 64, {"cat": 9, "dog": 9})
+
+# Of each check: data that fails it, the rows that it names, and a part of the message.
+FAILURES = {
+    "complete": (make_data(change(3, label="")), [f"{ROWS[3].path} (no label)"], "a value in every cell, got 1 of 18"),
+    "types": (
+        make_data(change(2, width_px="x", sha256="abc")),
+        [f"{ROWS[2].path} (width_px sha256)"],
+        "wanted whole positive numbers, SHA-256 in hexadecimal, known splits, got 1 of 18 images without",
+    ),
+    "unique_paths": (make_data(change(1, path=ROWS[0].path)), [ROWS[0].path] * 2, "a path once, got 2 of 18"),
+    "counts_add_up": (make_data(n_files=20), [], "as many .* as found, got 18 kept and 0 excluded of 20 found"),
+    "excluded_share": (
+        make_data(excluded=[("a.jpg", "damaged JPEG file: x"), ("b.jpg", "damaged JPEG file: y")]),
+        [],
+        r"at most 5\.0% of the files excluded, .* got 2 damaged JPEG file$",
+    ),
+    "classes": (make_data(without(*(f"{split}/dog" for split in SPLITS))), [], "at least 2 classes, got 1"),
+    "class_names": (
+        make_data([row._replace(label="Cat") if row.label == "dog" else row for row in ROWS]),
+        ["Cat", "cat"],
+        "names of classes that differ by more than upper and lower case, got 2 of 2 classes without: Cat, cat",
+    ),
+    "every_class_in_every_split": (
+        make_data(without("validation/dog")),
+        ["validation/dog (0)"],
+        "an image of every class in every split, got 1 of 6 classes in splits without: validation/dog",
+    ),
+    "min_images": (make_data(ROWS[:-2]), ["evaluation/dog (1)"], "at least 2 images of every class in every split"),
+    "class_balance": (
+        make_data([*ROWS, *(ROWS[0]._replace(path=f"x{n}", sha256=f"{n:064}") for n in range(60))]),
+        ["training (cat 63, dog 3)"],
+        "at most 10 times as many images in a split's largest class as in its smallest, got 1 of 3 splits",
+    ),
+    "split_balance": (
+        make_data(ROWS[:-2]),
+        [r"evaluation/cat (75.0%, off by 25.0%)", "evaluation/dog (25.0%, off by 25.0%)"],
+        r"a class's share of a split within 0\.1 of its share of training, got 2 of 6",
+    ),
+    "copies_across_splits": (
+        make_data(change(6, sha256=ROWS[0].sha256)),
+        [ROWS[0].path, ROWS[6].path],
+        "the same bytes in one split only, got 2 of 18",
+    ),
+    "copies_across_labels": (
+        make_data(change(3, sha256=ROWS[0].sha256)),
+        [ROWS[0].path, ROWS[3].path],
+        "the same bytes under one label, got 2 of 18",
+    ),
+    "near_duplicates": (
+        make_data(hashes={0: 1, 4: 2, 8: 1, 13: 3}),
+        [f"{ROWS[0].path} (like {ROWS[8].path}, distance 0)"],
+        "no copy of an image in a later split, re-encoded, resized, slightly cropped or mirrored, got 1 of 4 images "
+        "with one; 14 too small or too uniform to compare: training/cat/0.png",
+    ),
+    "width_px": (make_data(change(7, width_px=7)), [f"{ROWS[7].path} (7 px)"], "8 to 20,000 px of width, got 1 of"),
+    "height_px": (make_data(change(7, height_px=20_001)), [f"{ROWS[7].path} (20001 px)"], "8 to 20,000 px of height"),
+    "aspect_ratio": (make_data(change(7, width_px=501)), [f"{ROWS[7].path} (501 x 100 px)"], "sides of at most 5 to 1"),
+    "formats": (make_data(change(5, format="ICO")), [f"{ROWS[5].path} (ICO)"], "a format of BMP, GIF, JPEG, PNG"),
+    "modes": (make_data(change(5, mode="CMYK")), [f"{ROWS[5].path} (CMYK)"], "a colour mode of RGB, L, got 1 of 18"),
+    "contrast": (make_data(contrast={9: 3.5}), [f"{ROWS[9].path} (3.5)"], "brightness that deviates by at least 4 of"),
+    "vanished_classes": (
+        make_data(before=Reference("0" * 64, {"cat": 9, "dog": 9, "owl": 2})),
+        ["owl"],
+        "an image of each class that there was in the last committed data, got 1 of 3 classes without: owl",
+    ),
+    "new_classes": (
+        make_data(before=Reference("0" * 64, {"cat": 9})),
+        ["dog"],
+        "no class that there was not in the last committed data, got 1 of 2 classes without: dog",
+    ),
+    "shrinkage": (
+        make_data(before=Reference("0" * 64, {"cat": 9, "dog": 12})),
+        ["dog (9, was 12)"],
+        r"at most 20\.0% fewer images than in the last committed data, in each class and in all, got 1 of 3",
+    ),
+}
+# What fails beside a check is what must: a class that is missing is also fewer than the least number.
+BESIDE = {
+    "complete": {"split_balance"},
+    "types": {"width_px", "aspect_ratio"},
+    "every_class_in_every_split": {"min_images", "split_balance"},
+    "min_images": {"split_balance"},
+    "split_balance": {"min_images"},
+    "class_balance": {"split_balance"},
+    "vanished_classes": {"shrinkage"},
+    "height_px": {"aspect_ratio"},
+    "width_px": {"aspect_ratio"},
+}
+
+
+def find_failed(data, params=None):
+    return {finding.name: finding for finding in check_data(data, params or make_params()) if not finding.passed}
 
 
 @pytest.mark.slow
-def test_good_manifest_passes():
-    findings = check_manifest(make_table(), PARAMS)
-    assert [finding.name for finding in findings if not finding.passed] == []
-    assert len(findings) == 21
-
-
-ROWS = make_rows()
-FAILURES = {
-    "columns": (make_table().rename(columns={"mode": "colour"}), None, "wanted the columns path, split"),
-    "complete_split": (change(3, "split", None), [ROWS[3].path], "wanted a split in every row, got 1 of 18"),
-    "complete_width_px": (change(4, "width_px", None), [ROWS[4].path], "wanted a width_px in every row"),
-    "unique_paths": (change(1, "path", ROWS[0].path), [ROWS[0].path] * 2, "wanted a path once, got 2 of 18"),
-    "known_splits": (change(2, "split", "test"), [ROWS[2].path], "wanted a split of training, validation, evaluation"),
-    "hashes": (change(2, "sha256", "xyz"), [ROWS[2].path], "wanted 64 hexadecimal digits"),
-    "one_label_an_image": (
-        change(3, "sha256", ROWS[0].sha256),
-        [ROWS[0].path, ROWS[3].path],
-        "wanted the same bytes under one label, got 2 of 18",
-    ),
-    "one_split_an_image": (
-        change(6, "sha256", ROWS[0].sha256),
-        [ROWS[0].path, ROWS[6].path],
-        "wanted the same bytes in one split only, got 2 of 18",
-    ),
-    "modes": (change(5, "mode", "CMYK"), [ROWS[5].path], "wanted a colour mode of RGB, L"),
-    "width": (change(7, "width_px", 9), [ROWS[7].path], "wanted at least 10 px of width"),
-    "height": (change(8, "height_px", 9), [ROWS[8].path], "wanted at least 10 px of height"),
-    "classes": (make_table([row for row in ROWS if row.label == "cat"]), [], "wanted at least 2 classes, got 1"),
-    "every_class_in_every_split": (
-        make_table([row for row in ROWS if (row.split, row.label) != ("validation", "dog")]),
-        ["validation/dog (0)"],
-        "wanted an image of every class in every split, got 1 of 6",
-    ),
-    "min_images": (make_table(ROWS[:-2]), ["evaluation/dog (1)"], "wanted at least 2 images of every class"),
-}
+@pytest.mark.parametrize("before", [None, BEFORE])
+def test_good_data_passes_every_check(before):
+    data = make_data(before=before, hashes={0: 1, 1: 1, 8: 2}, excluded=[(".x", "hidden file")] * 9)
+    findings = check_data(data, make_params())
+    assert [finding.name for finding in findings] == list(ValidateParams.model_fields)
+    assert [describe_failure(finding) for finding in findings if not finding.passed] == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAILURES)
 def test_each_check_fails_on_what_it_is_for(name):
-    table, rows, message = FAILURES[name]
-    failed = {finding.name: finding for finding in check_manifest(table, PARAMS) if not finding.passed}
-    assert name in failed
-    if rows is not None:
-        assert failed[name].rows == rows
-        # What fails beside it is what must: a class that is missing is also fewer than the least number.
-        allowed = {"every_class_in_every_split": {"min_images"}, "complete_split": {"known_splits"}}
-        assert failed.keys() - {name} <= allowed.get(name, set())
-    assert message in describe_failure(failed[name])
+    data, rows, message = FAILURES[name]
+    failed = find_failed(data)
+    assert failed[name].rows == rows
+    assert re.search(message, describe_failure(failed[name]))
+    assert failed.keys() - {name} <= BESIDE.get(name, set())
 
 
-@pytest.mark.slow
 def test_every_check_has_a_failing_case():
-    checks = {finding.name for finding in check_manifest(make_table(), PARAMS)}
-    complete = {f"complete_{column}" for column in ManifestRow._fields}
-    assert checks - complete == FAILURES.keys() - complete
+    assert FAILURES.keys() == ValidateParams.model_fields.keys() - {"columns"}
 
 
 @pytest.mark.slow
-def test_one_image_of_each_is_enough_where_one_is_wanted():
-    params = PARAMS.model_copy(update={"min_images": 1})
-    assert all(finding.passed for finding in check_manifest(make_table(ROWS[::3]), params))
-    failed = [finding.name for finding in check_manifest(make_table(ROWS[3:]), params) if not finding.passed]
-    assert failed == ["every_class_in_every_split"]
+def test_wrong_columns_are_all_that_is_said():
+    data = make_data()
+    data = data._replace(manifest=data.manifest.rename(columns={"mode": "colour"}))
+    (finding,) = check_data(data, make_params())
+    assert not finding.passed
+    assert describe_failure(finding).startswith("columns: wanted the columns path, split, label,")
+    assert ", colour, format" in describe_failure(finding)
 
 
 @pytest.mark.slow
-def test_duplicates_may_be_allowed():
-    table = change(6, "sha256", ROWS[0].sha256)
-    findings = check_manifest(table, PARAMS.model_copy(update={"duplicates": "allow"}))
-    assert all(finding.passed for finding in findings)
+def test_severity_decides_what_stops(workspace):
+    for severity, stops in (("error", True), ("warn", False), ("off", False)):
+        write_data(change(5, mode="CMYK"))
+        params = make_params(modes={"severity": severity})
+        if stops:
+            with pytest.raises(ValidationFailed, match=r"24 checks: 1 failed, 0 warned\n  error  modes: wanted"):
+                run(params)
+        else:
+            run(params)
+        report = read_json(paths.VALIDATION_REPORT)
+        assert report["passed"] is not stops
+        (finding,) = (finding for finding in report["findings"] if finding["name"] == "modes")
+        assert finding["severity"] == severity
+        assert finding["passed"] is (severity == "off")
+    assert finding["observed"] == "not looked at"
+
+
+@pytest.mark.slow
+def test_hidden_files_are_no_loss():
+    excluded = [(f"{n}.jpg", reason) for n, reason in enumerate(["hidden file", "outside the subfolder: x"] * 30)]
+    assert find_failed(make_data(excluded=excluded)) == {}
+
+
+@pytest.mark.slow
+def test_mirrored_copies_count_where_they_shall():
+    data = make_data()
+    rgb = draw_image(1, (64, 64)).resize((200, 160))
+    for row, image in ((0, rgb), (8, rgb.transpose(0))):
+        data.hashes[row] = np.frombuffer(compute_fingerprint(image).hashes, np.uint8).reshape(N_HASHES, HASH_BYTES)
+    assert find_failed(data).keys() == {"near_duplicates"}
+    assert find_failed(data, make_params(near_duplicates={"mirrored": False})) == {}
 
 
 @pytest.mark.slow
 def test_only_so_many_rows_are_named():
-    table = make_table().assign(mode="P")
-    table = pd.concat([table, table.assign(path=table["path"] + "x")], ignore_index=True)
-    (finding,) = (finding for finding in check_manifest(table, PARAMS) if finding.name == "modes")
-    assert (finding.n_failed, len(finding.rows)) == (36, N_ROWS_NAMED)
+    rows = [ROWS[0]._replace(path=f"{n}", sha256=f"{n:064}", mode="P") for n in range(50)]
+    finding = find_failed(make_data(rows))["modes"]
+    assert (finding.n_failed, len(finding.rows), len(finding.images)) == (50, 20, 20)
 
 
 @pytest.mark.slow
-def test_report_is_written_and_the_same_each_time(workspace):
-    write_manifest(paths.MANIFEST, make_rows())
-    run(PARAMS)
-    first = paths.VALIDATION_REPORT.read_bytes()
-    run(PARAMS)
-    assert paths.VALIDATION_REPORT.read_bytes() == first
+def test_copies_are_shown_side_by_side():
+    finding = find_failed(make_data(change(6, sha256=ROWS[0].sha256)))["copies_across_splits"]
+    assert finding.images == [[ROWS[0].path, ROWS[6].path]]
+    finding = find_failed(make_data(hashes={0: 1, 8: 1}))["near_duplicates"]
+    assert finding.images == [[ROWS[0].path, ROWS[8].path]]
+
+
+def make_finding(number, severity="error", passed=False):
+    rows = ["a", "b", "c", "d", "e"]
+    return Finding(f"check{number}", severity, "x", "5 of 9 rows without", passed, 0 if passed else 5, rows, [])
+
+
+def test_failure_is_one_line():
+    finding = make_finding(1)
+    assert describe_failure(finding) == "check1: wanted x, got 5 of 9 rows without: a, b, c and 2 more"
+    assert describe_failure(finding._replace(n_failed=1, rows=["a"])).endswith("without: a")
+    assert describe_failure(finding._replace(rows=["a"])).endswith("without: a and 4 more")
+
+
+def test_terminal_gets_at_most_20_lines_the_errors_first():
+    findings = [make_finding(n, "warn") for n in range(30)] + [make_finding(99)]
+    lines = describe_findings(findings, 1200)
+    assert len(lines) <= 20
+    assert lines[0] == "data/manifest.csv: 1,200 images, 31 checks: 1 failed, 30 warned"
+    assert lines[1].startswith("  error  check99: wanted x")
+    assert lines[2].startswith("  warn   check0: ")
+    assert lines[-3:] == [
+        "  and 15 more",
+        "  mend the data, or change the block validate of params.yaml",
+        "  reports/validation.html shows it all",
+    ]
+    assert describe_findings([make_finding(1, "off", True)], 9)[0].endswith("0 checks: all passed, 1 off")
+
+
+# --- the reference ---------------------------------------------------------------------------------------------------
+
+
+def make_report(manifest_sha256="1", source="birds", passed=True, **changes):
+    report = {"manifest_sha256": manifest_sha256, "source": source, "passed": passed, "classes": {"owl": 3}} | changes
+    return json.dumps(report).encode()
+
+
+def test_reference_is_the_newest_other_data_of_this_source_that_passed():
+    reports = [
+        make_report("now"),
+        make_report("2", passed=False),
+        make_report("3", source="food"),
+        b"no json",
+        b"[]",
+        make_report("4", classes=3),
+        make_report("5"),
+        make_report("6"),
+    ]
+    assert find_reference(reports, "now", "birds") == Reference("5", {"owl": 3})
+    assert find_reference(reports, "now", "digits") is None
+    assert find_reference([], "now", "birds") is None
+
+
+@pytest.mark.slow
+def test_data_is_compared_with_the_last_commit_that_passed(workspace):
+    """The same before and after the commit, so that the report of a commit can be made again from it."""
+    git(workspace, "init", "--quiet")
+    write_data(ROWS)
+    run(make_params())
+    assert read_json(paths.VALIDATION_REPORT)["compared_with"] is None
+    old = hash_file(paths.MANIFEST)
+    commit(workspace)
+
+    write_data(without("training/dog", "validation/dog", "evaluation/dog"))
+    lenient = make_params(classes={"min": 1})
+    with pytest.raises(ValidationFailed, match=r"vanished_classes: wanted .*, got 1 of 2 classes without: dog"):
+        run(lenient)
+    commit(workspace)
+    write_data([row._replace(bytes=8) for row in ROWS])
+    run(make_params())
+    report = paths.VALIDATION_REPORT.read_bytes()
+    assert json.loads(report)["compared_with"] == old
+    commit(workspace)
+    run(make_params())
+    assert paths.VALIDATION_REPORT.read_bytes() == report
+
+
+# --- the stage -------------------------------------------------------------------------------------------------------
+
+
+def write_data(rows):
+    """Write what `restructure` writes, with pictures."""
+    write_csv(paths.MANIFEST, ManifestRow._fields, rows)
+    write_csv(paths.SIGHTINGS, Sighting._fields, [Sighting(row.path, row.path, 50.0) for row in rows])
+    write_hashes(paths.HASHES, [b""] * len(rows))
+    write_csv(paths.EXCLUDED, Exclusion._fields, [])
+    write_json(paths.SOURCE, {"source": "source", "n_files": len(rows)})
+    for seed, row in enumerate(rows):
+        (paths.DATASET / row.path).parent.mkdir(parents=True, exist_ok=True)
+        (paths.DATASET / row.path).write_bytes(encode_image(draw_image(seed)))
+
+
+@pytest.mark.slow
+def test_reports_are_the_same_each_time(workspace, monkeypatch):
+    write_data(change(7, width_px=7))
+    for _ in range(2):
+        with pytest.raises(ValidationFailed, match=r"data/manifest\.csv: 18 images, 24 checks: 1 failed"):
+            run(make_params())
+    first = [path.read_bytes() for path in (paths.VALIDATION_REPORT, paths.VALIDATION_PAGE)]
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    with pytest.raises(ValidationFailed):
+        run(make_params())
+    assert [path.read_bytes() for path in (paths.VALIDATION_REPORT, paths.VALIDATION_PAGE)] == first
     report = read_json(paths.VALIDATION_REPORT)
-    assert report["passed"] is True
-    assert report["n_images"] == 18
+    assert report["passed"] is False
+    assert (report["n_images"], report["n_files"]) == (18, 18)
+    assert report["classes"] == {"cat": 9, "dog": 9}
     assert report["manifest_sha256"] == hash_file(paths.MANIFEST)
 
 
-@pytest.mark.slow
-def test_bad_manifest_ends_the_stage_and_leaves_the_report(workspace):
-    write_manifest(paths.MANIFEST, [row._replace(mode="P") for row in make_rows()])
-    with pytest.raises(ValidationFailed, match=r"data/manifest\.csv: 1 of 21 expectations failed; .*\n  modes: wanted"):
-        run(PARAMS)
-    report = read_json(paths.VALIDATION_REPORT)
-    assert report["passed"] is False
-    assert [finding["name"] for finding in report["findings"] if not finding["passed"]] == ["modes"]
+@pytest.mark.parametrize("path", [paths.MANIFEST, paths.SIGHTINGS, paths.HASHES, paths.EXCLUDED, paths.SOURCE])
+def test_what_is_missing_is_named(workspace, path):
+    write_data(ROWS)
+    path.unlink()
+    with pytest.raises(IntegrityError, match=rf"{path}: no such file; run `dvc repro"):
+        read_data()
 
 
-def test_no_manifest(workspace):
-    with pytest.raises(IntegrityError, match=r"data/manifest\.csv: no such file; run `dvc repro restructure`"):
-        run(PARAMS)
+def test_files_of_other_images_are_told(workspace):
+    write_data(ROWS)
+    shutil.copy(paths.SIGHTINGS, "sightings")
+    write_csv(paths.SIGHTINGS, Sighting._fields, [Sighting("other", "other", 1.0)])
+    with pytest.raises(IntegrityError, match=r"data/sightings\.csv: wanted a row for each of data/manifest\.csv"):
+        read_data()
+    shutil.copy("sightings", paths.SIGHTINGS)
+    write_hashes(paths.HASHES, [b""])
+    with pytest.raises(IntegrityError, match=r"data/hashes\.npy: wanted 18 rows, got 1"):
+        read_data()
 
 
 def test_labels_that_look_like_missing_values_are_labels(workspace):
-    from relearn.validate import read_table
-
-    write_manifest(Path("m.csv"), [row._replace(label="NA" if row.label == "cat" else "null") for row in make_rows()])
-    assert set(read_table(Path("m.csv"))["label"]) == {"NA", "null"}
+    write_data([row._replace(label="NA" if row.label == "cat" else "null") for row in ROWS])
+    assert set(read_data().manifest["label"]) == {"NA", "null"}

@@ -36,7 +36,7 @@ def restructure() -> None:
 
 @app.command(rich_help_panel="Stages")
 def validate() -> None:
-    """Check the manifest; bad data ends here."""
+    """Check the images; bad data ends here."""
     _run_stage("validate")
 
 
@@ -44,6 +44,12 @@ def validate() -> None:
 def extract() -> None:
     """Run every image through the network once, and keep its features."""
     _run_stage("extract")
+
+
+@app.command(rich_help_panel="Stages")
+def verify() -> None:
+    """Check the features, before anything learns from them."""
+    _run_stage("verify")
 
 
 @app.command(rich_help_panel="Stages")
@@ -85,6 +91,16 @@ def report() -> None:
     from relearn.report import describe_evaluation
 
     print("\n".join(describe_evaluation()))
+
+
+@app.command()
+def data_docs() -> None:
+    """Write Great Expectations' own pages on the images to reports/data_docs/."""
+    from relearn.data_docs import write_data_docs
+    from relearn.validate import plan_validation, read_data
+
+    block = read_params(paths.PARAMS).validate_
+    print(write_data_docs(paths.DATA_DOCS, *plan_validation(read_data(), block)))
 
 
 def main() -> None:

@@ -1,7 +1,8 @@
 """`data/features/`: one row of numbers for each image of the manifest, in `.npy` shards, a split never shared."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +19,17 @@ INDEX = "index.csv"
 SHARDS = "shards.csv"
 EXTRACTOR = "extractor.json"
 
-INDEX_HEADER = ("shard", "row", "sha256", "split", "label")
 SHARDS_HEADER = ("shard", "sha256", "n_images", "n_features", "dtype")
+
+
+class IndexRow(NamedTuple):
+    """Where the features of an image are; `row` is a number in the shard, from 0, as text."""
+
+    shard: str
+    row: str
+    sha256: str
+    split: str
+    label: str
 
 
 class SplitFeatures(NamedTuple):
@@ -56,7 +66,7 @@ def write_features(folder: Path, manifest: Sequence[ManifestRow], rows: Iterable
         shards.append((shard, hash_file(folder / shard), *values.shape, "float32"))
     if next(arriving, None) is not None:
         raise IntegrityError(f"wanted {len(manifest)} rows of features, got more")
-    write_csv(folder / INDEX, INDEX_HEADER, index)
+    write_csv(folder / INDEX, IndexRow._fields, index)
     write_csv(folder / SHARDS, SHARDS_HEADER, shards)
     write_json(folder / EXTRACTOR, record)
 
@@ -72,6 +82,46 @@ def _plan_shards(manifest: Sequence[ManifestRow]) -> Iterable[tuple[str, Sequenc
             yield f"{split}-{number:04}.npy", images[start : start + ROWS_PER_SHARD]
 
 
+def read_index(folder: Path) -> list[IndexRow]:
+    """Read which image each row belongs to, in the order of the shards' rows."""
+    return [IndexRow(*row) for row in read_csv(folder / INDEX, IndexRow._fields)]
+
+
+def iterate_shards(folder: Path, split: str | None = None) -> Iterator[tuple[list[IndexRow], np.ndarray]]:
+    """Yield the shards of one split, or of all, checked: the images of its rows, and the features.
+
+    Raises
+    ------
+    IntegrityError
+        A file is missing, or its hash or shape is not the recorded one.
+    """
+    index = [row for row in read_index(folder) if split in (None, row.split)]
+    by_shard: defaultdict[str, list[IndexRow]] = defaultdict(list)
+    for row in index:
+        by_shard[row.shard].append(row)
+    n_rows = 0
+    for shard, sha256, n_images, n_features, _ in read_csv(folder / SHARDS, SHARDS_HEADER):
+        in_shard = by_shard[shard]
+        if not in_shard:
+            continue
+        path = folder / shard
+        if not path.is_file():
+            raise IntegrityError(f"{path}: no such file, though {SHARDS} names it; run `dvc repro extract`")
+        if hash_file(path) != sha256:
+            raise IntegrityError(f"{path}: not the bytes that {SHARDS} names; run `dvc repro --force extract`")
+        values = np.load(path, allow_pickle=False)
+        if [str(size) for size in values.shape] != [n_images, n_features] or len(values) != len(in_shard):
+            raise IntegrityError(f"{path}: wanted {n_images} rows of {n_features}, got {values.shape}")
+        if [row.row for row in in_shard] != [str(number) for number in range(len(in_shard))]:
+            raise IntegrityError(f"{folder / INDEX}: the rows of {shard} are not in order; run `dvc repro extract`")
+        n_rows += len(values)
+        yield in_shard, values
+    if n_rows != len(index):
+        raise IntegrityError(
+            f"{folder}: {len(index)} images in {INDEX}, {n_rows} in the shards; run `dvc repro extract`"
+        )
+
+
 def read_features(folder: Path, split: str) -> SplitFeatures:
     """Read one split; the shards of the others are not opened.
 
@@ -85,32 +135,20 @@ def read_features(folder: Path, split: str) -> SplitFeatures:
     IntegrityError
         A file is missing, or its hash or shape is not the recorded one.
     """
-    index = [row for row in read_csv(folder / INDEX, INDEX_HEADER) if row[3] == split]
+    index: list[IndexRow] = []
     parts = []
-    n_rows = 0
-    for shard, sha256, n_images, n_features, _ in read_csv(folder / SHARDS, SHARDS_HEADER):
-        in_shard = [row for row in index if row[0] == shard]
-        if not in_shard:
-            continue
-        path = folder / shard
-        if not path.is_file():
-            raise IntegrityError(f"{path}: no such file, though {SHARDS} names it; run `dvc repro extract`")
-        if hash_file(path) != sha256:
-            raise IntegrityError(f"{path}: not the bytes that {SHARDS} names; run `dvc repro --force extract`")
-        values = np.load(path, allow_pickle=False)
-        if [str(size) for size in values.shape] != [n_images, n_features] or len(values) != len(in_shard):
-            raise IntegrityError(f"{path}: wanted {n_images} rows of {n_features}, got {values.shape}")
-        if [row[1] for row in in_shard] != [str(row) for row in range(len(in_shard))]:
-            raise IntegrityError(f"{folder / INDEX}: the rows of {shard} are not in order; run `dvc repro extract`")
+    for in_shard, values in iterate_shards(folder, split):
+        index += in_shard
         parts.append(values)
-        n_rows += len(values)
-    if n_rows != len(index):
-        raise IntegrityError(f"{folder}: {len(index)} images of {split} in {INDEX}, {n_rows} in the shards")
     features = np.concatenate(parts) if parts else np.empty((0, 0), np.float32)
-    return SplitFeatures(features, [row[2] for row in index], [row[4] for row in index])
+    return SplitFeatures(features, [row.sha256 for row in index], [row.label for row in index])
+
+
+def hash_features(folder: Path) -> dict[str, str]:
+    """Return the hashes of the two files that name all others by hash."""
+    return {"index_sha256": hash_file(folder / INDEX), "shards_sha256": hash_file(folder / SHARDS)}
 
 
 def describe_features(folder: Path) -> dict[str, Any]:
     """Return what a classifier records of its features: their hashes, and how they were made."""
-    hashes = {"index_sha256": hash_file(folder / INDEX), "shards_sha256": hash_file(folder / SHARDS)}
-    return {"features": hashes, "extractor": read_json(folder / EXTRACTOR)}
+    return {"features": hash_features(folder), "extractor": read_json(folder / EXTRACTOR)}

@@ -1,5 +1,6 @@
-"""`data/manifest.csv`: the one place that says which image is in which split."""
+"""What `restructure` says of the images: the manifest, what was seen of each, and what was left out."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -24,9 +25,47 @@ class ManifestRow(NamedTuple):
     format: str
 
 
+# The kind of an exclusion; the rest of its reason says which copy was kept in which split.
+COPY_KEPT = "same bytes in a later split"
+
+
+class Sighting(NamedTuple):
+    """What else was seen of an image of the manifest, in the manifest's order: `data/sightings.csv`.
+
+    `source_path` is its path in the source, `contrast` the standard deviation of its brightness (0 to 127.5).
+    """
+
+    path: str
+    source_path: str
+    contrast: float
+
+
+class Exclusion(NamedTuple):
+    """A file of the source that is not in the data set: `data/excluded.csv`. The reason is `KIND` or `KIND: DETAIL`."""
+
+    path: str
+    reason: str
+
+    @property
+    def kind(self) -> str:
+        """Return the reason without what is particular to this file."""
+        return self.reason.split(":")[0]
+
+    @property
+    def copied(self) -> str:
+        """Return the path in the source of the copy that was kept in its place, or nothing."""
+        match = re.fullmatch(rf"{COPY_KEPT}: (.*), kept in \w+", self.reason)
+        return match[1] if match else ""
+
+
+def sort_key(row: ManifestRow) -> tuple[int, str, str]:
+    """Return what the manifest is ordered by: split (as in `SPLITS`), then sha256, then path."""
+    return SPLITS.index(row.split), row.sha256, row.path
+
+
 def write_manifest(path: Path, rows: Iterable[ManifestRow]) -> None:
-    """Write the manifest ordered by split (as in `SPLITS`), then sha256, then path."""
-    ordered = sorted(rows, key=lambda row: (SPLITS.index(row.split), row.sha256, row.path))
+    """Write the manifest in its order."""
+    ordered = sorted(rows, key=sort_key)
     write_csv(path, ManifestRow._fields, ordered)
 
 

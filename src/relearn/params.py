@@ -57,6 +57,7 @@ NETWORKS = {
 
 # Pillow's modes that can be decoded; see its concepts page.
 Mode = Literal["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I;16", "I;16B"]
+Format = Literal["BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP"]  # those of `formats.FORMATS`
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 # 0: food is what a person writes whose labels are numbers.
@@ -118,14 +119,108 @@ class RestructureParams(Block):
         return self
 
 
-class ValidateParams(Block):
-    """What the data must be before anything is learned from it."""
+# YAML 1.1, which `dvc exp run -S` parses by, takes the word off for false.
+Severity = Annotated[Literal["error", "warn", "off"], BeforeValidator(lambda word: "off" if word is False else word)]
 
-    min_images: Count
-    min_width_px: Count
-    min_height_px: Count
-    modes: Annotated[list[Mode], Field(min_length=1)]
-    duplicates: Literal["fail", "allow"]
+
+class Rule(Block):
+    """A check of the gate: `error` stops the pipeline, `warn` is reported, `off` is not looked at."""
+
+    severity: Severity
+
+
+class Minimum(Rule):
+    """A number of images or classes that is the least allowed."""
+
+    min: Count
+
+
+class MaximumShare(Rule):
+    """A share, 0 to 1, that is the largest allowed."""
+
+    max: Annotated[float, Field(ge=0, le=1)]
+
+
+class MaximumRatio(Rule):
+    """A larger thing over a smaller one, of which this is the most allowed."""
+
+    max: Annotated[float, Field(ge=1, allow_inf_nan=False)]
+
+
+class Range(Rule):
+    """Pixels, both ends allowed."""
+
+    min: Count
+    max: Count
+
+    @model_validator(mode="after")
+    def _ascend(self) -> "Range":
+        if self.max < self.min:
+            raise ValueError(f"max of at least min, which is {self.min}, got {self.max}")
+        return self
+
+
+class AllowedFormats(Rule):
+    """Formats, told by content."""
+
+    allowed: Annotated[list[Format], Field(min_length=1)]
+
+
+class AllowedModes(Rule):
+    """Pillow's colour modes."""
+
+    allowed: Annotated[list[Mode], Field(min_length=1)]
+
+
+class MinimumContrast(Rule):
+    """A standard deviation of brightness, of 0 to 127.5."""
+
+    min: Annotated[float, Field(ge=0, le=127.5)]
+
+
+class NearDuplicates(Rule):
+    """How unlike two perceptual hashes may be at most to be those of one photo."""
+
+    max_distance: Annotated[int, Field(ge=0, le=64)]  # of 256 bits; above, photos that are merely alike pair
+    mirrored: bool
+
+
+class ValidateParams(Block):
+    """What the data must be before anything is learned from it: a rule for each check, in the order of the report."""
+
+    columns: Rule
+    complete: Rule
+    types: Rule
+    unique_paths: Rule
+    counts_add_up: Rule
+    excluded_share: MaximumShare
+    classes: Minimum
+    class_names: Rule
+    every_class_in_every_split: Rule
+    min_images: Minimum
+    class_balance: MaximumRatio
+    split_balance: MaximumShare
+    copies_across_splits: Rule
+    copies_across_labels: Rule
+    near_duplicates: NearDuplicates
+    width_px: Range
+    height_px: Range
+    aspect_ratio: MaximumRatio
+    formats: AllowedFormats
+    modes: AllowedModes
+    contrast: MinimumContrast
+    vanished_classes: Rule
+    new_classes: Rule
+    shrinkage: MaximumShare
+
+
+class VerifyParams(Block):
+    """What the features must be before a head is trained on them."""
+
+    rows_of_manifest: Rule
+    finite: Rule
+    constant_rows: Rule
+    identical_rows: Rule
 
 
 class ExtractParams(Block):
@@ -179,6 +274,7 @@ class Params(Block):
     # pydantic's own models have a method `validate`
     validate_: Annotated[ValidateParams, Field(alias="validate")]
     extract: ExtractParams
+    verify: VerifyParams
     train: TrainParams
     evaluate: EvaluateParams
 

@@ -1,16 +1,27 @@
 """Where the stages meet: every path that more than one of them knows, relative to the repository's root."""
 
+import os
 from pathlib import Path
 
 PARAMS = Path("params.yaml")
 
+# What saves time and may be deleted.
+CACHE = Path(os.environ.get("RELEARN_CACHE", ".relearn"))
+INSPECTIONS = CACHE / "inspections.sqlite"
+
 DATASET = Path("data/dataset")
 MANIFEST = Path("data/manifest.csv")
+SIGHTINGS = Path("data/sightings.csv")
+HASHES = Path("data/hashes.npy")
 EXCLUDED = Path("data/excluded.csv")
+SOURCE = Path("data/source.json")
 
 VALIDATION_REPORT = Path("reports/validation.json")
+VALIDATION_PAGE = Path("reports/validation.html")
+DATA_DOCS = Path("reports/data_docs")
 
 FEATURES = Path("data/features")
+VERIFICATION_REPORT = Path("reports/verification.json")
 
 CLASSIFIER = Path("models/classifier")
 TRAINING_METRICS = Path("metrics/training.json")

@@ -1,5 +1,6 @@
 """Stage `restructure`: any layout of labelled images becomes `data/dataset/SPLIT/CLASS/NAME` and a manifest."""
 
+import base64
 import csv
 import io
 import logging
@@ -11,19 +12,24 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from relearn import paths
-from relearn.errors import ImageError, SourceError
-from relearn.files import hash_bytes, write_csv, write_folder
-from relearn.images import decode_image
-from relearn.manifest import SPLITS, ManifestRow, write_manifest
+from relearn.errors import SourceError
+from relearn.files import hash_bytes, write_csv, write_folder, write_json
+from relearn.fingerprints import write_hashes
+from relearn.images import OutOfMemory
+from relearn.inspections import Inspection, Inspections, inspect_content, read_stamp
+from relearn.manifest import COPY_KEPT, SPLITS, Exclusion, ManifestRow, Sighting, sort_key, write_manifest
 from relearn.params import Fractions, RestructureParams
 from relearn.sources import READING_ERRORS, holds_control_character, iterate_source, read_source_file
-from relearn.threads import count_threads, map_ahead
+from relearn.threads import Budget, count_threads, map_ahead
 
 log = logging.getLogger(__name__)
 
 SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval", "evaluation"}
 
 MAX_NAME_BYTES = 255  # of the usual file systems
+
+# Of files that were read and are not yet decoded. A source may hold as many files of `MAX_BYTES` as it likes.
+MAX_BYTES_AHEAD = 512 * 1024 * 1024
 
 
 class Place(NamedTuple):
@@ -34,11 +40,13 @@ class Place(NamedTuple):
 
 
 class FoundFile(NamedTuple):
-    """A file of the source that has a place, and its bytes."""
+    """A file of the source that has a place: its bytes, or what was seen of them in an earlier run."""
 
     path: str
     place: Place
     content: bytes
+    stamp: str | None
+    known: Inspection | None
 
 
 class SourceImage(NamedTuple):
@@ -47,19 +55,7 @@ class SourceImage(NamedTuple):
     path: str
     split: str | None
     label: str
-    sha256: str
-    bytes: int
-    width_px: int
-    height_px: int
-    mode: str
-    format: str
-
-
-class Exclusion(NamedTuple):
-    """A file of the source that is not in the data set. The reason is `KIND` or `KIND: DETAIL`."""
-
-    path: str
-    reason: str
+    seen: Inspection
 
 
 class Refused(Exception):
@@ -67,45 +63,95 @@ class Refused(Exception):
 
 
 def run(params: RestructureParams) -> None:
-    """Write `data/dataset/`, `data/manifest.csv` and `data/excluded.csv`.
+    """Write `data/dataset/`, `data/manifest.csv` and what goes with it: sightings, hashes, excluded, source.
 
-    Every file of the source is read once, and ends in the manifest or among the excluded.
+    Every file of the source ends in the manifest or among the excluded. A file of a folder that has not changed since
+    an earlier run is copied and not read; bytes that were decoded before, wherever they stood, are not decoded again.
 
     Raises
     ------
     SourceError
-        The source cannot be read, or no image is left.
+        The source cannot be read, no image is left, or a file changed while it was copied.
     """
     source = Path(params.source)
     check_source(source)
     find_place = choose_layout(params)
-    with write_folder(paths.DATASET) as folder:
-        spool = folder / ".spool"
-        spool.mkdir()
+    with write_folder(paths.DATASET) as folder, Inspections(paths.INSPECTIONS) as inspections:
+        spool = Spool(folder / ".spool", source)
         images: list[SourceImage] = []
         excluded: list[Exclusion] = []
 
-        def inspect(file: FoundFile | Exclusion) -> SourceImage | Exclusion:
-            return file if isinstance(file, Exclusion) else inspect_image(file, spool)
+        budget = Budget(MAX_BYTES_AHEAD)
 
-        for found in map_ahead(inspect, read_files(source, find_place), 2 * count_threads()):
+        def inspect(file: FoundFile | Exclusion) -> SourceImage | Exclusion:
+            if isinstance(file, Exclusion):
+                return file
+            try:
+                return inspect_file(file, source, inspections, spool)
+            finally:
+                budget.give_back(len(file.content))
+
+        files = read_files(source, find_place, inspections, budget)
+        for found in map_ahead(inspect, files, 2 * count_threads()):
             if isinstance(found, Exclusion):
                 excluded.append(found)
             else:
                 images.append(found)
         n_files = len(images) + len(excluded)
-        rows, left_out = plan_dataset(images, params)
+        kept, left_out = plan_dataset(images, params)
         excluded += left_out
-        if len(rows) + len(excluded) != n_files:
-            raise SourceError(f"{source}: {n_files} files found, {len(rows)} kept and {len(excluded)} excluded; a bug")
-        if not rows:
+        if not kept:
             raise SourceError(_describe_nothing(source, params, excluded))
+        rows = [row for row, _ in kept]
         check_classes({row.label for row in rows}, params)
-        _place_images(rows, spool, folder)
-        shutil.rmtree(spool)
+        spool.place_images(rows, folder)
     write_manifest(paths.MANIFEST, rows)
+    sightings = [Sighting(row.path, image.path, image.seen.contrast) for row, image in kept]
+    write_csv(paths.SIGHTINGS, Sighting._fields, sightings)
+    write_hashes(paths.HASHES, [base64.b85decode(image.seen.hashes) for _, image in kept])
     write_csv(paths.EXCLUDED, Exclusion._fields, sorted(excluded))
+    write_json(paths.SOURCE, {"source": params.source, "n_files": n_files})
     _log_summary(source, rows, excluded)
+
+
+class Spool:
+    """The bytes that were read, by their hash, and of those that were not, the files that hold them."""
+
+    def __init__(self, folder: Path, source: Path) -> None:
+        folder.mkdir()
+        self._folder = folder
+        self._source = source
+        self._unread: dict[str, tuple[Path, str]] = {}
+
+    def keep(self, file: FoundFile, sha256: str) -> None:
+        """Keep the bytes of a file until it is known whether they have a place."""
+        if file.known is not None and file.stamp is not None:
+            self._unread[sha256] = (self._source / file.path, file.stamp)
+            return
+        partial = self._folder / f"{sha256}.{threading.get_ident()}"
+        partial.write_bytes(file.content)
+        partial.replace(self._folder / sha256)
+
+    def place_images(self, rows: Iterable[ManifestRow], folder: Path) -> None:
+        """Move or copy the images to their paths below `folder`; the spool is gone after that."""
+        left = Counter(row.sha256 for row in rows)
+        for row in rows:
+            target, kept = folder / row.path, self._folder / row.sha256
+            target.parent.mkdir(parents=True, exist_ok=True)
+            left[row.sha256] -= 1
+            if not kept.exists():
+                self._copy_unread(row.sha256, target)
+            elif left[row.sha256]:
+                shutil.copyfile(kept, target)
+            else:
+                kept.replace(target)
+        shutil.rmtree(self._folder)
+
+    def _copy_unread(self, sha256: str, target: Path) -> None:
+        path, stamp = self._unread[sha256]
+        shutil.copyfile(path, target)
+        if read_stamp(path) != stamp:
+            raise SourceError(f"{path}: changed while it was copied; run `dvc repro` when nobody writes there")
 
 
 def check_source(source: Path) -> None:
@@ -221,13 +267,21 @@ def _read_place(row: dict[str | None, Any], splits: dict[str, str], where: str) 
     return PurePosixPath(name).as_posix(), Place(splits[split] if split else None, label)
 
 
-def read_files(source: Path, find_place: Callable[[str], Place]) -> Iterator[FoundFile | Exclusion]:
+def read_files(
+    source: Path, find_place: Callable[[str], Place], inspections: Inspections, budget: Budget
+) -> Iterator[FoundFile | Exclusion]:
     """Read the files that have a place one after the other; the others come as exclusions, with the reason."""
+    is_folder = source.is_dir()
     for file in iterate_source(source):
         try:
             if file.refusal is not None:
                 raise Refused(file.refusal)
-            yield FoundFile(file.path, find_place(file.path), file.read())
+            place = find_place(file.path)
+            stamp = read_stamp(source / file.path) if is_folder else None
+            known = inspections.find_file(source / file.path, stamp) if stamp else None
+            content = b"" if known else file.read()
+            budget.take(len(content))
+            yield FoundFile(file.path, place, content, stamp, known)
         except Refused as refusal:
             yield Exclusion(file.path, str(refusal))
         except READING_ERRORS as error:
@@ -235,17 +289,24 @@ def read_files(source: Path, find_place: Callable[[str], Place]) -> Iterator[Fou
             yield Exclusion(file.path, f"cannot be read: {reason}")
 
 
-def inspect_image(file: FoundFile, spool: Path) -> SourceImage | Exclusion:
-    """Decode an image once, whole, and keep its bytes in `spool` under their hash."""
-    try:
-        image = decode_image(file.content)
-    except ImageError as error:
-        return Exclusion(file.path, str(error))
-    sha256 = hash_bytes(file.content)
-    partial = spool / f"{sha256}.{threading.get_ident()}"
-    partial.write_bytes(file.content)
-    partial.replace(spool / sha256)
-    return SourceImage(file.path, *file.place, sha256, len(file.content), *image.rgb.size, image.mode, image.format)
+def inspect_file(file: FoundFile, source: Path, inspections: Inspections, spool: Spool) -> SourceImage | Exclusion:
+    """Tell what a file's bytes are, from memory or by decoding them, and keep them if they are an image."""
+    seen = file.known
+    if seen is None:
+        sha256 = hash_bytes(file.content)
+        seen = inspections.find_content(sha256)
+        if seen is None:
+            try:
+                seen = inspect_content(file.content, sha256)
+            except OutOfMemory as error:
+                raise SourceError(f"{source}: {file.path}: {error}; free some, or set RELEARN_THREADS lower") from None
+            inspections.add(seen)
+        if file.stamp is not None:
+            inspections.add_file(source / file.path, file.stamp, sha256)
+    if seen.refusal:
+        return Exclusion(file.path, seen.refusal)
+    spool.keep(file, seen.sha256)
+    return SourceImage(file.path, *file.place, seen)
 
 
 def choose_split(sha256: str, fractions: Fractions) -> str:
@@ -262,8 +323,10 @@ def choose_split(sha256: str, fractions: Fractions) -> str:
     return "training"
 
 
-def plan_dataset(images: Iterable[SourceImage], params: RestructureParams) -> tuple[list[ManifestRow], list[Exclusion]]:
-    """Decide which images are in the data set, in which split and under which name.
+def plan_dataset(
+    images: Iterable[SourceImage], params: RestructureParams
+) -> tuple[list[tuple[ManifestRow, SourceImage]], list[Exclusion]]:
+    """Decide which images are in the data set, in which split and under which name, in the order of the manifest.
 
     1. Images of the same bytes under different labels are all excluded: one of the labels is wrong.
     2. Where the source names no split, the content's hash decides (`choose_split`). Where it names splits but no image
@@ -275,8 +338,8 @@ def plan_dataset(images: Iterable[SourceImage], params: RestructureParams) -> tu
     """
     excluded: list[Exclusion] = []
     copies: defaultdict[str, list[SourceImage]] = defaultdict(list)
-    for image in sorted(images):
-        copies[image.sha256].append(image)
+    for image in sorted(images, key=lambda image: image.path):
+        copies[image.seen.sha256].append(image)
     for sha256, group in list(copies.items()):
         if len({image.label for image in group}) > 1:
             names = ", ".join(f"{image.label} ({image.path})" for image in group)
@@ -298,12 +361,12 @@ def plan_dataset(images: Iterable[SourceImage], params: RestructureParams) -> tu
             if image.split == last.split or params.duplicates == "keep":
                 kept.append(image)
             else:
-                reason = f"same bytes in a later split: {last.path}, kept in {last.split}"
+                reason = f"{COPY_KEPT}: {last.path}, kept in {last.split}"
                 excluded.append(Exclusion(image.path, reason))
-    return name_images(kept), excluded
+    return sorted(name_images(kept), key=lambda named: sort_key(named[0])), excluded
 
 
-def name_images(images: Iterable[SourceImage]) -> list[ManifestRow]:
+def name_images(images: Iterable[SourceImage]) -> list[tuple[ManifestRow, SourceImage]]:
     """Give each image a path `SPLIT/CLASS/NAME` that no other one has, also where the file system ignores case.
 
     The name is the file's own. Where two files of a class and split share one, or it is too long, it is cut and gets
@@ -312,7 +375,7 @@ def name_images(images: Iterable[SourceImage]) -> list[ManifestRow]:
     sharing: defaultdict[str, list[SourceImage]] = defaultdict(list)
     for image in images:
         sharing[f"{image.split}/{image.label}/{PurePosixPath(image.path).name}".casefold()].append(image)
-    rows = []
+    named = []
     for group in sharing.values():
         for image in group:
             name = PurePosixPath(image.path)
@@ -321,24 +384,11 @@ def name_images(images: Iterable[SourceImage]) -> list[ManifestRow]:
                 # 60 characters are at most 240 bytes, which leaves room within the 255 of a file system.
                 unique = f"{name.stem[:50]}~{hash_bytes(image.path.encode())[:8]}{name.suffix[:8]}"
             path = f"{image.split}/{image.label}/{unique}"
-            rows.append(ManifestRow(path, str(image.split), *image[2:]))
-    return rows
-
-
-def _place_images(rows: Iterable[ManifestRow], spool: Path, folder: Path) -> None:
-    left = Counter(row.sha256 for row in rows)
-    for row in rows:
-        target = folder / row.path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        left[row.sha256] -= 1
-        if left[row.sha256]:
-            shutil.copyfile(spool / row.sha256, target)
-        else:
-            (spool / row.sha256).replace(target)
-
-
-def _find_kind(exclusion: Exclusion) -> str:
-    return exclusion.reason.split(":")[0]
+            seen = image.seen
+            size = seen.bytes, seen.width_px, seen.height_px
+            row = ManifestRow(path, str(image.split), image.label, seen.sha256, *size, seen.mode, seen.format)
+            named.append((row, image))
+    return named
 
 
 def _count_files(n_files: int) -> str:
@@ -346,15 +396,15 @@ def _count_files(n_files: int) -> str:
 
 
 def _count_kinds(excluded: Iterable[Exclusion]) -> str:
-    kinds = Counter(_find_kind(exclusion) for exclusion in excluded)
+    kinds = Counter(exclusion.kind for exclusion in excluded)
     return ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _describe_nothing(source: Path, params: RestructureParams, excluded: list[Exclusion]) -> str:
     if not excluded:
         return f"{source}: wanted images, found no file at all; put images there, or set restructure.source"
-    kinds = Counter(_find_kind(exclusion) for exclusion in excluded)
-    example = max(sorted(excluded), key=lambda exclusion: kinds[_find_kind(exclusion)])
+    kinds = Counter(exclusion.kind for exclusion in excluded)
+    example = max(sorted(excluded), key=lambda exclusion: kinds[exclusion.kind])
     return (
         f"{source}: wanted images in layout {params.layout}, found none in {_count_files(len(excluded))} "
         f"({_count_kinds(excluded)}), for example {example.path}: {example.reason}; "

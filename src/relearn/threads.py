@@ -1,6 +1,7 @@
 """Work on all cores, in order, without reading the whole input first."""
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +20,26 @@ def count_threads() -> int:
             raise ParamsError(f"RELEARN_THREADS: wanted a whole number of at least 1, got {wanted!r}; unset it")
         return int(wanted)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Budget:
+    """So many bytes may be in memory at once; more wait. What is larger than all of them goes alone."""
+
+    def __init__(self, n_bytes: int) -> None:
+        self._free = self._total = n_bytes
+        self._changed = threading.Condition()
+
+    def take(self, n_bytes: int) -> None:
+        """Wait until there is room."""
+        with self._changed:
+            self._changed.wait_for(lambda: n_bytes <= self._free or self._free == self._total)
+            self._free -= n_bytes
+
+    def give_back(self, n_bytes: int) -> None:
+        """Make room again."""
+        with self._changed:
+            self._free += n_bytes
+            self._changed.notify()
 
 
 def map_ahead(function: Callable[[Item], Result], items: Iterable[Item], n_ahead: int) -> Iterator[Result]:

@@ -10,9 +10,9 @@ import numpy as np
 
 from relearn import paths
 from relearn.classifier import open_head, write_classifier
-from relearn.errors import TrainingError
-from relearn.features import SplitFeatures, describe_features, read_features
-from relearn.files import write_csv, write_json
+from relearn.errors import TrainingError, ValidationFailed
+from relearn.features import SplitFeatures, describe_features, hash_features, read_features
+from relearn.files import read_json, write_csv, write_json
 from relearn.intervals import compute_wilson_interval
 from relearn.params import TrainParams
 
@@ -46,6 +46,7 @@ def run(params: TrainParams) -> None:
     IntegrityError
         The features are damaged.
     """
+    check_verified()
     training = read_features(paths.FEATURES, "training")
     validation = read_features(paths.FEATURES, "validation")
     trials = fit_trials(training, validation, params)
@@ -65,6 +66,17 @@ def run(params: TrainParams) -> None:
     for trial in trials:
         if not trial.converged:
             log.warning("C=%g did not converge in %d iterations; raise train.max_iter", trial.C, params.max_iter)
+
+
+def check_verified() -> None:
+    """Raise `ValidationFailed` unless these very features passed `verify`."""
+    report = read_json(paths.VERIFICATION_REPORT, ("passed", "index_sha256", "shards_sha256"))
+    if {name: report[name] for name in ("index_sha256", "shards_sha256")} != hash_features(paths.FEATURES):
+        raise ValidationFailed(
+            f"{paths.VERIFICATION_REPORT} is about other features than {paths.FEATURES}; run `dvc repro verify`"
+        )
+    if report["passed"] is not True:
+        raise ValidationFailed(f"the features did not pass: see {paths.VERIFICATION_REPORT}; then run `dvc repro`")
 
 
 def fit_trials(training: SplitFeatures, validation: SplitFeatures, params: TrainParams) -> list[Trial]:

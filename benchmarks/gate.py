@@ -1,0 +1,145 @@
+"""What the gate costs: nothing twice, a million rows, a hundred thousand hashes.
+
+Usage: python benchmarks/gate.py restructure SOURCE [LAYOUT]   a folder: the first time, again, and with 1 % new files
+       python benchmarks/gate.py suite [N_ROWS]                the stage on a manifest that passes, and one that fails
+       python benchmarks/gate.py search SOURCE [N_HASHES]      near duplicates among the hashes of the images of SOURCE
+"""
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from relearn import inspections, paths
+from relearn.errors import ImageError
+from relearn.files import write_csv, write_json
+from relearn.fingerprints import HASH_BYTES, N_HASHES, compute_fingerprint
+from relearn.images import decode_image
+from relearn.manifest import SPLITS, Exclusion
+from relearn.near_duplicates import mark_near_duplicates
+from relearn.params import NearDuplicates, read_params
+from relearn.restructure import run
+from relearn.sources import iterate_source
+from relearn.threads import count_threads, map_ahead
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def measure(function, *arguments):
+    start = time.monotonic()
+    result = function(*arguments)
+    return time.monotonic() - start, result
+
+
+def measure_restructure(source, layout):
+    inspections.SETTLED_SECONDS = -3600.0  # as if the files were there since yesterday
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        shutil.copytree(source, "source")
+        params = read_params(ROOT / "params.yaml").restructure.model_copy(update={"source": "source", "layout": layout})
+        files = sorted(path for path in Path("source").rglob("*") if path.is_file())
+        first, _ = measure(run, params)
+        again, _ = measure(run, params)
+        for number, path in enumerate(files[:: len(files) // max(1, len(files) // 100)]):
+            path.with_name(f"{path.stem}x{number}{path.suffix}").write_bytes(
+                path.read_bytes() + bytes([0, number % 256])
+            )
+        grown, _ = measure(run, params)
+    print(
+        f"{len(files)} files, {count_threads()} threads: first {first:.1f} s ({len(files) / first:.0f} images/s), ",
+        end="",
+    )
+    print(f"again {again:.1f} s ({first / again:.0f} times as fast), with 1 % new {grown:.1f} s")
+
+
+def write_data(n_rows, is_good):
+    """Write a manifest of so many rows; a bad one has every image too small, in a wrong mode and there twice."""
+    rng = np.random.default_rng(0)
+    splits = np.sort(rng.choice(3, n_rows, p=[0.6, 0.2, 0.2]))
+    labels = rng.integers(0, 100, n_rows)
+    numbers = np.arange(n_rows) if is_good else np.arange(n_rows) // 2 * 7 % (n_rows // 3)
+    names = [
+        f"{SPLITS[split]}/class {label:03}/{n:08}.jpg"
+        for n, (split, label) in enumerate(zip(splits, labels, strict=True))
+    ]
+    manifest = pd.DataFrame(
+        {
+            "path": names,
+            "split": [SPLITS[split] for split in splits],
+            "label": [f"class {label:03}" for label in labels],
+            "sha256": [f"{number:064x}" for number in numbers],
+            "bytes": "1000",
+            "width_px": "640" if is_good else "4",
+            "height_px": "480" if is_good else "99999",
+            "mode": "RGB" if is_good else "YCbCr",
+            "format": "JPEG",
+        }
+    ).astype("str")
+    sightings = manifest[["path"]].assign(source_path=manifest["path"], contrast="50.0" if is_good else "0.0")
+    paths.MANIFEST.parent.mkdir()
+    manifest.to_csv(paths.MANIFEST, index=False)
+    sightings.to_csv(paths.SIGHTINGS, index=False)
+    np.save(paths.HASHES, np.zeros((n_rows, N_HASHES, HASH_BYTES), np.uint8))
+    write_csv(paths.EXCLUDED, Exclusion._fields, [])
+    write_json(paths.SOURCE, {"source": "source", "n_files": n_rows})
+
+
+def measure_suite(n_rows, kind):
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        shutil.copy(ROOT / "params.yaml", folder)
+        write_data(n_rows, kind == "good")
+        command = [sys.executable, "-m", "relearn", "validate"]
+        seconds, answer = measure(lambda: subprocess.run(command, capture_output=True, text=True, check=False))
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
+    print(f"{n_rows:,} rows, {kind}: {seconds:.1f} s, peak {peak:.2f} GB; {answer.stderr.splitlines()[0]}")
+
+
+def measure_search(source, n_hashes):
+    def compute(content):
+        try:
+            rgb = decode_image(content).rgb
+        except ImageError:
+            return []
+        return [compute_fingerprint(image).hashes for image in (rgb, rgb.rotate(180))]
+
+    contents = (file.read() for file in iterate_source(source) if file.refusal is None)
+    seconds, found = measure(list, map_ahead(compute, contents, 64))
+    hashes = [content for pair in zip(*(part for part in found if part and all(part)), strict=True) for content in pair]
+    table = np.frombuffer(b"".join(hashes[:n_hashes]), np.uint8).reshape(-1, N_HASHES, HASH_BYTES)
+    splits = np.random.default_rng(0).choice(SPLITS, len(table), p=[0.6, 0.2, 0.2])
+    images = pd.DataFrame({"path": [str(n) for n in range(len(table))], "split": splits}).sort_values(
+        "split", ignore_index=True
+    )
+    print(f"{2 * len(found):,} images decoded and hashed in {seconds:.0f} s")
+    for mirrored in (False, True):
+        rule = NearDuplicates(severity="warn", max_distance=48, mirrored=mirrored)
+        seconds, marked = measure(mark_near_duplicates, images, table, rule)
+        print(
+            f"{len(table):,} images, mirrored {mirrored}: {seconds:.1f} s, "
+            f"{(marked['n_twins'] > 0).sum():,} with a near duplicate"
+        )
+
+
+def main():
+    match sys.argv[1:]:
+        case ["restructure", source, *layout]:
+            measure_restructure(Path(source).resolve(), (layout or ["class_folders"])[0])
+        case ["suite", *n_rows]:
+            for kind in ("good", "bad"):
+                measure_suite(int((n_rows or ["1000000"])[0]), kind)
+        case ["search", source, *n_hashes]:
+            measure_search(Path(source), int((n_hashes or ["100000"])[0]))
+        case _:
+            sys.exit(__doc__)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""What was seen of an image when its bytes were decoded, and a memory of it, so that no image is decoded twice."""
+
+import base64
+import json
+import logging
+import os
+import sqlite3
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import PIL
+
+from relearn import fingerprints, formats, images
+from relearn.errors import ImageError
+from relearn.files import hash_bytes, hash_file
+from relearn.fingerprints import compute_fingerprint
+from relearn.images import OutOfMemory, decode_image
+
+log = logging.getLogger(__name__)
+
+# A file that was changed this short a time ago may be changed again without its time showing it.
+SETTLED_SECONDS = 2.0
+
+
+class Inspection(NamedTuple):
+    """What a file's bytes are. `refusal` says why they are no image; `hashes`, if it has any, are base 85."""
+
+    sha256: str
+    bytes: int
+    width_px: int = 0
+    height_px: int = 0
+    mode: str = ""
+    format: str = ""
+    contrast: float = 0.0
+    hashes: str = ""
+    refusal: str = ""
+
+
+def inspect_content(content: bytes, sha256: str) -> Inspection:
+    """Decode the bytes of a file, whole.
+
+    Raises
+    ------
+    OutOfMemory
+        For what this machine cannot do now is no property of the bytes.
+    """
+    try:
+        image = decode_image(content)
+    except OutOfMemory:
+        raise
+    except ImageError as error:
+        return Inspection(sha256, len(content), refusal=str(error))
+    contrast, hashes = compute_fingerprint(image.rgb)
+    text = base64.b85encode(hashes).decode()
+    return Inspection(sha256, len(content), *image.rgb.size, image.mode, image.format, contrast, text)
+
+
+def read_stamp(path: Path) -> str:
+    """Return what changes when a file does: its inode, its size, and its two times."""
+    status = path.stat()
+    return f"{status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+
+
+class Inspections:
+    """A database of inspections by content, and of contents by a file's path and stamp.
+
+    It saves time and decides nothing. Every record carries its own hash and that of the code that made it; what does
+    not match is inspected anew, as all is where there is no database to be had.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        code = [hash_file(Path(str(module.__file__))) for module in (formats, images, fingerprints)]
+        self._recipe = hash_bytes(" ".join([PIL.__version__, *code]).encode())[:16]
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._open(path)
+        except (sqlite3.Error, OSError) as error:
+            self._go_without(error)
+
+    def _open(self, path: Path | str) -> None:
+        self._database = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
+        self._database.execute("PRAGMA journal_mode = WAL")
+        self._database.execute("PRAGMA synchronous = NORMAL")
+        columns = "key TEXT PRIMARY KEY, record TEXT NOT NULL, hash TEXT NOT NULL"
+        self._database.execute(f"CREATE TABLE IF NOT EXISTS record ({columns})")
+
+    def _go_without(self, error: Exception) -> None:
+        """Remember in memory alone for the rest of this run; a damaged file is taken away."""
+        log.warning("%s: cannot be used (%s); every image is decoded again", self._path, error)
+        if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
+            for suffix in ("", "-wal", "-shm"):
+                self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+        self._open(":memory:")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._database.close()
+
+    def find_content(self, sha256: str) -> Inspection | None:
+        """Return what was seen of these bytes, if they were inspected by the code of today."""
+        record = self._find(f"{self._recipe} {sha256}")
+        return Inspection(*json.loads(record)) if record is not None else None
+
+    def find_file(self, path: Path, stamp: str) -> Inspection | None:
+        """Return what was seen of a file that has not changed since."""
+        sha256 = self._find(f"{path.absolute()} {stamp}")
+        return self.find_content(sha256) if sha256 is not None else None
+
+    def add(self, inspection: Inspection) -> None:
+        """Remember an inspection by its content."""
+        self._add(f"{self._recipe} {inspection.sha256}", json.dumps(inspection))
+
+    def add_file(self, path: Path, stamp: str, sha256: str) -> None:
+        """Remember what a file holds that had this stamp before it was read."""
+        changed_ns = max(int(part) for part in stamp.split()[2:])
+        if changed_ns < time.time_ns() - SETTLED_SECONDS * 1e9:
+            self._add(f"{path.absolute()} {stamp}", sha256)
+
+    def _find(self, key: str) -> str | None:
+        with self._lock:
+            try:
+                query = "SELECT record, hash FROM record WHERE key = ?"
+                found = self._database.execute(query, (hash_bytes(os.fsencode(key)),)).fetchone()
+            except sqlite3.Error as error:
+                self._go_without(error)
+                return None
+        if found is None or found[1] != hash_bytes(os.fsencode(key + found[0])):
+            return None
+        return str(found[0])
+
+    def _add(self, key: str, record: str) -> None:
+        row = (hash_bytes(os.fsencode(key)), record, hash_bytes(os.fsencode(key + record)))
+        with self._lock:
+            try:
+                self._database.execute("INSERT OR REPLACE INTO record VALUES (?, ?, ?)", row)
+            except sqlite3.Error as error:
+                self._go_without(error)

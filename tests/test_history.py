@@ -1,0 +1,70 @@
+from pathlib import Path
+
+import pytest
+
+from conftest import commit, git
+from relearn import history
+from relearn.errors import IntegrityError
+from relearn.history import iterate_committed
+
+REPORT = Path("reports/report.json")
+
+
+def write(text):
+    REPORT.parent.mkdir(exist_ok=True)
+    REPORT.write_text(text)
+
+
+def test_newest_comes_first(workspace):
+    git(workspace, "init", "--quiet")
+    for text in ("one", "two", "two", "three"):
+        write(text)
+        commit(workspace)
+    write("not committed")
+    assert list(iterate_committed(REPORT)) == [b"three", b"two", b"one"]
+
+
+def test_commit_that_took_the_file_away_is_passed_over(workspace):
+    git(workspace, "init", "--quiet")
+    write("one")
+    commit(workspace)
+    REPORT.unlink()
+    commit(workspace)
+    assert list(iterate_committed(REPORT)) == [b"one"]
+
+
+def test_repository_may_be_further_up(workspace, monkeypatch):
+    git(workspace, "init", "--quiet")
+    (workspace / "inner").mkdir()
+    monkeypatch.chdir(workspace / "inner")
+    write("one")
+    commit(workspace)
+    assert list(iterate_committed(REPORT)) == [b"one"]
+
+
+def test_nothing_where_there_is_no_history(workspace, monkeypatch):
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(workspace.parent))
+    monkeypatch.setenv("LANGUAGE", "de")
+    assert list(iterate_committed(REPORT)) == []
+    git(workspace, "init", "--quiet")
+    assert list(iterate_committed(REPORT)) == []
+    commit(workspace)
+    assert list(iterate_committed(REPORT)) == []
+    monkeypatch.setenv("PATH", "")
+    assert list(iterate_committed(REPORT)) == []
+
+
+def test_broken_repository_is_told(workspace):
+    git(workspace, "init", "--quiet")
+    write("one")
+    commit(workspace)
+    (workspace / ".git" / "config").write_text("[core\n")
+    with pytest.raises(IntegrityError, match=r"report\.json: git cannot tell its earlier versions: fatal: bad config"):
+        list(iterate_committed(REPORT))
+
+
+def test_git_is_asked_in_english(monkeypatch):
+    asked = {}
+    monkeypatch.setattr(history.subprocess, "run", lambda command, **options: asked.update(options))
+    history._run_git("log")
+    assert asked["env"]["LC_ALL"] == "C"

@@ -1,0 +1,105 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from relearn.fingerprints import HASH_BYTES, N_HASHES, WINDOWS
+from relearn.near_duplicates import N_BANDS, find_near_duplicates, mark_near_duplicates, search
+from relearn.params import NearDuplicates
+
+RULE = NearDuplicates(severity="warn", max_distance=48, mirrored=True)
+
+
+def draw_hashes(rng, n_images):
+    return rng.integers(0, 256, (n_images, N_HASHES, HASH_BYTES), np.uint8)
+
+
+def flip(rng, hashes, n_bits):
+    """Return the hash with some of its bits turned."""
+    bits = np.unpackbits(hashes)
+    bits[rng.choice(len(bits), n_bits, replace=False)] ^= 1
+    return np.packbits(bits)
+
+
+@pytest.mark.parametrize("most", [0, 3, 2 * N_BANDS - 1])
+def test_search_finds_what_comparing_all_finds(most):
+    rng = np.random.default_rng(most)
+    table = rng.integers(0, 1 << 63, 3000, np.uint64)
+    queries = np.concatenate([table[:200], rng.integers(0, 1 << 63, 200, np.uint64)])
+    for row in range(200):
+        for bit in rng.choice(64, rng.integers(0, 12), replace=False):
+            queries[row] ^= np.uint64(1) << np.uint64(bit)
+    found = {pair for rows in search(queries, table, most) for pair in zip(*map(list, rows), strict=True)}
+    distances = np.bitwise_count(queries[:, None] ^ table)
+    assert found == set(zip(*map(list, np.nonzero(distances <= most)), strict=True))
+    assert len(found) > 10
+
+
+def test_search_refuses_what_it_could_miss():
+    with pytest.raises(ValueError, match=f"wanted a distance below {2 * N_BANDS}, got {2 * N_BANDS}"):
+        list(search(np.zeros(1, np.uint64), np.zeros(1, np.uint64), 2 * N_BANDS))
+
+
+def plant(rng, hashes, image, other, window, n_coarse, n_fine):
+    """Make a window of `other` near to the whole of `image`."""
+    hashes[other, window, :8] = flip(rng, hashes[image, 0, :8], n_coarse)
+    hashes[other, window, 8:] = flip(rng, hashes[image, 0, 8:], n_fine)
+
+
+def test_pairs_are_those_of_different_groups_by_window_and_mirror():
+    rng = np.random.default_rng(0)
+    hashes = draw_hashes(rng, 20)
+    groups = np.arange(20) % 2
+    plant(rng, hashes, 0, 1, 0, 2, 10)  # the whole
+    plant(rng, hashes, 2, 3, 5, 8, 48)  # a window, just near enough
+    plant(rng, hashes, 5, 4, 5, 8, 20)  # the other way round
+    plant(rng, hashes, 6, 8, 0, 0, 0)  # the same group
+    plant(rng, hashes, 10, 11, 0, 4, 50)  # too far by the fine hash
+    plant(rng, hashes, 12, 13, 0, 10, 0)  # too far by the coarse one
+    hashes[14, len(WINDOWS)] = hashes[15, 0]  # mirrored
+    plain = find_near_duplicates(hashes, groups, 48, mirrored=False)
+    assert list(zip(*(part.tolist() for part in plain), strict=True)) == [(0, 1, 10), (2, 3, 48), (4, 5, 20)]
+    mirrored = find_near_duplicates(hashes, groups, 48, mirrored=True)
+    assert (14, 15, 0) in list(zip(*(part.tolist() for part in mirrored), strict=True))
+    assert len(mirrored.first) == 4
+
+
+def test_no_image_and_no_pair():
+    for n_images in (0, 1, 5):
+        hashes = draw_hashes(np.random.default_rng(1), n_images)
+        assert len(find_near_duplicates(hashes, np.arange(n_images), 48, mirrored=True).first) == 0
+
+
+def make_images(splits):
+    return pd.DataFrame({"path": [f"{split}/{n}" for n, split in enumerate(splits)], "split": splits})
+
+
+def test_the_earlier_image_is_marked_with_the_nearest_later_one():
+    rng = np.random.default_rng(2)
+    hashes = draw_hashes(rng, 6)
+    plant(rng, hashes, 0, 3, 0, 0, 20)
+    plant(rng, hashes, 0, 5, 0, 0, 4)
+    hashes[4] = 0
+    splits = ["training"] * 3 + ["validation"] + ["evaluation"] * 2
+    marked = mark_near_duplicates(make_images(splits), hashes, RULE)
+    assert list(marked["is_compared"]) == [True] * 4 + [False, True]
+    # 3 and 5 are near each other through 0
+    assert list(marked["n_twins"]) == [2, 0, 0, 1, 0, 0]
+    assert list(marked["twin"]) == ["evaluation/5", "", "", "evaluation/5", "", ""]
+    assert marked["distance"][0] == 4
+
+
+def test_a_picture_that_is_there_a_thousand_times_is_marked_each_time():
+    rng = np.random.default_rng(3)
+    hashes = np.repeat(draw_hashes(rng, 1), 3000, axis=0)
+    splits = ["training"] * 1500 + ["evaluation"] * 1500
+    marked = mark_near_duplicates(make_images(splits), hashes, RULE)
+    assert (marked["n_twins"][:1500] == 1).all()
+    assert (marked["n_twins"][1500:] == 0).all()
+    assert set(marked["twin"][:1500]) == {"evaluation/1500"}
+
+
+def test_images_without_hashes_are_not_alike():
+    hashes = np.zeros((4, N_HASHES, HASH_BYTES), np.uint8)
+    marked = mark_near_duplicates(make_images(["training", "training", "evaluation", "evaluation"]), hashes, RULE)
+    assert not marked["n_twins"].any()
+    assert not marked["is_compared"].any()

@@ -1,0 +1,148 @@
+import json
+
+import numpy as np
+import pytest
+
+from relearn import paths
+from relearn.errors import IntegrityError, ValidationFailed
+from relearn.features import hash_features, write_features
+from relearn.files import read_json, write_csv, write_folder
+from relearn.manifest import ManifestRow
+from relearn.params import VerifyParams
+from relearn.train import check_verified
+from relearn.verify import compare_order, run
+
+PARAMS = VerifyParams.model_validate({name: {"severity": "error"} for name in VerifyParams.model_fields})
+
+
+@pytest.fixture
+def write(features):
+    """Write features and a manifest: `write(values, manifest)`; without them, those of the fixture."""
+    values = np.concatenate([part.features for part in features.values()])
+    manifest = [
+        ManifestRow(f"{split}/{sha256}.png", split, label, sha256, 1, 1, 1, "L", "PNG")
+        for split, part in features.items()
+        for sha256, label in zip(part.sha256, part.labels, strict=True)
+    ]
+
+    def write(change=lambda values: None, listed=None):
+        changed = values.copy()
+        change(changed)
+        with write_folder(paths.FEATURES) as folder:
+            write_features(folder, manifest, changed, {"network": "x"})
+        write_csv(paths.MANIFEST, ManifestRow._fields, manifest if listed is None else listed(manifest))
+        paths.VERIFICATION_REPORT.unlink(missing_ok=True)
+
+    return write
+
+
+def put_nan(values):
+    values[3, 2] = np.nan
+    values[3, 4] = np.inf
+
+
+def make_constant(values):
+    values[100] = 0.25
+
+
+def copy_row(values):
+    values[130] = values[7]
+
+
+def swap(manifest):
+    return [*manifest[:4], manifest[5], manifest[4], *manifest[6:]]
+
+
+FAILURES = {
+    "rows_of_manifest": (
+        {"listed": swap},
+        r"the images of data/manifest\.csv, in its order, got 2 of 180 rows without: row 4: wanted training/class 2 "
+        "0-5, got training/class 1 0-4",
+    ),
+    "finite": (
+        {"change": put_nan},
+        "finite numbers alone, got 1 of 180 rows of features without: training/class 0 0-3",
+    ),
+    "constant_rows": (
+        {"change": make_constant},
+        "features that differ within a row, got 1 of 180 rows of features without: validation/class 1 1-40",
+    ),
+    "identical_rows": (
+        {"change": copy_row},
+        "features in one split only, got 2 of 180 rows of features without: training/class 1 0-7, "
+        "evaluation/class 1 2-10",
+    ),
+}
+
+
+@pytest.mark.slow
+def test_good_features_pass(write):
+    write()
+    run(PARAMS)
+    report = read_json(paths.VERIFICATION_REPORT)
+    assert (report["passed"], report["n_images"]) == (True, 180)
+    assert [finding["name"] for finding in report["findings"]] == list(VerifyParams.model_fields)
+    assert {name: report[name] for name in ("index_sha256", "shards_sha256")} == hash_features(paths.FEATURES)
+    check_verified()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAILURES)
+def test_each_check_fails_on_what_it_is_for(write, name):
+    changes, message = FAILURES[name]
+    write(**changes)
+    with pytest.raises(
+        ValidationFailed, match=rf"180 rows of features, 4 checks: 1 not met\n  error  {name}: wanted {message}"
+    ):
+        run(PARAMS)
+    failed = [finding["name"] for finding in read_json(paths.VERIFICATION_REPORT)["findings"] if not finding["passed"]]
+    assert failed == [name]
+    with pytest.raises(ValidationFailed, match=r"the features did not pass: see reports/verification\.json"):
+        check_verified()
+
+
+def test_every_check_has_a_failing_case():
+    assert FAILURES.keys() == VerifyParams.model_fields.keys()
+
+
+@pytest.mark.slow
+def test_warning_lets_the_features_through(write, caplog):
+    write(copy_row)
+    with caplog.at_level("INFO"):
+        run(PARAMS.model_copy(update={"identical_rows": PARAMS.finite.model_copy(update={"severity": "warn"})}))
+    assert "1 not met\n  warn   identical_rows: wanted features in one split only" in caplog.text
+    check_verified()
+
+
+@pytest.mark.slow
+def test_features_alike_in_one_split_are_no_matter(write):
+    def copy_within(values):
+        values[8] = values[7]
+
+    write(copy_within)
+    run(PARAMS)
+
+
+def test_order_names_rows_that_are_missing_or_too_many():
+    row = ManifestRow("x", "training", "a", "1", 1, 1, 1, "L", "PNG")
+    table = compare_order([row, row._replace(sha256="2")], [])
+    assert list(table["found"]) == ["nothing", "nothing"]
+    assert list(table["is_same"]) == [False, False]
+
+
+def test_training_waits_for_these_very_features(features):
+    report = json.loads(paths.VERIFICATION_REPORT.read_text())
+    paths.VERIFICATION_REPORT.write_text(json.dumps(report | {"index_sha256": "0"}))
+    with pytest.raises(ValidationFailed, match=r"verification\.json is about other features than data/features; run"):
+        check_verified()
+    paths.VERIFICATION_REPORT.unlink()
+    with pytest.raises(IntegrityError, match=r"reports/verification\.json: no such file; run `dvc repro`"):
+        check_verified()
+
+
+def test_damaged_features_are_told(write):
+    write()
+    shard = paths.FEATURES / "training-0000.npy"
+    shard.write_bytes(shard.read_bytes()[:-4] + b"\0\0\0\1")
+    with pytest.raises(IntegrityError, match=r"training-0000\.npy: not the bytes that shards\.csv names"):
+        run(PARAMS)
