@@ -25,8 +25,7 @@ def draw_scene(seed, size=(300, 240)):
 def compare(image, other):
     """Return the least fine distance of the whole of one image to a window of the other, or the mirrored whole."""
     first, second = (
-        np.frombuffer(compute_fingerprint(rgb).hashes, np.uint8).reshape(N_HASHES, HASH_BYTES)[:, 8:]
-        for rgb in (image, other)
+        np.frombuffer(compute_fingerprint(rgb).hashes, np.uint8).reshape(N_HASHES, HASH_BYTES) for rgb in (image, other)
     )
     n_windows = len(WINDOWS)
     pairs = [(first[0], second[:n_windows]), (second[0], first[:n_windows]), (first[n_windows], second[:n_windows])]

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from relearn.fingerprints import HASH_BYTES, N_HASHES, WINDOWS
+from relearn.fingerprints import HASH_BYTES, HASH_TERMS, N_HASHES, WINDOWS
 from relearn.near_duplicates import N_BANDS, find_near_duplicates, mark_near_duplicates, search
 from relearn.params import NearDuplicates
 
@@ -11,13 +11,6 @@ RULE = NearDuplicates(severity="warn", max_distance=48, mirrored=True)
 
 def draw_hashes(rng, n_images):
     return rng.integers(0, 256, (n_images, N_HASHES, HASH_BYTES), np.uint8)
-
-
-def flip(rng, hashes, n_bits):
-    """Return the hash with some of its bits turned."""
-    bits = np.unpackbits(hashes)
-    bits[rng.choice(len(bits), n_bits, replace=False)] ^= 1
-    return np.packbits(bits)
 
 
 @pytest.mark.parametrize("most", [0, 3, 2 * N_BANDS - 1])
@@ -39,10 +32,14 @@ def test_search_refuses_what_it_could_miss():
         list(search(np.zeros(1, np.uint64), np.zeros(1, np.uint64), 2 * N_BANDS))
 
 
-def plant(rng, hashes, image, other, window, n_coarse, n_fine):
-    """Make a window of `other` near to the whole of `image`."""
-    hashes[other, window, :8] = flip(rng, hashes[image, 0, :8], n_coarse)
-    hashes[other, window, 8:] = flip(rng, hashes[image, 0, 8:], n_fine)
+def plant(rng, hashes, image, other, window, n_low, n_all):
+    """Make a window of `other` differ from the whole of `image` in so many bits, so many of them of the low terms."""
+    bits = np.unpackbits(hashes[image, 0])
+    is_low = np.zeros((HASH_TERMS, HASH_TERMS), bool)
+    is_low[:8, :8] = True
+    bits[rng.choice(np.flatnonzero(is_low), n_low, replace=False)] ^= 1
+    bits[rng.choice(np.flatnonzero(~is_low), n_all - n_low, replace=False)] ^= 1
+    hashes[other, window] = np.packbits(bits)
 
 
 def test_pairs_are_those_of_different_groups_by_window_and_mirror():
@@ -53,8 +50,8 @@ def test_pairs_are_those_of_different_groups_by_window_and_mirror():
     plant(rng, hashes, 2, 3, 5, 8, 48)  # a window, just near enough
     plant(rng, hashes, 5, 4, 5, 8, 20)  # the other way round
     plant(rng, hashes, 6, 8, 0, 0, 0)  # the same group
-    plant(rng, hashes, 10, 11, 0, 4, 50)  # too far by the fine hash
-    plant(rng, hashes, 12, 13, 0, 10, 0)  # too far by the coarse one
+    plant(rng, hashes, 10, 11, 0, 4, 49)  # too far
+    plant(rng, hashes, 12, 13, 0, 9, 9)  # too far by the low terms
     hashes[14, len(WINDOWS)] = hashes[15, 0]  # mirrored
     plain = find_near_duplicates(hashes, groups, 48, mirrored=False)
     assert list(zip(*(part.tolist() for part in plain), strict=True)) == [(0, 1, 10), (2, 3, 48), (4, 5, 20)]

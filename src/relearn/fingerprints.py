@@ -21,8 +21,8 @@ WINDOWS = (
 )  # fmt: skip
 
 N_HASHES = len(WINDOWS) + 1  # and the whole, mirrored
-COARSE_BITS, FINE_BITS = 64, 256
-HASH_BYTES = (COARSE_BITS + FINE_BITS) // 8
+HASH_TERMS = 16  # a side
+HASH_BYTES = HASH_TERMS**2 // 8
 
 THUMBNAIL_PX = 64
 MIN_SIDE_PX = 16  # in smaller images there is too little to tell a copy from likeness
@@ -48,14 +48,13 @@ def compute_fingerprint(rgb: Image.Image) -> Fingerprint:
 def compute_hashes(thumbnail: Image.Image) -> np.ndarray:
     """Return the perceptual hashes of a grey thumbnail's windows, and of the whole mirrored.
 
-    Each is ImageHash's `phash`, the signs of the lowest terms of a discrete cosine transform against their median: of
-    8 x 8 terms, which finds candidates, and of 16 x 16 terms, which tells a copy from likeness. One hash of the whole
-    does not survive a crop of 5 %; a crop's whole is one of its original's windows.
+    Each is ImageHash's `phash`: which of the 16 x 16 lowest terms of a discrete cosine transform exceed their median.
+    The hash of the whole alone does not survive a crop of 5 %, but a crop's whole is near a window of its original.
 
     Returns
     -------
     ndarray of shape (N_HASHES, HASH_BYTES), uint8
-        In the order of `WINDOWS`, then the mirrored whole; 8 bytes of the coarse hash, 32 of the fine one.
+        In the order of `WINDOWS`, then the mirrored whole; a row of terms is two bytes, the lowest term the first bit.
     """
     import imagehash
 
@@ -65,8 +64,7 @@ def compute_hashes(thumbnail: Image.Image) -> np.ndarray:
 
     parts = [crop(window) for window in WINDOWS]
     parts.append(thumbnail.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
-    rows = [[np.packbits(imagehash.phash(part, hash_size=size).hash) for size in (8, 16)] for part in parts]
-    return np.array([np.concatenate(row) for row in rows])
+    return np.array([np.packbits(imagehash.phash(part, hash_size=HASH_TERMS).hash) for part in parts])
 
 
 def write_hashes(path: Path, hashes: Sequence[bytes]) -> None:

@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 
 from relearn.files import hash_bytes
-from relearn.fingerprints import COARSE_BITS, WINDOWS
+from relearn.fingerprints import WINDOWS
 from relearn.params import NearDuplicates
 
-# Copies have coarse distances of at most this; it only thins out what the fine hash is asked about.
+# Copies differ in at most so many of the 64 bits of the lowest terms, by which candidates are searched.
+COARSE_BITS = 64
 COARSE_DISTANCE = 8
 N_BANDS = 5
 
@@ -57,8 +58,8 @@ def mark_near_duplicates(images: pd.DataFrame, hashes: np.ndarray, rule: NearDup
 def find_near_duplicates(hashes: np.ndarray, groups: np.ndarray, max_distance: int, mirrored: bool) -> Pairs:
     """Return the pairs of images of different groups whose hashes are near each other.
 
-    Two images are near if the whole of the one is near a window of the other: by the coarse hash, and by the fine one
-    within `max_distance`.
+    Two images are near if the whole of the one is near a window of the other: by the bits of the lowest terms, and
+    within `max_distance` by all of them.
 
     Parameters
     ----------
@@ -74,8 +75,9 @@ def find_near_duplicates(hashes: np.ndarray, groups: np.ndarray, max_distance: i
     Pairs
         Of rows first < second, each once, ordered, with the least distance of their hashes.
     """
-    coarse = np.ascontiguousarray(hashes[:, :, : COARSE_BITS // 8]).view("<u8")[:, :, 0]
-    fine = np.ascontiguousarray(hashes[:, :, COARSE_BITS // 8 :]).view("<u8")
+    # The first byte of each of the first eight rows: the 8 x 8 lowest of the 16 x 16 terms.
+    coarse = np.ascontiguousarray(hashes[:, :, 0:16:2]).view("<u8")[:, :, 0]
+    fine = np.ascontiguousarray(hashes).view("<u8")
     n_windows = len(WINDOWS)
     table = np.ascontiguousarray(coarse[:, :n_windows]).ravel()
     parts = []

@@ -287,7 +287,7 @@ def _plan_class_checks(data: Data, params: ValidateParams) -> list[Check]:
         Check(
             "min_images",
             params.min_images.severity,
-            f"at least {n_images} images of every class in every split",
+            f"at least {n_images:,} images of every class in every split",
             "counts",
             expect_between("n_images", n_images),
             name_count,

@@ -1,0 +1,75 @@
+"""A stage that is killed at any moment leaves nothing that the next run does not put right."""
+
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from conftest import SMALL, execute, make_environment, write_images
+from relearn.manifest import SPLITS
+
+pytestmark = pytest.mark.slow
+
+N_KILLS = {"restructure": 50, "validate": 10}
+
+
+def read_results(folder):
+    files = [path for root in ("data", "reports") for path in (folder / root).rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def list_leftovers(folder):
+    return [path.as_posix() for path in folder.rglob("*") if ".partial" in path.name or ".spool" in path.name]
+
+
+def run(folder, stage):
+    answer = execute(folder, "relearn", stage)
+    assert answer.returncode == 0, answer.stderr
+
+
+@pytest.mark.parametrize("stage", N_KILLS)
+def test_killed_at_any_moment(tmp_path, set_params, root, stage):
+    for folder in (tmp_path / "disturbed", tmp_path / "undisturbed"):
+        folder.mkdir()
+        shutil.copy(root / "params.yaml", folder)
+        set_params(SMALL, folder / "params.yaml")
+        names = [f"{split}/{label}/{n}.png" for split in SPLITS for label in ("cat", "dog") for n in range(60)]
+        write_images(folder / "images", names)
+        (folder / "images" / "training" / "cat" / "broken.png").write_bytes(b"text")
+        (folder / "images" / "validation" / "dog" / "copy.png").write_bytes(
+            (folder / "images" / "training" / "dog" / "0.png").read_bytes()
+        )
+    start = time.monotonic()
+    run(folder, "restructure")
+    if stage == "validate":
+        run(tmp_path / "disturbed", "restructure")
+        start = time.monotonic()
+        run(folder, "validate")
+    usual_seconds = time.monotonic() - start
+
+    rng = random.Random(0)
+    environment = make_environment(root) | {"PYTHONPATH": ""}
+    n_killed = 0
+    for number in range(N_KILLS[stage]):
+        folder = tmp_path / "disturbed"
+        if number % 3 == 0:  # else what earlier runs remembered is there
+            shutil.rmtree(folder / ".relearn", ignore_errors=True)
+        with subprocess.Popen(
+            [sys.executable, "-m", "relearn", stage],
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ) as child:
+            time.sleep(rng.uniform(0.2, 1.1) * usual_seconds)
+            child.send_signal(signal.SIGKILL)
+        n_killed += child.returncode == -signal.SIGKILL
+        if number % 10 == 9:
+            run(folder, stage)
+            assert read_results(folder) == read_results(tmp_path / "undisturbed")
+            assert list_leftovers(folder) == []
+    assert n_killed > N_KILLS[stage] // 2
