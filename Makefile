@@ -16,6 +16,12 @@ ifeq ($(UV_DEFAULT_INDEX),)
 unexport UV_DEFAULT_INDEX
 endif
 
+# And so does a certificate.
+export SSL_CERT_FILE ?= $(shell $(PYTHON) -m pip config get global.cert 2>/dev/null)
+ifeq ($(SSL_CERT_FILE),)
+unexport SSL_CERT_FILE
+endif
+
 .DEFAULT_GOAL := help
 .PHONY: help setup repro test test-fast check format data-docs flow ui lock clean
 

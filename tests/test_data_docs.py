@@ -54,11 +54,11 @@ KINDS = ("validations", "expectations")
 def test_pages_say_what_was_wanted_and_found(site):
     pages = read_pages(paths.DATA_DOCS)
     found = pages["validations/images.html"]
-    assert "large: 3 or more &amp; no less" in found
+    assert "large (error): 3 or more &amp; no less" in found
     assert "&lt;img src=http" in found
     assert "small" not in re.sub(r"<style>.*?</style>", "", found, flags=re.DOTALL)
     assert "images, 3 photos" in found
-    assert "few: 9 at most" in pages["expectations/counts.html"]
+    assert "few (warn): 9 at most" in pages["expectations/counts.html"]
 
 
 def test_same_bytes_each_time(site):

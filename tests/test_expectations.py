@@ -24,8 +24,8 @@ def test_findings_come_in_the_order_of_the_checks_with_their_rows():
         Check("gaps", "error", "2 at least", "u", expect("y", min_value=2), observed="what was counted"),
     ]
     assert run_checks({"t": TABLE, "u": TABLE}, checks) == [
-        Finding("large", "error", "3 at least", "1 of 3 rows without", False, 1, ["b"], []),
-        Finding("small", "warn", "6 at most", "1 of 3 rows without", False, 1, ["c=9"], []),
+        Finding("large", "error", "3 at least", "1 of 3 rows that fail", False, 1, ["b"], []),
+        Finding("small", "warn", "6 at most", "1 of 3 rows that fail", False, 1, ["c=9"], []),
         Finding("never", "off", "nothing", "not looked at", True, 0, [], []),
         Finding("gaps", "error", "2 at least", "what was counted", False, 1, ["b"], []),
     ]

@@ -10,6 +10,10 @@ from relearn.history import iterate_committed
 REPORT = Path("reports/report.json")
 
 
+def read_committed():
+    return [content for _, content in iterate_committed(REPORT)]
+
+
 def write(text):
     REPORT.parent.mkdir(exist_ok=True)
     REPORT.write_text(text)
@@ -21,7 +25,9 @@ def test_newest_comes_first(workspace):
         write(text)
         commit(workspace)
     write("not committed")
-    assert list(iterate_committed(REPORT)) == [b"three", b"two", b"one"]
+    assert read_committed() == [b"three", b"two", b"one"]
+    newest, _ = next(iterate_committed(REPORT))
+    assert newest == git(workspace, "rev-parse", "HEAD").strip()
 
 
 def test_commit_that_took_the_file_away_is_passed_over(workspace):
@@ -30,7 +36,7 @@ def test_commit_that_took_the_file_away_is_passed_over(workspace):
     commit(workspace)
     REPORT.unlink()
     commit(workspace)
-    assert list(iterate_committed(REPORT)) == [b"one"]
+    assert read_committed() == [b"one"]
 
 
 def test_repository_may_be_further_up(workspace, monkeypatch):
@@ -39,19 +45,19 @@ def test_repository_may_be_further_up(workspace, monkeypatch):
     monkeypatch.chdir(workspace / "inner")
     write("one")
     commit(workspace)
-    assert list(iterate_committed(REPORT)) == [b"one"]
+    assert read_committed() == [b"one"]
 
 
 def test_nothing_where_there_is_no_history(workspace, monkeypatch):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(workspace.parent))
     monkeypatch.setenv("LANGUAGE", "de")
-    assert list(iterate_committed(REPORT)) == []
+    assert read_committed() == []
     git(workspace, "init", "--quiet")
-    assert list(iterate_committed(REPORT)) == []
+    assert read_committed() == []
     commit(workspace)
-    assert list(iterate_committed(REPORT)) == []
+    assert read_committed() == []
     monkeypatch.setenv("PATH", "")
-    assert list(iterate_committed(REPORT)) == []
+    assert read_committed() == []
 
 
 def test_broken_repository_is_told(workspace):
@@ -60,7 +66,7 @@ def test_broken_repository_is_told(workspace):
     commit(workspace)
     (workspace / ".git" / "config").write_text("[core\n")
     with pytest.raises(IntegrityError, match=r"report\.json: git cannot tell its earlier versions: fatal: bad config"):
-        list(iterate_committed(REPORT))
+        read_committed()
 
 
 def test_git_is_asked_in_english(monkeypatch):

@@ -80,9 +80,9 @@ def test_the_earlier_image_is_marked_with_the_nearest_later_one():
     marked = mark_near_duplicates(make_images(splits), hashes, RULE)
     assert list(marked["is_compared"]) == [True] * 4 + [False, True]
     # 3 and 5 are near each other through 0
-    assert list(marked["n_twins"]) == [2, 0, 0, 1, 0, 0]
-    assert list(marked["twin"]) == ["evaluation/5", "", "", "evaluation/5", "", ""]
-    assert marked["distance"][0] == 4
+    assert list(marked["n_twins_split"]) == [2, 0, 0, 1, 0, 0]
+    assert list(marked["twin_split"]) == ["evaluation/5", "", "", "evaluation/5", "", ""]
+    assert marked["distance_split"][0] == 4
 
 
 def test_a_picture_that_is_there_a_thousand_times_is_marked_each_time():
@@ -90,13 +90,23 @@ def test_a_picture_that_is_there_a_thousand_times_is_marked_each_time():
     hashes = np.repeat(draw_hashes(rng, 1), 3000, axis=0)
     splits = ["training"] * 1500 + ["evaluation"] * 1500
     marked = mark_near_duplicates(make_images(splits), hashes, RULE)
-    assert (marked["n_twins"][:1500] == 1).all()
-    assert (marked["n_twins"][1500:] == 0).all()
-    assert set(marked["twin"][:1500]) == {"evaluation/1500"}
+    assert (marked["n_twins_split"][:1500] == 1).all()
+    assert (marked["n_twins_split"][1500:] == 0).all()
+    assert set(marked["twin_split"][:1500]) == {"evaluation/1500"}
 
 
 def test_images_without_hashes_are_not_alike():
     hashes = np.zeros((4, N_HASHES, HASH_BYTES), np.uint8)
     marked = mark_near_duplicates(make_images(["training", "training", "evaluation", "evaluation"]), hashes, RULE)
-    assert not marked["n_twins"].any()
+    assert not marked["n_twins_split"].any()
     assert not marked["is_compared"].any()
+
+
+def test_groups_may_be_labels():
+    rng = np.random.default_rng(4)
+    hashes = draw_hashes(rng, 3)
+    plant(rng, hashes, 0, 1, 0, 0, 4)
+    plant(rng, hashes, 0, 2, 0, 0, 8)
+    images = pd.DataFrame({"path": ["a", "b", "c"], "label": ["cat", "cat", "dog"]})
+    marked = mark_near_duplicates(images, hashes, RULE, "label")
+    assert list(marked["twin_label"]) == ["c", "c", ""]

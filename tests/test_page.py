@@ -118,7 +118,7 @@ def test_verdict_and_failures_come_first(tables):
     assert "None: every file of the source is in the data set." in text
     passed = Reader(draw_page(make_report(findings[0]), *tables, [])).text
     assert "The data passed" in passed
-    assert "4 images of 2 classes: all of 1 checks passed." in passed
+    assert "4 images of 2 classes: 0 of 1 checks failed." in passed
 
 
 def test_members_of_a_pair_stand_side_by_side(tables):

@@ -78,6 +78,7 @@ def test_unknown_network_answers_with_the_list(workspace, set_params):
         ({"validate.modes.severity": "fatal"}, "validate.modes.severity: wanted one of 'error', 'warn' or 'off', got"),
         ({"validate.modes.allowed": ["HSV"]}, "validate.modes.allowed.0: wanted one of '1', 'L', 'LA'"),
         ({"validate.width_px.min": 30_000}, "validate.width_px: wanted max of at least min, which is 30000, got 20000"),
+        ({"validate.min_images": 5}, "validate.min_images: wanted a block with the keys severity, min, got 5"),
         ({"validate.contrast.max": 3}, "validate.contrast.max: unknown key; known here are severity, min"),
         ({"train.C": []}, "train.C: wanted"),
         ({"train.C": 0.1}, "train.C: wanted a valid list, got 0.1"),

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from conftest import ROOT, draw_image, encode_image, read_yaml, write_images
 from relearn import cli, evaluate, extract, paths, predict, restructure, train
 from relearn.errors import ImageError, IntegrityError, NetworkError
-from relearn.features import read_features
+from relearn.features import hash_features, read_features
 from relearn.files import hash_file, read_csv, read_json, write_json
 from relearn.manifest import read_manifest
 from relearn.networks import Extractor, ExtractorRecord
@@ -24,7 +24,7 @@ CLASSES = ["cat", "dog"]
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A folder where every stage but the gate has run over 26 small images."""
+    """A folder where every stage but the gates has run over 26 small images."""
     folder = tmp_path_factory.mktemp("trained")
     content = read_yaml(ROOT / "params.yaml")
     content["restructure"] |= {"source": "images", "layout": "split_class_folders"}
@@ -41,6 +41,7 @@ def trained(tmp_path_factory):
         restructure.run(params.restructure)
         write_json(paths.VALIDATION_REPORT, {"passed": True, "manifest_sha256": hash_file(paths.MANIFEST)})
         extract.run(params.extract)
+        write_json(paths.VERIFICATION_REPORT, {"passed": True, **hash_features(paths.FEATURES)})
         train.run(params.train)
         evaluate.run(params.evaluate)
     finally:

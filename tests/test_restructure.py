@@ -149,7 +149,7 @@ def test_csv_layout(use):
         ("path,label\n,a\n", "line 2: wanted a path, got an empty cell"),
         ("path,label\n./1.png,a\n1.png,a\n", r"line 3: 1\.png is listed twice"),
         ("path,label\n1.png," + "a" * 200_000, r"labels\.csv: line \d: wanted CSV, got: field larger than field limit"),
-        ("path,label\n1.png,a\nno.png,b\n", r"1 of its paths are not in the source, the first is no\.png"),
+        ("path,label\n1.png,a\nno.png,b\n", r"1 of its paths are not in the source: no\.png$"),
     ],
 )
 def test_csv_errors(use, table, message):

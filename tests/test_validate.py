@@ -41,7 +41,7 @@ def make_rows():
 ROWS = make_rows()
 
 
-def make_data(rows=None, *, contrast=None, hashes=None, n_files=None, excluded=(), before=None):
+def make_data(rows=None, *, contrast=None, hashes=None, n_files=None, excluded=(), before=None, is_accepted=False):
     rows = make_rows() if rows is None else rows
     manifest = pd.DataFrame(rows, columns=list(ManifestRow._fields)).astype("str")
     manifest = manifest.mask(manifest == "")
@@ -54,7 +54,7 @@ def make_data(rows=None, *, contrast=None, hashes=None, n_files=None, excluded=(
         table[row] = np.frombuffer(compute_fingerprint(rgb).hashes, np.uint8).reshape(table.shape[1:])
     excluded = [Exclusion(*exclusion) for exclusion in excluded]
     n_files = len(rows) + len(excluded) if n_files is None else n_files
-    return Data(manifest, sightings, table, excluded, "source", n_files, before)
+    return Data(manifest, sightings, table, excluded, "source", n_files, before, is_accepted)
 
 
 def change(row, **cells):
@@ -66,7 +66,7 @@ def without(*classes):
     return [row for row in ROWS if f"{row.split}/{row.label}" not in classes]
 
 
-BEFORE = Reference("0" * 64, {"cat": 9, "dog": 9})
+BEFORE = Reference("c" * 40, {"cat": 9, "dog": 9})
 
 # Of each check: data that fails it, the rows that it names, and a part of the message.
 FAILURES = {
@@ -74,25 +74,25 @@ FAILURES = {
     "types": (
         make_data(change(2, width_px="x", sha256="abc")),
         [f"{ROWS[2].path} (width_px sha256)"],
-        "wanted whole positive numbers, SHA-256 in hexadecimal, known splits, got 1 of 18 images without",
+        "wanted whole positive numbers, SHA-256 in hexadecimal, known splits, got 1 of 18 images that fail",
     ),
     "unique_paths": (make_data(change(1, path=ROWS[0].path)), [ROWS[0].path] * 2, "a path once, got 2 of 18"),
     "counts_add_up": (make_data(n_files=20), [], "as many .* as found, got 18 kept and 0 excluded of 20 found"),
     "excluded_share": (
         make_data(excluded=[("a.jpg", "damaged JPEG file: x"), ("b.jpg", "damaged JPEG file: y")]),
         [],
-        r"at most 5\.0% of the files excluded, .* got 2 damaged JPEG file$",
+        r"at most 5\.0% .* got 2 of 20 \(10\.0%\): 2 damaged JPEG file, such as a\.jpg$",
     ),
     "classes": (make_data(without(*(f"{split}/dog" for split in SPLITS))), [], "at least 2 classes, got 1"),
     "class_names": (
         make_data([row._replace(label="Cat") if row.label == "dog" else row for row in ROWS]),
         ["Cat", "cat"],
-        "names of classes that differ by more than upper and lower case, got 2 of 2 classes without: Cat, cat",
+        "names of classes that differ by more than upper and lower case, got 2 of 2 classes that fail: Cat, cat",
     ),
     "every_class_in_every_split": (
         make_data(without("validation/dog")),
         ["validation/dog (0)"],
-        "an image of every class in every split, got 1 of 6 classes in splits without: validation/dog",
+        "an image of every class in every split, got 1 of 6 pairs of split and class that fail: validation/dog",
     ),
     "min_images": (make_data(ROWS[:-2]), ["evaluation/dog (1)"], "at least 2 images of every class in every split"),
     "class_balance": (
@@ -115,11 +115,16 @@ FAILURES = {
         [ROWS[0].path, ROWS[3].path],
         "the same bytes under one label, got 2 of 18",
     ),
-    "near_duplicates": (
+    "near_duplicates_across_splits": (
         make_data(hashes={0: 1, 4: 2, 8: 1, 13: 3}),
         [f"{ROWS[0].path} (like {ROWS[8].path}, distance 0)"],
-        "no copy of an image in a later split, re-encoded, resized, slightly cropped or mirrored, got 1 of 4 images "
+        "no copy in another split, re-encoded, resized, slightly cropped or mirrored, got 1 of 4 images "
         "with one; 14 too small or too uniform to compare: training/cat/0.png",
+    ),
+    "near_duplicates_across_labels": (
+        make_data(hashes={0: 1, 3: 1}),
+        [f"{ROWS[0].path} (like {ROWS[3].path}, distance 0)"],
+        "no copy in another label, re-encoded, resized, slightly cropped or mirrored, got 1 of 2 images with one",
     ),
     "width_px": (make_data(change(7, width_px=7)), [f"{ROWS[7].path} (7 px)"], "8 to 20,000 px of width, got 1 of"),
     "height_px": (make_data(change(7, height_px=20_001)), [f"{ROWS[7].path} (20001 px)"], "8 to 20,000 px of height"),
@@ -128,19 +133,19 @@ FAILURES = {
     "modes": (make_data(change(5, mode="CMYK")), [f"{ROWS[5].path} (CMYK)"], "a colour mode of RGB, L, got 1 of 18"),
     "contrast": (make_data(contrast={9: 3.5}), [f"{ROWS[9].path} (3.5)"], "brightness that deviates by at least 4 of"),
     "vanished_classes": (
-        make_data(before=Reference("0" * 64, {"cat": 9, "dog": 9, "owl": 2})),
+        make_data(before=Reference("c" * 40, {"cat": 9, "dog": 9, "owl": 2})),
         ["owl"],
-        "an image of each class that there was in the last committed data, got 1 of 3 classes without: owl",
+        "an image of each class that there was in the last committed data, got 1 of 3 classes that fail: owl",
     ),
     "new_classes": (
-        make_data(before=Reference("0" * 64, {"cat": 9})),
+        make_data(before=Reference("c" * 40, {"cat": 9})),
         ["dog"],
-        "no class that there was not in the last committed data, got 1 of 2 classes without: dog",
+        "no class that there was not in the last committed data, got 1 of 2 classes that fail: dog",
     ),
     "shrinkage": (
-        make_data(before=Reference("0" * 64, {"cat": 9, "dog": 12})),
+        make_data(before=Reference("c" * 40, {"cat": 9, "dog": 12})),
         ["dog (9, was 12)"],
-        r"at most 20\.0% fewer images than in the last committed data, in each class and in all, got 1 of 3",
+        r"at most 20\.0% fewer images than in the last committed data, in each class and all of these, got 1 of 3",
     ),
 }
 # What fails beside a check is what must: a class that is missing is also fewer than the least number.
@@ -151,7 +156,6 @@ BESIDE = {
     "min_images": {"split_balance"},
     "split_balance": {"min_images"},
     "class_balance": {"split_balance"},
-    "vanished_classes": {"shrinkage"},
     "height_px": {"aspect_ratio"},
     "width_px": {"aspect_ratio"},
 }
@@ -200,7 +204,7 @@ def test_severity_decides_what_stops(workspace):
         write_data(change(5, mode="CMYK"))
         params = make_params(modes={"severity": severity})
         if stops:
-            with pytest.raises(ValidationFailed, match=r"24 checks: 1 failed, 0 warned\n  error  modes: wanted"):
+            with pytest.raises(ValidationFailed, match=r"25 checks: 1 failed\n  error  modes: wanted"):
                 run(params)
         else:
             run(params)
@@ -224,8 +228,8 @@ def test_mirrored_copies_count_where_they_shall():
     rgb = draw_image(1, (64, 64)).resize((200, 160))
     for row, image in ((0, rgb), (8, rgb.transpose(0))):
         data.hashes[row] = np.frombuffer(compute_fingerprint(image).hashes, np.uint8).reshape(N_HASHES, HASH_BYTES)
-    assert find_failed(data).keys() == {"near_duplicates"}
-    assert find_failed(data, make_params(near_duplicates={"mirrored": False})) == {}
+    assert find_failed(data).keys() == {"near_duplicates_across_splits"}
+    assert find_failed(data, make_params(near_duplicates_across_splits={"mirrored": False})) == {}
 
 
 @pytest.mark.slow
@@ -239,20 +243,20 @@ def test_only_so_many_rows_are_named():
 def test_copies_are_shown_side_by_side():
     finding = find_failed(make_data(change(6, sha256=ROWS[0].sha256)))["copies_across_splits"]
     assert finding.images == [[ROWS[0].path, ROWS[6].path]]
-    finding = find_failed(make_data(hashes={0: 1, 8: 1}))["near_duplicates"]
+    finding = find_failed(make_data(hashes={0: 1, 8: 1}))["near_duplicates_across_splits"]
     assert finding.images == [[ROWS[0].path, ROWS[8].path]]
 
 
 def make_finding(number, severity="error", passed=False):
     rows = ["a", "b", "c", "d", "e"]
-    return Finding(f"check{number}", severity, "x", "5 of 9 rows without", passed, 0 if passed else 5, rows, [])
+    return Finding(f"check{number}", severity, "x", "5 of 9 rows that fail", passed, 0 if passed else 5, rows, [])
 
 
 def test_failure_is_one_line():
     finding = make_finding(1)
-    assert describe_failure(finding) == "check1: wanted x, got 5 of 9 rows without: a, b, c and 2 more"
-    assert describe_failure(finding._replace(n_failed=1, rows=["a"])).endswith("without: a")
-    assert describe_failure(finding._replace(rows=["a"])).endswith("without: a and 4 more")
+    assert describe_failure(finding) == "check1: wanted x, got 5 of 9 rows that fail: a, b, c and 2 more"
+    assert describe_failure(finding._replace(n_failed=1, rows=["a"])).endswith("that fail: a")
+    assert describe_failure(finding._replace(rows=["a"])).endswith("that fail: a and 4 more")
 
 
 def test_terminal_gets_at_most_20_lines_the_errors_first():
@@ -267,7 +271,7 @@ def test_terminal_gets_at_most_20_lines_the_errors_first():
         "  mend the data, or change the block validate of params.yaml",
         "  reports/validation.html shows it all",
     ]
-    assert describe_findings([make_finding(1, "off", True)], 9)[0].endswith("0 checks: all passed, 1 off")
+    assert describe_findings([make_finding(1, "off", True)], 9)[0].endswith("0 checks: passed, 1 off")
 
 
 # --- the reference ---------------------------------------------------------------------------------------------------
@@ -280,7 +284,6 @@ def make_report(manifest_sha256="1", source="birds", passed=True, **changes):
 
 def test_reference_is_the_newest_other_data_of_this_source_that_passed():
     reports = [
-        make_report("now"),
         make_report("2", passed=False),
         make_report("3", source="food"),
         b"no json",
@@ -289,9 +292,11 @@ def test_reference_is_the_newest_other_data_of_this_source_that_passed():
         make_report("5"),
         make_report("6"),
     ]
-    assert find_reference(reports, "now", "birds") == Reference("5", {"owl": 3})
-    assert find_reference(reports, "now", "digits") is None
-    assert find_reference([], "now", "birds") is None
+    commits = [(str(number), content) for number, content in enumerate(reports)]
+    assert find_reference(commits, "now", "birds") == (Reference("5", {"owl": 3}), False)
+    assert find_reference([("x", make_report("now")), *commits], "now", "birds") == (Reference("5", {"owl": 3}), True)
+    assert find_reference(commits, "now", "digits") == (None, False)
+    assert find_reference([("x", make_report("now"))], "now", "birds") == (None, True)
 
 
 @pytest.mark.slow
@@ -301,20 +306,37 @@ def test_data_is_compared_with_the_last_commit_that_passed(workspace):
     write_data(ROWS)
     run(make_params())
     assert read_json(paths.VALIDATION_REPORT)["compared_with"] is None
-    old = hash_file(paths.MANIFEST)
     commit(workspace)
+    first = git(workspace, "rev-parse", "HEAD").strip()
 
     write_data(without("training/dog", "validation/dog", "evaluation/dog"))
-    lenient = make_params(classes={"min": 1})
-    with pytest.raises(ValidationFailed, match=r"vanished_classes: wanted .*, got 1 of 2 classes without: dog"):
-        run(lenient)
-    commit(workspace)
+    message = (
+        r"(?s)vanished_classes: wanted .*, got 1 of 2 classes that fail: dog\n.*"
+        r"if that is meant: dvc exp run -S validate\.vanished_classes\.severity=warn; then commit"
+    )
+    with pytest.raises(ValidationFailed, match=message):
+        run(make_params(classes={"min": 1}))
+    commit(workspace)  # of data that did not pass
     write_data([row._replace(bytes=8) for row in ROWS])
     run(make_params())
     report = paths.VALIDATION_REPORT.read_bytes()
-    assert json.loads(report)["compared_with"] == old
+    assert json.loads(report)["compared_with"] == {"commit": first, "classes": {"cat": 9, "dog": 9}}
     commit(workspace)
     run(make_params())
+    assert paths.VALIDATION_REPORT.read_bytes() == report
+
+
+@pytest.mark.slow
+def test_loss_that_was_accepted_and_committed_stays_accepted(workspace):
+    git(workspace, "init", "--quiet")
+    write_data(ROWS)
+    run(make_params())
+    commit(workspace)
+    write_data(without("training/dog", "validation/dog", "evaluation/dog"))
+    run(make_params(classes={"min": 1}, vanished_classes={"severity": "warn"}))
+    report = paths.VALIDATION_REPORT.read_bytes()
+    commit(workspace)
+    run(make_params(classes={"min": 1}))
     assert paths.VALIDATION_REPORT.read_bytes() == report
 
 
@@ -337,7 +359,7 @@ def write_data(rows):
 def test_reports_are_the_same_each_time(workspace, monkeypatch):
     write_data(change(7, width_px=7))
     for _ in range(2):
-        with pytest.raises(ValidationFailed, match=r"data/manifest\.csv: 18 images, 24 checks: 1 failed"):
+        with pytest.raises(ValidationFailed, match=r"data/manifest\.csv: 18 images, 25 checks: 1 failed"):
             run(make_params())
     first = [path.read_bytes() for path in (paths.VALIDATION_REPORT, paths.VALIDATION_PAGE)]
     monkeypatch.setenv("TZ", "Asia/Tokyo")

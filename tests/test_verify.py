@@ -56,20 +56,20 @@ def swap(manifest):
 FAILURES = {
     "rows_of_manifest": (
         {"listed": swap},
-        r"the images of data/manifest\.csv, in its order, got 2 of 180 rows without: row 4: wanted training/class 2 "
+        r"the images of data/manifest\.csv, in its order, got 2 of 180 rows that fail: row 4: wanted training/class 2 "
         "0-5, got training/class 1 0-4",
     ),
     "finite": (
         {"change": put_nan},
-        "finite numbers alone, got 1 of 180 rows of features without: training/class 0 0-3",
+        "finite numbers alone, got 1 of 180 rows of features that fail: training/class 0 0-3",
     ),
     "constant_rows": (
         {"change": make_constant},
-        "features that differ within a row, got 1 of 180 rows of features without: validation/class 1 1-40",
+        "features that differ within a row, got 1 of 180 rows of features that fail: validation/class 1 1-40",
     ),
     "identical_rows": (
         {"change": copy_row},
-        "features in one split only, got 2 of 180 rows of features without: training/class 1 0-7, "
+        "features in one split only, got 2 of 180 rows of features that fail: training/class 1 0-7, "
         "evaluation/class 1 2-10",
     ),
 }

@@ -111,7 +111,7 @@ def _build_suite(name: str, checks: list[Check], words_only: bool) -> Any:
 
     suite = gx.ExpectationSuite(name=name)
     for check in checks:
-        words = f"{check.name}: {check.wanted}"
+        words = f"{check.name} ({check.severity}): {check.wanted}"
         # Great Expectations takes a description for HTML and a note for Markdown.
         shown = {"description": html.escape(words, quote=False)} if words_only else {"notes": [words]}
         suite.add_expectation(check.expectation.copy(update={"meta": {"check": check.name}, **shown}))

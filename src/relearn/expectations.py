@@ -132,7 +132,7 @@ def _read_result(check: Check, result: Any, unit: str) -> Finding:
         observed = check.observed or (", ".join(map(str, value)) if isinstance(value, list) else str(value))
         return Finding(check.name, check.severity, check.wanted, observed, passed, int(not passed), [], [])
     n_failed, n_rows = int(found["unexpected_count"]), int(found["element_count"])
-    observed = f"{n_failed:,} of {n_rows:,} {unit} without" if n_failed else f"{n_rows:,} {unit}"
+    observed = f"{n_failed:,} of {n_rows:,} {unit} that fail" if n_failed else f"{n_rows:,} {unit}"
     failed = found["unexpected_rows"].head(N_ROWS_NAMED).to_dict("records") if n_failed else []
     return Finding(
         check.name,

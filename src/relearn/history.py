@@ -8,8 +8,8 @@ from pathlib import Path
 from relearn.errors import IntegrityError
 
 
-def iterate_committed(path: Path) -> Iterator[bytes]:
-    """Yield the contents of a file in the commits that changed it, from HEAD backwards.
+def iterate_committed(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield commit and content of a file for the commits that changed it, from HEAD backwards.
 
     Nothing comes where there is no git, no repository, or no commit.
 
@@ -28,7 +28,7 @@ def iterate_committed(path: Path) -> Iterator[bytes]:
     for commit in _read(_run_git("log", "--format=%H", "--", path.as_posix()), path).decode().split():
         content = _run_git("show", f"{commit}:./{path.as_posix()}")
         if content.returncode == 0:  # else the commit is the one that took the file away
-            yield content.stdout
+            yield commit, content.stdout
 
 
 def _run_git(*arguments: str) -> subprocess.CompletedProcess[bytes]:

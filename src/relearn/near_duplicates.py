@@ -25,33 +25,36 @@ class Pairs(NamedTuple):
     distance: np.ndarray
 
 
-def mark_near_duplicates(images: pd.DataFrame, hashes: np.ndarray, rule: NearDuplicates) -> pd.DataFrame:
-    """Return the images with a mark on each that has a near duplicate further down, in another split.
+def mark_near_duplicates(
+    images: pd.DataFrame, hashes: np.ndarray, rule: NearDuplicates, group: str = "split"
+) -> pd.DataFrame:
+    """Return the images with a mark on each that has a near duplicate further down, in another split (or label).
 
     The manifest is ordered by split, so that of a photo in training and evaluation the one in training is marked.
-    Added are: `is_compared` (it has hashes), `n_twins` (0 or more), and of the nearest one `twin`, its path, and
-    `distance`.
+    Added are: `is_compared` (it has hashes), `n_twins_split` (0 or more), and of the nearest one `twin_split`, its
+    path, and `distance_split`; or the same with another `group`.
 
     Parameters
     ----------
     images
-        With the columns path and split.
+        With the column path, and that of the group.
     hashes : ndarray of shape (images, N_HASHES, HASH_BYTES), uint8
         All zero where an image has none.
     """
-    marked = images.assign(is_compared=hashes.any(axis=(1, 2)), n_twins=0, twin="", distance=np.nan)
-    # A picture that is there a thousand times, such as a site's "not available", is searched for once a split.
-    splits = images["split"].astype("category").cat.codes.to_numpy()
+    count, twin, nearness = (f"{name}_{group}" for name in ("n_twins", "twin", "distance"))
+    marked = images.assign(is_compared=hashes.any(axis=(1, 2))).assign(**{count: 0, twin: "", nearness: np.nan})
+    # A picture that is there a thousand times, such as a site's "not available", is searched for once a group.
+    groups = images[group].astype("category").cat.codes.to_numpy()
     compared = np.flatnonzero(marked["is_compared"])
-    keys = pd.Series([f"{splits[row]} {hash_bytes(hashes[row].tobytes())}" for row in compared], compared, "str")
+    keys = pd.Series([f"{groups[row]} {hash_bytes(hashes[row].tobytes())}" for row in compared], compared, "str")
     rows = keys.index[~keys.duplicated()].to_numpy()
-    first, second, distance = find_near_duplicates(hashes[rows], splits[rows], rule.max_distance, rule.mirrored)
+    first, second, distance = find_near_duplicates(hashes[rows], groups[rows], rule.max_distance, rule.mirrored)
     pairs = pd.DataFrame({"key": keys[rows[first]].array, "other": rows[second], "distance": distance})
     nearest = pairs.sort_values(["key", "distance", "other"]).drop_duplicates("key").set_index("key")
     twice = keys[keys.isin(nearest.index)]
-    marked.loc[twice.index, "n_twins"] = pairs.groupby("key").size().loc[twice].array
-    marked.loc[twice.index, "twin"] = images["path"].iloc[nearest.loc[twice, "other"]].array
-    marked.loc[twice.index, "distance"] = nearest.loc[twice, "distance"].array
+    marked.loc[twice.index, count] = pairs.groupby("key").size().loc[twice].array
+    marked.loc[twice.index, twin] = images["path"].iloc[nearest.loc[twice, "other"]].array
+    marked.loc[twice.index, nearness] = nearest.loc[twice, "distance"].array
     return marked
 
 

@@ -202,7 +202,8 @@ class ValidateParams(Block):
     split_balance: MaximumShare
     copies_across_splits: Rule
     copies_across_labels: Rule
-    near_duplicates: NearDuplicates
+    near_duplicates_across_splits: NearDuplicates
+    near_duplicates_across_labels: NearDuplicates
     width_px: Range
     height_px: Range
     aspect_ratio: MaximumRatio
@@ -311,19 +312,21 @@ def _describe_problem(detail: ErrorDetails) -> str:
     """Say of one error: key, wanted, got."""
     key = ".".join(str(part) for part in detail["loc"]) or "the whole file"
     context: dict[str, Any] = detail.get("ctx", {})
+    wanted, got = detail["msg"].removeprefix("Input should be "), f", got {detail['input']!r}"
     match detail["type"]:
         case "missing":
             return f"{key}: missing, and there is no default"
         case "extra_forbidden":
             return f"{key}: unknown key; known here are {', '.join(_known_keys(detail['loc'][:-1]))}"
         case "value_error":
-            return f"{key}: wanted {context['error']}"
+            wanted, got = context["error"], ""
         case "literal_error":
-            return f"{key}: wanted one of {context['expected']}, got {detail['input']!r}"
+            wanted = f"one of {context['expected']}"
+        case "model_type" if detail["loc"]:
+            wanted = f"a block with the keys {', '.join(_known_keys(detail['loc']))}"
         case "string_pattern_mismatch":
-            return f"{key}: wanted 64 hexadecimal digits, got {detail['input']!r}"
-    wanted = detail["msg"].removeprefix("Input should be ")
-    return f"{key}: wanted {wanted}, got {detail['input']!r}"
+            wanted = "64 hexadecimal digits"
+    return f"{key}: wanted {wanted}{got}"
 
 
 def _known_keys(loc: tuple[int | str, ...]) -> list[str]:

@@ -32,6 +32,9 @@ MAX_NAME_BYTES = 255  # of the usual file systems
 MAX_BYTES_AHEAD = 512 * 1024 * 1024
 
 
+N_NAMED = 10  # of a list in an error
+
+
 class Place(NamedTuple):
     """Where a layout puts a file; without a split, the content decides."""
 
@@ -251,7 +254,8 @@ def _read_labels_csv(params: RestructureParams, splits: dict[str, str]) -> dict[
     root = PurePosixPath(params.subfolder or "")
     missing = [name for name in places if str(root / name) not in found]
     if missing:
-        raise SourceError(f"{where}: {len(missing)} of its paths are not in the source, the first is {missing[0]}")
+        first = ", ".join(missing[:N_NAMED]) + (", ..." if len(missing) > N_NAMED else "")
+        raise SourceError(f"{where}: {len(missing)} of its paths are not in the source: {first}")
     return places
 
 

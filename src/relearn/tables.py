@@ -80,8 +80,8 @@ def compare_splits(counts: pd.DataFrame) -> pd.DataFrame:
 def compare_classes(classes: dict[str, int], before: dict[str, int] | None) -> pd.DataFrame:
     """Return of each class its images now and before (nothing where there is no before), and the share that is gone.
 
-    Added are `n_of_name`, how many classes have its name where upper and lower case are one, and a last row for all
-    classes together, whose label is missing.
+    Added are `n_of_name`, how many classes have its name where upper and lower case are one, and a last row, whose
+    label is missing, for those classes together that were there before and still are.
     """
     names = sorted(classes.keys() | (before or {}).keys())
     n_alike = pd.Series([name.casefold() for name in names if name in classes]).value_counts()
@@ -89,7 +89,9 @@ def compare_classes(classes: dict[str, int], before: dict[str, int] | None) -> p
         (name, classes.get(name, 0), before.get(name, 0) if before else None, int(n_alike.get(name.casefold(), 0)))
         for name in names
     ]
-    rows.append((None, sum(classes.values()), sum(before.values()) if before else None, 1))
+    stayed = [name for name in before or {} if name in classes]
+    now, then = (sum(counts[name] for name in stayed) for counts in (classes, before or {}))
+    rows.append((None, now, then if before else None, 1))
     table = pd.DataFrame(rows, columns=["label", "n_images", "n_before", "n_of_name"])
     table["share_gone"] = (1 - table["n_images"] / table["n_before"].astype("float64")).round(6)
     return table

@@ -19,7 +19,7 @@ from relearn.history import iterate_committed
 from relearn.manifest import Exclusion, ManifestRow, Sighting
 from relearn.near_duplicates import mark_near_duplicates
 from relearn.page import draw_page
-from relearn.params import ValidateParams
+from relearn.params import NearDuplicates, ValidateParams
 from relearn.tables import compare_classes, compare_splits, count_images, describe_images
 
 log = logging.getLogger(__name__)
@@ -30,10 +30,18 @@ N_LINES = 16  # of failed checks on the terminal; with the verdict and what to d
 NOT_MEANT = {"hidden file", "outside the subfolder", "not listed"}
 
 
-class Reference(NamedTuple):
-    """The data of a commit: the manifest's hash, and how many images each class had."""
+# The checks against the last committed data.
+HISTORY = ("vanished_classes", "new_classes", "shrinkage")
 
-    manifest_sha256: str
+
+# The column of groups that near duplicates must not be in two of.
+NEAR = {"split": "near_duplicates_across_splits", "label": "near_duplicates_across_labels"}
+
+
+class Reference(NamedTuple):
+    """The data of a commit: which one, and how many images each class had."""
+
+    commit: str
     classes: dict[str, int]
 
 
@@ -47,6 +55,7 @@ class Data(NamedTuple):
     source: str
     n_files: int
     before: Reference | None
+    is_accepted: bool
 
 
 def run(params: ValidateParams) -> None:
@@ -94,9 +103,10 @@ def read_data() -> Data:
         )
     record = read_json(paths.SOURCE, ("source", "n_files"))
     source = str(record["source"])
-    before = find_reference(iterate_committed(paths.VALIDATION_REPORT), hash_file(paths.MANIFEST), source)
+    committed = iterate_committed(paths.VALIDATION_REPORT)
+    before, is_accepted = find_reference(committed, hash_file(paths.MANIFEST), source)
     excluded = [Exclusion(*row) for row in read_csv(paths.EXCLUDED, Exclusion._fields)]
-    return Data(manifest, sightings, hashes, excluded, source, int(record["n_files"]), before)
+    return Data(manifest, sightings, hashes, excluded, source, int(record["n_files"]), before, is_accepted)
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -109,26 +119,35 @@ def read_table(path: Path) -> pd.DataFrame:
         raise IntegrityError(f"{path}: wanted CSV, got {error}; run `dvc repro restructure`") from None
 
 
-def find_reference(reports: Iterable[bytes], manifest_sha256: str, source: str) -> Reference | None:
+def find_reference(
+    reports: Iterable[tuple[str, bytes]], manifest_sha256: str, source: str
+) -> tuple[Reference | None, bool]:
     """Return the newest data that passed the gate, came from this source, and is not what there is now.
 
     A source of another name is another data set, which a person has chosen. The report of a commit's own data is
-    skipped, so that the gate finds the same before and after that commit.
+    passed over, so that the gate finds the same before and after that commit.
 
     Parameters
     ----------
     reports
-        The committed versions of `reports/validation.json`, the newest first.
+        Commit and content of the versions of `reports/validation.json`, the newest first.
+
+    Returns
+    -------
+    The reference, and whether a commit since then holds the data that there is now: so a person has accepted it.
     """
-    for content in reports:
+    is_accepted = False
+    for commit, content in reports:
         try:
             report = json.loads(content)
-            found = Reference(report["manifest_sha256"], dict(report["classes"]))
-            if report["passed"] is True and report["source"] == source and found.manifest_sha256 != manifest_sha256:
-                return found
-        except (ValueError, KeyError, TypeError):  # the report of another version of this stage
+            if report["passed"] is not True or report["source"] != source:
+                continue
+            if report["manifest_sha256"] != manifest_sha256:
+                return Reference(commit, {str(label): int(n) for label, n in report["classes"].items()}), is_accepted
+            is_accepted = True
+        except (ValueError, KeyError, TypeError, AttributeError):  # the report of another version of this stage
             continue
-    return None
+    return None, is_accepted
 
 
 def describe_data(data: Data) -> dict[str, Any]:
@@ -137,7 +156,7 @@ def describe_data(data: Data) -> dict[str, Any]:
         "passed": False,
         "source": data.source,
         "manifest_sha256": hash_file(paths.MANIFEST),
-        "compared_with": data.before.manifest_sha256 if data.before else None,
+        "compared_with": data.before._asdict() if data.before else None,
         "n_files": data.n_files,
         "n_images": len(data.manifest),
         "classes": count_labels(data.manifest),
@@ -156,20 +175,36 @@ def describe_findings(findings: list[Finding], n_images: int) -> list[str]:
     failed = sorted((finding for finding in findings if not finding.passed), key=lambda finding: finding.severity)
     n_errors = sum(finding.severity == "error" for finding in failed)
     n_off = sum(finding.severity == "off" for finding in findings)
-    verdict = f"{n_errors} failed, {len(failed) - n_errors} warned" if failed else "all passed"
-    off = f", {n_off} off" if n_off else ""
-    lines = [f"{paths.MANIFEST}: {n_images:,} images, {len(findings) - n_off} checks: {verdict}{off}"]
+    counts = {"failed": n_errors, "warned": len(failed) - n_errors, "off": n_off}
+    verdict = [f"{n} {word}" for word, n in counts.items() if n]
+    if not n_errors:
+        verdict = ["passed", *verdict]
+    lines = [f"{paths.MANIFEST}: {n_images:,} images, {len(findings) - n_off} checks: {', '.join(verdict)}"]
     lines += [f"  {finding.severity:5}  {describe_failure(finding)}" for finding in failed[:N_LINES]]
     if len(failed) > N_LINES:
         lines.append(f"  and {len(failed) - N_LINES} more")
     if n_errors:
         lines.append("  mend the data, or change the block validate of params.yaml")
+    if meant := [finding.name for finding in failed if finding.severity == "error" and finding.name in HISTORY]:
+        overrides = " ".join(f"-S validate.{name}.severity=warn" for name in meant)
+        lines.append(f"  if that is meant: dvc exp run {overrides}; then commit, and set it back to error")
     return [*lines, f"  {paths.VALIDATION_PAGE} shows it all"]
 
 
 def check_data(data: Data, params: ValidateParams) -> list[Finding]:
-    """Run every check, in the order of `params`."""
-    return run_checks(*plan_validation(data, params))
+    """Run every check, in the order of `params`.
+
+    What differs from the last committed data is no error once a commit holds it.
+    """
+    findings = run_checks(*plan_validation(data, params))
+    if not data.is_accepted:
+        return findings
+    return [
+        finding._replace(severity="warn")
+        if finding.name in HISTORY and finding.severity == "error" and not finding.passed
+        else finding
+        for finding in findings
+    ]
 
 
 def plan_validation(data: Data, params: ValidateParams) -> tuple[dict[str, Table], list[Check]]:
@@ -180,6 +215,7 @@ def plan_validation(data: Data, params: ValidateParams) -> tuple[dict[str, Table
         tables |= make_tables(data, params)
         checks += _plan_image_checks(tables["images"].frame, params) + _plan_file_checks(data, params)
         checks += _plan_class_checks(data, params)
+        checks += [_plan_near_check(tables["images"].frame, group, getattr(params, NEAR[group])) for group in NEAR]
     order = list(ValidateParams.model_fields)
     return tables, sorted(checks, key=lambda check: order.index(check.name))
 
@@ -198,16 +234,18 @@ def make_tables(data: Data, params: ValidateParams) -> dict[str, Table]:
         }
     )
     images = describe_images(data.manifest, data.sightings)
-    if params.near_duplicates.severity != "off":
-        images = mark_near_duplicates(images, data.hashes, params.near_duplicates)
+    for group, name in NEAR.items():
+        rule = getattr(params, name)
+        if rule.severity != "off":
+            images = mark_near_duplicates(images, data.hashes, rule, group)
     return {
         "images": Table(images, "images"),
         "files": Table(files, "sets of files"),
-        "counts": Table(counts, "classes in splits"),
+        "class_counts": Table(counts, "pairs of split and class"),
         "splits": Table(compare_splits(counts), "splits"),
         "classes": Table(classes[(classes["n_images"] > 0) & classes["label"].notna()], "classes"),
-        "before": Table(before[before["label"].notna()], "classes"),
-        "sizes": Table(before, "classes and their sum"),
+        "classes_before": Table(before[before["label"].notna()], "classes"),
+        "class_sizes": Table(before[before["n_images"] > 0], "counts"),
     }
 
 
@@ -236,10 +274,10 @@ def _plan_file_checks(data: Data, params: ValidateParams) -> list[Check]:
         Check(
             "excluded_share",
             params.excluded_share.severity,
-            f"at most {most:.1%} of the files excluded, apart from those left out by name",
+            f"at most {most:.1%} of the files excluded, apart from hidden and unlisted ones",
             "files",
             gxe.ExpectColumnMaxToBeBetween(column="excluded_share", max_value=most),
-            observed=_describe_excluded(data.excluded),
+            observed=_describe_excluded(data),
         ),
     ]
 
@@ -253,9 +291,6 @@ def _plan_class_checks(data: Data, params: ValidateParams) -> list[Check]:
 
     def name_count(row: Row) -> str:
         return f"{row['split']}/{row['label']} ({row['n_images']:,})"
-
-    def name_class(row: Row) -> str:
-        return str(row["label"])
 
     n_classes, n_images = params.classes.min, params.min_images.min
     ratio, gap, loss = params.class_balance.max, params.split_balance.max, params.shrinkage.max
@@ -274,13 +309,13 @@ def _plan_class_checks(data: Data, params: ValidateParams) -> list[Check]:
             "names of classes that differ by more than upper and lower case",
             "classes",
             expect_between("n_of_name", most=1),
-            name_class,
+            _name_class,
         ),
         Check(
             "every_class_in_every_split",
             params.every_class_in_every_split.severity,
             "an image of every class in every split",
-            "counts",
+            "class_counts",
             expect_between("n_images", 1),
             name_count,
         ),
@@ -288,7 +323,7 @@ def _plan_class_checks(data: Data, params: ValidateParams) -> list[Check]:
             "min_images",
             params.min_images.severity,
             f"at least {n_images:,} images of every class in every split",
-            "counts",
+            "class_counts",
             expect_between("n_images", n_images),
             name_count,
         ),
@@ -304,7 +339,7 @@ def _plan_class_checks(data: Data, params: ValidateParams) -> list[Check]:
             "split_balance",
             params.split_balance.severity,
             f"a class's share of a split within {gap:g} of its share of training",
-            "counts",
+            "class_counts",
             expect_between("share_gap", most=gap),
             "{split}/{label} ({share:.1%}, off by {share_gap:.1%})".format_map,
         ),
@@ -312,9 +347,9 @@ def _plan_class_checks(data: Data, params: ValidateParams) -> list[Check]:
             "vanished_classes",
             params.vanished_classes.severity,
             "an image of each class that there was in the last committed data",
-            "before",
+            "classes_before",
             expect_between("n_images", 1),
-            name_class,
+            _name_class,
             observed=unknown,
         ),
         Check(
@@ -323,30 +358,56 @@ def _plan_class_checks(data: Data, params: ValidateParams) -> list[Check]:
             "no class that there was not in the last committed data",
             "classes",
             expect_between("n_before", 1),
-            name_class,
+            _name_class,
             observed=unknown,
         ),
         Check(
             "shrinkage",
             params.shrinkage.severity,
-            f"at most {loss:.1%} fewer images than in the last committed data, in each class and in all",
-            "sizes",
+            f"at most {loss:.1%} fewer images than in the last committed data, in each class and all of these",
+            "class_sizes",
             expect_between("share_gone", most=loss),
-            lambda row: "{} ({:,}, was {:,.0f})".format(row["label"] or "all", row["n_images"], row["n_before"]),
+            lambda row: f"{_name_class(row)} ({row['n_images']:,}, was {row['n_before']:,.0f})",
             observed=unknown,
         ),
     ]
 
 
-def _describe_excluded(excluded: list[Exclusion]) -> str:
-    kinds = Counter(exclusion.kind for exclusion in excluded)
-    return ", ".join(f"{n:,} {kind}" for kind, n in kinds.most_common(3)) or "none"
+def _name_class(row: Row) -> str:
+    return "all of these classes" if pd.isna(row["label"]) else str(row["label"])
 
 
-def _describe_twins(images: pd.DataFrame) -> str:
-    n_compared, n_left = int(images["is_compared"].sum()), int((~images["is_compared"]).sum())
-    observed = f"{int((images['n_twins'] > 0).sum()):,} of {n_compared:,} images with one"
-    return observed + (f"; {n_left:,} too small or too uniform to compare" if n_left else "")
+def _describe_excluded(data: Data) -> str:
+    """Say how many files were excluded that were meant, and of the most frequent kinds an example."""
+    lost = [exclusion for exclusion in data.excluded if exclusion.kind not in NOT_MEANT]
+    n_meant = data.n_files - len(data.excluded) + len(lost)
+    kinds = Counter(exclusion.kind for exclusion in lost).most_common(3)
+    examples = {exclusion.kind: exclusion for exclusion in reversed(lost)}
+    told = [f"{n:,} {kind}, such as {examples[kind].path}" for kind, n in kinds]
+    return f"{len(lost):,} of {n_meant:,} ({len(lost) / max(n_meant, 1):.1%})" + (
+        f": {'; '.join(told)}" if told else ""
+    )
+
+
+def _plan_near_check(images: pd.DataFrame, group: str, rule: NearDuplicates) -> Check:
+    import great_expectations.expectations as gxe
+
+    count, twin, distance = (f"{name}_{group}" for name in ("n_twins", "twin", "distance"))
+    observed = ""
+    if count in images:
+        n_left = int((~images["is_compared"]).sum())
+        observed = f"{int((images[count] > 0).sum()):,} of {len(images) - n_left:,} images with one"
+        observed += f"; {n_left:,} too small or too uniform to compare" if n_left else ""
+    return Check(
+        NEAR[group],
+        rule.severity,
+        f"no copy in another {group}, re-encoded, resized, slightly cropped" + " or mirrored" * rule.mirrored,
+        "images",
+        gxe.ExpectColumnValuesToBeBetween(column=count, max_value=0),
+        lambda row: f"{row['path']} (like {row[twin]}, distance {row[distance]:.0f})",
+        lambda row: [row["path"], row[twin]],
+        observed,
+    )
 
 
 def _plan_image_checks(images: pd.DataFrame, params: ValidateParams) -> list[Check]:
@@ -370,7 +431,7 @@ def _plan_image_checks(images: pd.DataFrame, params: ValidateParams) -> list[Che
     def list_copies(row: Row) -> list[str]:
         return list(images.loc[images["sha256"] == row["sha256"], "path"].head(4))
 
-    width, height, ratio, near = params.width_px, params.height_px, params.aspect_ratio.max, params.near_duplicates
+    width, height, ratio = params.width_px, params.height_px, params.aspect_ratio.max
     formats, modes, contrast = params.formats.allowed, params.modes.allowed, params.contrast.min
     none = "^$"
     return [
@@ -398,15 +459,6 @@ def _plan_image_checks(images: pd.DataFrame, params: ValidateParams) -> list[Che
             "the same bytes under one label",
             expect_between("n_labels", most=1),
             list_images=list_copies,
-        ),
-        plan(
-            "near_duplicates",
-            "no copy of an image in a later split, re-encoded, resized, slightly cropped"
-            + " or mirrored" * near.mirrored,
-            expect_between("n_twins", most=0),
-            "like {twin}, distance {distance:.0f}",
-            list_images=lambda row: [row["path"], row["twin"]],
-            observed=_describe_twins(images) if near.severity != "off" else "",
         ),
         plan(
             "width_px",
