@@ -262,7 +262,7 @@ def test_bad_data_ends_the_pipeline_before_extract(clone, set_params):
     answer = repro(clone)
     assert answer.returncode != 0
     assert (
-        "min_images: wanted at least 4 images of every class in every split, got 4 of 6 pairs of split and class that fail"
+        "min_images: wanted at least 4 images of every class in every split, got 4 of 6 pairs of split and class"
         in answer.stderr
     )
     assert "failed to reproduce 'validate'" in answer.stderr
