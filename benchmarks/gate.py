@@ -124,7 +124,7 @@ def measure_search(source, n_hashes):
         seconds, marked = measure(mark_near_duplicates, images, table, rule)
         print(
             f"{len(table):,} images, mirrored {mirrored}: {seconds:.1f} s, "
-            f"{(marked['n_twins'] > 0).sum():,} with a near duplicate"
+            f"{marked['has_twin_split'].sum():,} with a near duplicate"
         )
 
 

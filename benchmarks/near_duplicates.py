@@ -21,7 +21,8 @@ from relearn.errors import ImageError
 from relearn.files import hash_bytes
 from relearn.fingerprints import HASH_BYTES, N_HASHES, compute_fingerprint
 from relearn.images import decode_image
-from relearn.near_duplicates import find_near_duplicates
+from relearn.near_duplicates import iterate_near_duplicates
+from relearn.params import NearDuplicates
 from relearn.sources import iterate_source
 
 N_ALTERED = 400
@@ -108,9 +109,13 @@ def main():
     hits = {}
     for mirrored in (True, False):
         for most in THRESHOLDS:
-            pairs = find_near_duplicates(table, np.arange(len(told)), most, mirrored)
+            places = np.arange(len(told))
+            found = iterate_near_duplicates(
+                table, places, places, NearDuplicates(severity="warn", max_distance=most, mirrored=mirrored)
+            )
+            pairs = {pair for part in found for pair in zip(part.first.tolist(), part.second.tolist(), strict=True)}
             hit, false, false_originals = Counter(), 0, 0
-            for first, second in zip(pairs.first, pairs.second, strict=True):
+            for first, second in pairs:
                 one, other = told[first], told[second]
                 if origins[one] != origins[other]:
                     false += 1

@@ -75,7 +75,7 @@ def test_contrast_is_the_deviation_of_brightness():
 
 def test_hashes_are_read_as_they_were_written(workspace):
     hashes = [compute_fingerprint(draw_scene(seed)).hashes for seed in (1, 2)]
-    write_hashes(Path("hashes.npy"), [hashes[0], b"", hashes[1]])
+    write_hashes(Path("hashes.npy"), 3, [hashes[0], b"", hashes[1]])
     table = read_hashes(Path("hashes.npy"))
     assert table.shape == (3, N_HASHES, HASH_BYTES)
     assert [row.tobytes() for row in table] == [hashes[0], bytes(N_HASHES * HASH_BYTES), hashes[1]]

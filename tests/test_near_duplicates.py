@@ -1,9 +1,12 @@
+import tracemalloc
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from relearn import near_duplicates
 from relearn.fingerprints import HASH_BYTES, HASH_TERMS, N_HASHES, WINDOWS
-from relearn.near_duplicates import N_BANDS, find_near_duplicates, mark_near_duplicates, search
+from relearn.near_duplicates import N_BANDS, find_nearest, iterate_near_duplicates, mark_near_duplicates, search
 from relearn.params import NearDuplicates
 
 RULE = NearDuplicates(severity="warn", max_distance=48, mirrored=True)
@@ -53,17 +56,22 @@ def test_pairs_are_those_of_different_groups_by_window_and_mirror():
     plant(rng, hashes, 10, 11, 0, 4, 49)  # too far
     plant(rng, hashes, 12, 13, 0, 9, 9)  # too far by the low terms
     hashes[14, len(WINDOWS)] = hashes[15, 0]  # mirrored
-    plain = find_near_duplicates(hashes, groups, 48, mirrored=False)
-    assert list(zip(*(part.tolist() for part in plain), strict=True)) == [(0, 1, 10), (2, 3, 48), (4, 5, 20)]
-    mirrored = find_near_duplicates(hashes, groups, 48, mirrored=True)
-    assert (14, 15, 0) in list(zip(*(part.tolist() for part in mirrored), strict=True))
-    assert len(mirrored.first) == 4
+    assert find_pairs(hashes, groups, mirrored=False) == {(0, 1, 10), (2, 3, 48), (4, 5, 20)}
+    assert find_pairs(hashes, groups, mirrored=True) == {(0, 1, 10), (2, 3, 48), (4, 5, 20), (14, 15, 0)}
+
+
+def find_pairs(hashes, groups, mirrored):
+    found = iterate_near_duplicates(
+        hashes, np.arange(len(hashes)), groups, NearDuplicates(severity="warn", max_distance=48, mirrored=mirrored)
+    )
+    return {pair for pairs in found for pair in zip(*(part.tolist() for part in pairs), strict=True)}
 
 
 def test_no_image_and_no_pair():
     for n_images in (0, 1, 5):
         hashes = draw_hashes(np.random.default_rng(1), n_images)
-        assert len(find_near_duplicates(hashes, np.arange(n_images), 48, mirrored=True).first) == 0
+        assert find_pairs(hashes, np.arange(n_images), mirrored=True) == set()
+        assert list(find_nearest(hashes, np.arange(n_images), np.arange(n_images), RULE)[0]) == [-1] * n_images
 
 
 def make_images(splits):
@@ -80,7 +88,7 @@ def test_the_earlier_image_is_marked_with_the_nearest_later_one():
     marked = mark_near_duplicates(make_images(splits), hashes, RULE)
     assert list(marked["is_compared"]) == [True] * 4 + [False, True]
     # 3 and 5 are near each other through 0
-    assert list(marked["n_twins_split"]) == [2, 0, 0, 1, 0, 0]
+    assert list(marked["has_twin_split"]) == [1, 0, 0, 1, 0, 0]
     assert list(marked["twin_split"]) == ["evaluation/5", "", "", "evaluation/5", "", ""]
     assert marked["distance_split"][0] == 4
 
@@ -90,15 +98,15 @@ def test_a_picture_that_is_there_a_thousand_times_is_marked_each_time():
     hashes = np.repeat(draw_hashes(rng, 1), 3000, axis=0)
     splits = ["training"] * 1500 + ["evaluation"] * 1500
     marked = mark_near_duplicates(make_images(splits), hashes, RULE)
-    assert (marked["n_twins_split"][:1500] == 1).all()
-    assert (marked["n_twins_split"][1500:] == 0).all()
+    assert (marked["has_twin_split"][:1500] == 1).all()
+    assert (marked["has_twin_split"][1500:] == 0).all()
     assert set(marked["twin_split"][:1500]) == {"evaluation/1500"}
 
 
 def test_images_without_hashes_are_not_alike():
     hashes = np.zeros((4, N_HASHES, HASH_BYTES), np.uint8)
     marked = mark_near_duplicates(make_images(["training", "training", "evaluation", "evaluation"]), hashes, RULE)
-    assert not marked["n_twins_split"].any()
+    assert not marked["has_twin_split"].any()
     assert not marked["is_compared"].any()
 
 
@@ -110,3 +118,18 @@ def test_groups_may_be_labels():
     images = pd.DataFrame({"path": ["a", "b", "c"], "label": ["cat", "cat", "dog"]})
     marked = mark_near_duplicates(images, hashes, RULE, "label")
     assert list(marked["twin_label"]) == ["c", "c", ""]
+
+
+def test_frames_of_one_scene_take_no_memory_for_their_pairs(monkeypatch):
+    monkeypatch.setattr(near_duplicates, "MAX_HITS", 50)
+    rng = np.random.default_rng(5)
+    hashes = np.repeat(draw_hashes(rng, 1), 2000, axis=0)
+    hashes[np.arange(2000), 0, rng.integers(16, HASH_BYTES, 2000)] ^= np.uint8(1)
+    hashes[:, 1, 30] = np.arange(2000) % 256
+    hashes[:, 2, 30] = np.arange(2000) // 256
+    tracemalloc.start()
+    marked = mark_near_duplicates(make_images(["training"] * 1000 + ["evaluation"] * 1000), hashes, RULE)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert marked["has_twin_split"][:1000].all()
+    assert peak < 100e6  # of all pairs there are 22,000,000

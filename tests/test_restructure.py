@@ -279,6 +279,25 @@ def test_copies_under_two_labels_are_excluded(use, duplicates):
     assert excluded == {"training/cat/1.png": reason, "evaluation/dog/1.png": reason}
 
 
+def test_reason_does_not_grow_with_the_copies(use):
+    use(layout="class_folders")
+    write_images(Path("source"), ["a/0.png", "c/1.png"])
+    for n in range(40):
+        copy("a/0.png", f"{'ab'[n % 2]}/x{n}.png")
+    _, excluded = restructure()
+    assert len(excluded) == 41
+    assert set(excluded.values()) == {"same bytes under different labels: a (a/0.png), b (b/x1.png)"}
+
+
+def test_names_that_a_file_system_may_take_for_one_keep_apart(use):
+    use(layout="split_class_folders")
+    names = ["training/a/x/caf\u00e9.png", "training/a/y/cafe\u0301.png", "training/a/z/CAF\u00c9.png"]
+    write_images(Path("source"), names)
+    kept, _ = restructure()
+    assert len({path.split("/")[-1][-12:-4] for path in kept}) == 3
+    assert all("~" in path for path in kept)
+
+
 def test_files_of_one_name_keep_apart(use):
     use(layout="split_class_folders")
     write_images(Path("source"), ["training/a/x/1.png", "training/a/y/1.png", "training/a/z/1.PNG", "training/a/2.png"])

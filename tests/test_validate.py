@@ -15,7 +15,16 @@ from relearn.files import hash_file, read_json, write_csv, write_json
 from relearn.fingerprints import HASH_BYTES, N_HASHES, compute_fingerprint, write_hashes
 from relearn.manifest import SPLITS, Exclusion, ManifestRow, Sighting
 from relearn.params import ValidateParams, read_params
-from relearn.validate import Data, Reference, check_data, describe_findings, find_reference, read_data, run
+from relearn.validate import (
+    Data,
+    Reference,
+    check_data,
+    describe_verdict,
+    find_reference,
+    plan_validation,
+    read_data,
+    run,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -261,17 +270,17 @@ def test_failure_is_one_line():
 
 def test_terminal_gets_at_most_20_lines_the_errors_first():
     findings = [make_finding(n, "warn") for n in range(30)] + [make_finding(99)]
-    lines = describe_findings(findings, 1200)
+    lines = describe_verdict(findings, 1200)
     assert len(lines) <= 20
     assert lines[0] == "data/manifest.csv: 1,200 images, 31 checks: 1 failed, 30 warned"
     assert lines[1].startswith("  error  check99: wanted x")
     assert lines[2].startswith("  warn   check0: ")
     assert lines[-3:] == [
-        "  and 15 more",
+        "  and 16 more",
         "  mend the data, or change the block validate of params.yaml",
         "  reports/validation.html shows it all",
     ]
-    assert describe_findings([make_finding(1, "off", True)], 9)[0].endswith("0 checks: passed, 1 off")
+    assert describe_verdict([make_finding(1, "off", True)], 9)[0].endswith("0 checks: passed, 1 off")
 
 
 # --- the reference ---------------------------------------------------------------------------------------------------
@@ -294,9 +303,16 @@ def test_reference_is_the_newest_other_data_of_this_source_that_passed():
     ]
     commits = [(str(number), content) for number, content in enumerate(reports)]
     assert find_reference(commits, "now", "birds") == (Reference("5", {"owl": 3}), False)
-    assert find_reference([("x", make_report("now")), *commits], "now", "birds") == (Reference("5", {"owl": 3}), True)
+    assert find_reference(commits, "now", "./birds/") == (Reference("5", {"owl": 3}), False)
     assert find_reference(commits, "now", "digits") == (None, False)
-    assert find_reference([("x", make_report("now"))], "now", "birds") == (None, True)
+
+
+def test_reference_of_committed_data_is_in_their_report():
+    """Also where the history ends there, as in a shallow clone."""
+    for compared_with, expected in ((None, None), ({"commit": "a", "classes": {"owl": 4}}, Reference("a", {"owl": 4}))):
+        report = make_report("now", compared_with=compared_with)
+        assert find_reference([("x", report), ("y", make_report("2"))], "now", "birds") == (expected, True)
+        assert find_reference([("x", report)], "now", "birds") == (expected, True)
 
 
 @pytest.mark.slow
@@ -347,7 +363,7 @@ def write_data(rows):
     """Write what `restructure` writes, with pictures."""
     write_csv(paths.MANIFEST, ManifestRow._fields, rows)
     write_csv(paths.SIGHTINGS, Sighting._fields, [Sighting(row.path, row.path, 50.0) for row in rows])
-    write_hashes(paths.HASHES, [b""] * len(rows))
+    write_hashes(paths.HASHES, len(rows), [b""] * len(rows))
     write_csv(paths.EXCLUDED, Exclusion._fields, [])
     write_json(paths.SOURCE, {"source": "source", "n_files": len(rows)})
     for seed, row in enumerate(rows):
@@ -381,6 +397,68 @@ def test_what_is_missing_is_named(workspace, path):
         read_data()
 
 
+@pytest.mark.parametrize(
+    ("path", "old", "new", "message"),
+    [
+        (paths.SIGHTINGS, ",50.0", ",x", r"sightings\.csv: row 2: wanted a contrast of 0 to 127\.5, got x; run"),
+        (paths.SIGHTINGS, ",50.0", ",", r"sightings\.csv: row 2: wanted a contrast of 0 to 127\.5, got nan; run"),
+        (
+            paths.SOURCE,
+            "18",
+            '"x"',
+            r"source\.json: wanted source as text and n_files as a whole number, got 'source' and",
+        ),
+        (paths.SOURCE, "18", "null", r"n_files as a whole number, got 'source' and None; run"),
+        (paths.SOURCE, "18", "1.5", r"n_files as a whole number, got 'source' and 1\.5; run"),
+    ],
+)
+def test_cells_that_were_changed_by_hand_are_told(workspace, path, old, new, message):
+    write_data(ROWS)
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(IntegrityError, match=message):
+        read_data()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("column", ["path", "split", "label", "width_px"])
+@pytest.mark.parametrize("which", [slice(3, 4), slice(0, None)])
+def test_missing_cells_are_reported_and_break_nothing(workspace, column, which):
+    write_data(ROWS)
+    rows = [row._replace(**{column: ""}) if n in range(18)[which] else row for n, row in enumerate(ROWS)]
+    write_csv(paths.MANIFEST, ManifestRow._fields, rows)
+    if column == "path":
+        write_csv(paths.SIGHTINGS, Sighting._fields, [Sighting(row.path, row.path, 50.0) for row in rows])
+    with pytest.raises(ValidationFailed, match=f"complete: wanted a value in every cell, got .*no {column}"):
+        run(make_params())
+    assert paths.VALIDATION_PAGE.exists()
+
+
+@pytest.mark.slow
+def test_empty_manifest_is_reported(workspace):
+    write_data([])
+    with pytest.raises(ValidationFailed, match="classes: wanted at least 2 classes, got 0"):
+        run(make_params())
+    assert paths.VALIDATION_PAGE.exists()
+
+
+def test_wrong_columns_cannot_be_let_pass(workspace):
+    data = make_data()
+    data = data._replace(manifest=data.manifest.drop(columns="mode"))
+    for severity in ("warn", "off"):
+        with pytest.raises(
+            IntegrityError, match=r"data/manifest\.csv: the columns path, .* are missing, got path, .*; no"
+        ):
+            plan_validation(data, make_params(columns={"severity": severity}))
+
+
+@pytest.mark.slow
+def test_both_splits_of_many_copies_are_shown():
+    rows = [row._replace(sha256=ROWS[0].sha256) if row.label == "cat" else row for row in ROWS]
+    rows = [ROWS[0]._replace(path=f"training/cat/x{n}.png") for n in range(9)] + rows
+    (group,) = find_failed(make_data(rows))["copies_across_splits"].images
+    assert {name.split("/")[0] for name in group} == set(SPLITS)
+
+
 def test_files_of_other_images_are_told(workspace):
     write_data(ROWS)
     shutil.copy(paths.SIGHTINGS, "sightings")
@@ -388,7 +466,7 @@ def test_files_of_other_images_are_told(workspace):
     with pytest.raises(IntegrityError, match=r"data/sightings\.csv: wanted a row for each of data/manifest\.csv"):
         read_data()
     shutil.copy("sightings", paths.SIGHTINGS)
-    write_hashes(paths.HASHES, [b""])
+    write_hashes(paths.HASHES, 1, [b""])
     with pytest.raises(IntegrityError, match=r"data/hashes\.npy: wanted 18 rows, got 1"):
         read_data()
 

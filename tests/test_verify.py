@@ -61,16 +61,16 @@ FAILURES = {
     ),
     "finite": (
         {"change": put_nan},
-        "finite numbers alone, got 1 of 180 rows of features that fail: training/class 0 0-3",
+        r"finite numbers alone, got 1 of 180 rows of features that fail: training/0-3\.png\n",
     ),
     "constant_rows": (
         {"change": make_constant},
-        "features that differ within a row, got 1 of 180 rows of features that fail: validation/class 1 1-40",
+        r"features that differ within a row, got 1 of 180 rows of features that fail: validation/1-40\.png\n",
     ),
     "identical_rows": (
         {"change": copy_row},
-        "features in one split only, got 2 of 180 rows of features that fail: training/class 1 0-7, "
-        "evaluation/class 1 2-10",
+        r"features that no other image of another split has, got 2 of 180 rows of features that fail: "
+        r"training/0-7\.png \(as evaluation/2-10\.png\), evaluation/2-10\.png \(as training/0-7\.png\)",
     ),
 }
 
@@ -92,7 +92,7 @@ def test_each_check_fails_on_what_it_is_for(write, name):
     changes, message = FAILURES[name]
     write(**changes)
     with pytest.raises(
-        ValidationFailed, match=rf"180 rows of features, 4 checks: 1 not met\n  error  {name}: wanted {message}"
+        ValidationFailed, match=rf"180 rows of features, 4 checks: 1 failed\n  error  {name}: wanted {message}"
     ):
         run(PARAMS)
     failed = [finding["name"] for finding in read_json(paths.VERIFICATION_REPORT)["findings"] if not finding["passed"]]
@@ -110,7 +110,7 @@ def test_warning_lets_the_features_through(write, caplog):
     write(copy_row)
     with caplog.at_level("INFO"):
         run(PARAMS.model_copy(update={"identical_rows": PARAMS.finite.model_copy(update={"severity": "warn"})}))
-    assert "1 not met\n  warn   identical_rows: wanted features in one split only" in caplog.text
+    assert "4 checks: passed, 1 warned\n  warn   identical_rows: wanted features that no other" in caplog.text
     check_verified()
 
 

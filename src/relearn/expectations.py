@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 N_ROWS_NAMED = 20  # in the report; the terminal names fewer
 N_ROWS_SHOWN = 3
+N_LINES = 15  # of failed checks on the terminal
 
 
 Row = Mapping[Hashable, Any]
@@ -72,7 +73,20 @@ def describe_failure(finding: Finding) -> str:
     shown = finding.rows[:N_ROWS_SHOWN]
     more = finding.n_failed - len(shown)
     rows = ", ".join(shown) + (f" and {more:,} more" if shown and more else "")
-    return f"{finding.name}: wanted {finding.wanted}, got {finding.observed}" + (f": {rows}" if rows else "")
+    text = f"{finding.name}: wanted {finding.wanted}, got {finding.observed}" + (f": {rows}" if rows else "")
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def describe_findings(findings: list[Finding], subject: str) -> list[str]:
+    """Return the verdict on `subject`, and a line for each check that failed, errors first: at most 17 lines."""
+    failed = sorted((finding for finding in findings if not finding.passed), key=lambda finding: finding.severity)
+    n_errors = sum(finding.severity == "error" for finding in failed)
+    n_off = sum(finding.severity == "off" for finding in findings)
+    counts = {"failed": n_errors, "warned": len(failed) - n_errors, "off": n_off}
+    verdict = ([] if n_errors else ["passed"]) + [f"{n} {word}" for word, n in counts.items() if n]
+    lines = [f"{subject}, {len(findings) - n_off} checks: {', '.join(verdict)}"]
+    lines += [f"  {finding.severity:5}  {describe_failure(finding)}" for finding in failed[:N_LINES]]
+    return lines + ([f"  and {len(failed) - N_LINES} more"] if len(failed) > N_LINES else [])
 
 
 def run_checks(tables: Mapping[str, Table], checks: list[Check]) -> list[Finding]:

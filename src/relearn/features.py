@@ -109,7 +109,10 @@ def iterate_shards(folder: Path, split: str | None = None) -> Iterator[tuple[lis
             raise IntegrityError(f"{path}: no such file, though {SHARDS} names it; run `dvc repro extract`")
         if hash_file(path) != sha256:
             raise IntegrityError(f"{path}: not the bytes that {SHARDS} names; run `dvc repro --force extract`")
-        values = np.load(path, allow_pickle=False)
+        try:
+            values = np.load(path, allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise IntegrityError(f"{path}: wanted an array, got: {error}; run `dvc repro --force extract`") from None
         if [str(size) for size in values.shape] != [n_images, n_features] or len(values) != len(in_shard):
             raise IntegrityError(f"{path}: wanted {n_images} rows of {n_features}, got {values.shape}")
         if [row.row for row in in_shard] != [str(number) for number in range(len(in_shard))]:

@@ -1,6 +1,6 @@
 """What tells an image from its copies and from others: perceptual hashes, and how much there is to see at all."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from relearn.errors import IntegrityError
-from relearn.files import write_array
+from relearn.files import write_file
 
 # The parts of a picture that a crop of 5 % can leave: left, top, right, bottom, as shares. The first is the whole.
 # The set is its own mirror image.
@@ -67,13 +67,14 @@ def compute_hashes(thumbnail: Image.Image) -> np.ndarray:
     return np.array([np.packbits(imagehash.phash(part, hash_size=HASH_TERMS).hash) for part in parts])
 
 
-def write_hashes(path: Path, hashes: Sequence[bytes]) -> None:
+def write_hashes(path: Path, n_images: int, hashes: Iterable[bytes]) -> None:
     """Write the hashes of images as `.npy`, a row an image, all zero where it has none."""
-    table = np.zeros((len(hashes), N_HASHES, HASH_BYTES), np.uint8)
-    for row, content in enumerate(hashes):
-        if content:
-            table[row] = np.frombuffer(content, np.uint8).reshape(N_HASHES, HASH_BYTES)
-    write_array(path, table)
+    shape = (n_images, N_HASHES, HASH_BYTES)
+    with write_file(path) as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for content in hashes:
+            file.write(content or bytes(N_HASHES * HASH_BYTES))
 
 
 def read_hashes(path: Path) -> np.ndarray:

@@ -25,8 +25,8 @@ def iterate_committed(path: Path) -> Iterator[tuple[str, bytes]]:
     if head.returncode == 1 or b"not a git repository" in head.stderr:
         return
     _read(head, path)
-    for commit in _read(_run_git("log", "--format=%H", "--", path.as_posix()), path).decode().split():
-        content = _run_git("show", f"{commit}:./{path.as_posix()}")
+    for commit in _read(_run_git("rev-list", "HEAD", "--", path.as_posix()), path).decode().split():
+        content = _run_git("cat-file", "blob", f"{commit}:./{path.as_posix()}")
         if content.returncode == 0:  # else the commit is the one that took the file away
             yield commit, content.stdout
 

@@ -7,11 +7,10 @@ import os
 import sqlite3
 import threading
 import time
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
-
-import PIL
 
 from relearn import fingerprints, formats, images
 from relearn.errors import ImageError
@@ -74,8 +73,9 @@ class Inspections:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
-        code = [hash_file(Path(str(module.__file__))) for module in (formats, images, fingerprints)]
-        self._recipe = hash_bytes(" ".join([PIL.__version__, *code]).encode())[:16]
+        code = [Path(__file__), *(Path(str(module.__file__)) for module in (formats, images, fingerprints))]
+        versions = [version(name) for name in ("imagehash", "numpy", "pillow", "scipy")]
+        self._recipe = hash_bytes(" ".join([*versions, *map(hash_file, code)]).encode())[:16]
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._open(path)
@@ -91,7 +91,9 @@ class Inspections:
 
     def _go_without(self, error: Exception) -> None:
         """Remember in memory alone for the rest of this run; a damaged file is taken away."""
-        log.warning("%s: cannot be used (%s); every image is decoded again", self._path, error)
+        log.warning(
+            "%s: cannot be used (%s); every image is decoded again; delete the file if that goes on", self._path, error
+        )
         if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
             for suffix in ("", "-wal", "-shm"):
                 self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
@@ -133,7 +135,7 @@ class Inspections:
             except sqlite3.Error as error:
                 self._go_without(error)
                 return None
-        if found is None or found[1] != hash_bytes(os.fsencode(key + found[0])):
+        if found is None or found[1] != hash_bytes(os.fsencode(f"{key}{found[0]}")):
             return None
         return str(found[0])
 

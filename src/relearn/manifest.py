@@ -1,6 +1,7 @@
 """What `restructure` says of the images: the manifest, what was seen of each, and what was left out."""
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -56,6 +57,11 @@ class Exclusion(NamedTuple):
         """Return the path in the source of the copy that was kept in its place, or nothing."""
         match = re.fullmatch(rf"{COPY_KEPT}: (.*), kept in \w+", self.reason)
         return match[1] if match else ""
+
+
+def fold_name(name: str) -> str:
+    """Return what names share that some file systems, or people, take for one: by case, accents or spaces around."""
+    return unicodedata.normalize("NFC", name).strip().casefold()
 
 
 def sort_key(row: ManifestRow) -> tuple[int, str, str]:

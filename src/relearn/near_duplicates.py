@@ -17,8 +17,12 @@ COARSE_DISTANCE = 8
 N_BANDS = 5
 
 
+# Of frames of one scene each is near all the others. The nearest of so many is near enough.
+MAX_HITS = 1000
+
+
 class Pairs(NamedTuple):
-    """Pairs of images by their rows, and the distance between them; three arrays of one length."""
+    """Pairs of images by their rows, first < second, and the distance between them; three arrays of one length."""
 
     first: np.ndarray
     second: np.ndarray
@@ -31,8 +35,8 @@ def mark_near_duplicates(
     """Return the images with a mark on each that has a near duplicate further down, in another split (or label).
 
     The manifest is ordered by split, so that of a photo in training and evaluation the one in training is marked.
-    Added are: `is_compared` (it has hashes), `n_twins_split` (0 or more), and of the nearest one `twin_split`, its
-    path, and `distance_split`; or the same with another `group`.
+    Added are: `is_compared` (it has hashes), `has_twin_split` (0 or 1), and of the nearest one `twin_split`, its path,
+    and `distance_split`; or the same with another `group`.
 
     Parameters
     ----------
@@ -41,61 +45,85 @@ def mark_near_duplicates(
     hashes : ndarray of shape (images, N_HASHES, HASH_BYTES), uint8
         All zero where an image has none.
     """
-    count, twin, nearness = (f"{name}_{group}" for name in ("n_twins", "twin", "distance"))
-    marked = images.assign(is_compared=hashes.any(axis=(1, 2))).assign(**{count: 0, twin: "", nearness: np.nan})
-    # A picture that is there a thousand times, such as a site's "not available", is searched for once a group.
+    has_twin, twin, nearness = (f"{name}_{group}" for name in ("has_twin", "twin", "distance"))
+    marked = images.assign(is_compared=hashes.any(axis=(1, 2))).assign(**{has_twin: 0, twin: "", nearness: np.nan})
     groups = images[group].astype("category").cat.codes.to_numpy()
     compared = np.flatnonzero(marked["is_compared"])
-    keys = pd.Series([f"{groups[row]} {hash_bytes(hashes[row].tobytes())}" for row in compared], compared, "str")
-    rows = keys.index[~keys.duplicated()].to_numpy()
-    first, second, distance = find_near_duplicates(hashes[rows], groups[rows], rule.max_distance, rule.mirrored)
-    pairs = pd.DataFrame({"key": keys[rows[first]].array, "other": rows[second], "distance": distance})
-    nearest = pairs.sort_values(["key", "distance", "other"]).drop_duplicates("key").set_index("key")
-    twice = keys[keys.isin(nearest.index)]
-    marked.loc[twice.index, count] = pairs.groupby("key").size().loc[twice].array
-    marked.loc[twice.index, twin] = images["path"].iloc[nearest.loc[twice, "other"]].array
-    marked.loc[twice.index, nearness] = nearest.loc[twice, "distance"].array
+    # A picture that is there a thousand times, such as a site's "not available", is searched for once a group.
+    keys = pd.Series([f"{groups[row]} {hash_bytes(hashes[row].tobytes())}" for row in compared], dtype="str")
+    places, firsts = keys.factorize()[0], np.flatnonzero(~keys.duplicated())
+    rows = compared[firsts]
+    other, distance = find_nearest(hashes, rows, groups[rows], rule)
+    twice = other[places] >= 0
+    marked.loc[compared[twice], has_twin] = 1
+    marked.loc[compared[twice], twin] = images["path"].to_numpy()[rows[other[places[twice]]]]
+    marked.loc[compared[twice], nearness] = distance[places[twice]].astype(float)
     return marked
 
 
-def find_near_duplicates(hashes: np.ndarray, groups: np.ndarray, max_distance: int, mirrored: bool) -> Pairs:
-    """Return the pairs of images of different groups whose hashes are near each other.
+def find_nearest(
+    hashes: np.ndarray, rows: np.ndarray, groups: np.ndarray, rule: NearDuplicates
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each of `rows` the nearest near duplicate among those after it that are of another group.
+
+    Returns
+    -------
+    ndarray of shape (rows,), ndarray of shape (rows,)
+        The place in `rows`, -1 where there is none, and the distance.
+    """
+    n_images = len(rows)
+    # Distance and place as one number, the least of which is the nearest, and the first of these.
+    none = np.iinfo(np.int64).max
+    best = np.full(n_images, none)
+    n_hits = np.zeros(n_images, np.int64)
+    is_done = np.zeros(n_images, bool)
+    for pairs in iterate_near_duplicates(hashes, rows, groups, rule, is_done):
+        np.minimum.at(best, pairs.first, pairs.distance * n_images + pairs.second)
+        np.add.at(n_hits, pairs.first, 1)
+        is_done[pairs.first] = n_hits[pairs.first] > MAX_HITS
+    distance, place = np.divmod(best, max(n_images, 1))
+    return np.where(best == none, -1, place), distance
+
+
+def iterate_near_duplicates(
+    hashes: np.ndarray,
+    rows: np.ndarray,
+    groups: np.ndarray,
+    rule: NearDuplicates,
+    is_done: np.ndarray | None = None,
+) -> Iterator[Pairs]:
+    """Yield pairs of images of different groups whose hashes are near each other; some of them several times.
 
     Two images are near if the whole of the one is near a window of the other: by the bits of the lowest terms, and
-    within `max_distance` by all of them.
+    within `rule.max_distance` by all of them.
 
     Parameters
     ----------
     hashes : ndarray of shape (images, N_HASHES, HASH_BYTES), uint8
         As `compute_hashes` returns them.
-    groups : ndarray of shape (images,), integer
-        An image's split.
-    mirrored
-        Whether the mirrored whole counts too.
-
-    Returns
-    -------
-    Pairs
-        Of rows first < second, each once, ordered, with the least distance of their hashes.
+    rows : ndarray, integer
+        The rows of `hashes` to compare. The pairs are of places in here.
+    groups : ndarray, integer
+        Of each of `rows`.
+    is_done : ndarray, bool, optional
+        Of each of `rows`; what is true, also from one pair to the next, is not wanted as `first` any more.
     """
     # The first byte of each of the first eight rows: the 8 x 8 lowest of the 16 x 16 terms.
-    coarse = np.ascontiguousarray(hashes[:, :, 0:16:2]).view("<u8")[:, :, 0]
-    fine = np.ascontiguousarray(hashes).view("<u8")
+    coarse = np.ascontiguousarray(hashes[:, :, 0:16:2][rows]).view("<u8")[:, :, 0]
+    fine = hashes.view("<u8")
     n_windows = len(WINDOWS)
     table = np.ascontiguousarray(coarse[:, :n_windows]).ravel()
-    parts = []
-    for whole in (0, n_windows) if mirrored else (0,):
+    for whole in (0, n_windows) if rule.mirrored else (0,):
         for query, place in search(np.ascontiguousarray(coarse[:, whole]), table, COARSE_DISTANCE):
-            image, window = np.divmod(place, n_windows)
-            distance = np.bitwise_count(fine[query, whole] ^ fine[image, window]).sum(axis=1, dtype=np.int64)
-            near = (distance <= max_distance) & (groups[query] != groups[image])
-            ends = np.sort(np.stack([query[near], image[near]]), axis=0)
-            parts.append(np.vstack([ends, distance[near]]))
-    found = np.concatenate(parts, axis=1) if parts else np.empty((3, 0), np.int64)
-    found = found[:, np.lexsort(found[::-1])]  # by first, second, distance
-    is_new = np.ones(found.shape[1], bool)
-    is_new[1:] = (found[:2, 1:] != found[:2, :-1]).any(axis=0)
-    return Pairs(*found[:, is_new])
+            image = place // n_windows
+            first = np.minimum(query, image)
+            wanted = groups[query] != groups[image]
+            if is_done is not None:
+                wanted &= ~is_done[first]
+            one, two = fine[rows[query[wanted]], whole], fine[rows[image[wanted]], place[wanted] % n_windows]
+            distance = np.bitwise_count(one ^ two).sum(axis=1, dtype=np.int64)
+            near = distance <= rule.max_distance
+            yield Pairs(first[wanted][near], np.maximum(query, image)[wanted][near], distance[near])
 
 
 def search(queries: np.ndarray, table: np.ndarray, most: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

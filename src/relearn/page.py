@@ -3,7 +3,6 @@
 import base64
 import io
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,15 +53,19 @@ def draw_page(
     """
     from jinja2 import Environment, StrictUndefined
 
-    rows = manifest.assign(source_path=sightings["source_path"]) if "path" in manifest else manifest
+    columns = ["path", "split", "label", "width_px", "height_px"]
+    rows = manifest.assign(source_path=sightings["source_path"])
+    # What is missing in a row is told in words; there is nothing to draw.
+    rows = rows.dropna(subset=columns) if set(columns) <= set(rows) else pd.DataFrame(columns=[*columns, "source_path"])
     failed = [finding for finding in report["findings"] if not finding["passed"]]
     failed.sort(key=lambda finding: finding["severity"])
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         report=report,
         failed=[(finding, draw_groups(finding["images"], rows)) for finding in failed],
+        n_checks=sum(finding["severity"] != "off" for finding in report["findings"]),
         n_errors=sum(finding["severity"] == "error" for finding in failed),
-        bars=draw_bars(rows) if {"split", "label", "path"} <= set(rows) else [],
+        bars=draw_bars(rows),
         n_classes=len(report["classes"]),
         splits=SPLITS,
         excluded=draw_excluded(excluded[:N_EXCLUDED], rows),
@@ -76,7 +79,7 @@ def draw_groups(groups: list[list[str]], rows: pd.DataFrame) -> list[list[Thumbn
     """Return the thumbnails of groups of paths."""
     wanted = {path for group in groups for path in group}
     found = {row["path"]: row for row in rows[rows["path"].isin(wanted)].to_dict("records")} if wanted else {}
-    return [[draw_thumbnail(found[path]) for path in group] for group in groups]
+    return [[draw_thumbnail(found[path]) for path in group if path in found] for group in groups]
 
 
 def draw_excluded(excluded: list[Exclusion], rows: pd.DataFrame) -> list[tuple[Exclusion, Thumbnail | None]]:
@@ -101,6 +104,8 @@ def draw_thumbnail(row: dict[Any, Any]) -> Thumbnail:
         row["source_path"],
     )
     try:
+        if ".." in Path(row["path"]).parts or Path(row["path"]).is_absolute():
+            raise ImageError("outside the data set")
         rgb = decode_image((paths.DATASET / row["path"]).read_bytes()).rgb
     except (OSError, ImageError):
         return Thumbnail("", *texts)
@@ -117,14 +122,16 @@ def draw_bars(rows: pd.DataFrame) -> list[Bar]:
     order = sorted(counts.index, key=lambda label: (-int(counts.loc[label].sum()), label))
     if len(order) > N_CLASSES:
         order = order[: N_CLASSES // 2] + order[-N_CLASSES // 2 :]
-    longest = max(int(counts.max(axis=None)), 1)
+    longest = max(counts.to_numpy().max(initial=1), 1)
     bars = []
     for label in order:
         samples = rows[rows["label"] == label].head(N_SAMPLES).to_dict("records")
         sizes = [(split, int(counts.loc[label, split])) for split in SPLITS]
-        bars.append(Bar(label, [(split, n, round(100 * n / longest, 1)) for split, n in sizes], _draw(samples)))
+        bars.append(
+            Bar(
+                label,
+                [(split, n, round(100 * n / longest, 1)) for split, n in sizes],
+                list(map(draw_thumbnail, samples)),
+            )
+        )
     return bars
-
-
-def _draw(rows: Iterable[dict[Any, Any]]) -> list[Thumbnail]:
-    return [draw_thumbnail(row) for row in rows]

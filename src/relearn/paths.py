@@ -6,7 +6,7 @@ from pathlib import Path
 PARAMS = Path("params.yaml")
 
 # What saves time and may be deleted.
-CACHE = Path(os.environ.get("RELEARN_CACHE", ".relearn"))
+CACHE = Path(os.environ.get("RELEARN_CACHE") or ".relearn")
 INSPECTIONS = CACHE / "inspections.sqlite"
 
 DATASET = Path("data/dataset")

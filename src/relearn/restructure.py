@@ -17,7 +17,7 @@ from relearn.files import hash_bytes, write_csv, write_folder, write_json
 from relearn.fingerprints import write_hashes
 from relearn.images import OutOfMemory
 from relearn.inspections import Inspection, Inspections, inspect_content, read_stamp
-from relearn.manifest import COPY_KEPT, SPLITS, Exclusion, ManifestRow, Sighting, sort_key, write_manifest
+from relearn.manifest import COPY_KEPT, SPLITS, Exclusion, ManifestRow, Sighting, fold_name, sort_key, write_manifest
 from relearn.params import Fractions, RestructureParams
 from relearn.sources import READING_ERRORS, holds_control_character, iterate_source, read_source_file
 from relearn.threads import Budget, count_threads, map_ahead
@@ -111,7 +111,7 @@ def run(params: RestructureParams) -> None:
     write_manifest(paths.MANIFEST, rows)
     sightings = [Sighting(row.path, image.path, image.seen.contrast) for row, image in kept]
     write_csv(paths.SIGHTINGS, Sighting._fields, sightings)
-    write_hashes(paths.HASHES, [base64.b85decode(image.seen.hashes) for _, image in kept])
+    write_hashes(paths.HASHES, len(kept), (base64.b85decode(image.seen.hashes) for _, image in kept))
     write_csv(paths.EXCLUDED, Exclusion._fields, sorted(excluded))
     write_json(paths.SOURCE, {"source": params.source, "n_files": n_files})
     _log_summary(source, rows, excluded)
@@ -346,7 +346,8 @@ def plan_dataset(
         copies[image.seen.sha256].append(image)
     for sha256, group in list(copies.items()):
         if len({image.label for image in group}) > 1:
-            names = ", ".join(f"{image.label} ({image.path})" for image in group)
+            first = {image.label: image.path for image in reversed(group)}
+            names = ", ".join(f"{label} ({path})" for label, path in list(first.items())[: -N_NAMED - 1 : -1])
             excluded += [Exclusion(image.path, f"same bytes under different labels: {names}") for image in group]
             del copies[sha256]
 
@@ -378,7 +379,7 @@ def name_images(images: Iterable[SourceImage]) -> list[tuple[ManifestRow, Source
     """
     sharing: defaultdict[str, list[SourceImage]] = defaultdict(list)
     for image in images:
-        sharing[f"{image.split}/{image.label}/{PurePosixPath(image.path).name}".casefold()].append(image)
+        sharing[fold_name(f"{image.split}/{image.label}/{PurePosixPath(image.path).name}")].append(image)
     named = []
     for group in sharing.values():
         for image in group:

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from relearn.manifest import SPLITS
+from relearn.manifest import SPLITS, fold_name
 
 NUMBERS = ("bytes", "width_px", "height_px")
 
@@ -80,13 +80,13 @@ def compare_splits(counts: pd.DataFrame) -> pd.DataFrame:
 def compare_classes(classes: dict[str, int], before: dict[str, int] | None) -> pd.DataFrame:
     """Return of each class its images now and before (nothing where there is no before), and the share that is gone.
 
-    Added are `n_of_name`, how many classes have its name where upper and lower case are one, and a last row, whose
-    label is missing, for those classes together that were there before and still are.
+    Added are `n_of_name`, how many classes have its name but for case, the encoding of accents and spaces around, and
+    a last row, whose label is missing, for those classes together that were there before and still are.
     """
     names = sorted(classes.keys() | (before or {}).keys())
-    n_alike = pd.Series([name.casefold() for name in names if name in classes]).value_counts()
+    n_alike = pd.Series([fold_name(name) for name in names if name in classes]).value_counts()
     rows: list[tuple[str | None, int, int | None, int]] = [
-        (name, classes.get(name, 0), before.get(name, 0) if before else None, int(n_alike.get(name.casefold(), 0)))
+        (name, classes.get(name, 0), before.get(name, 0) if before else None, int(n_alike.get(fold_name(name), 0)))
         for name in names
     ]
     stayed = [name for name in before or {} if name in classes]

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import pandas as pd
 
 from relearn import paths
 from relearn.errors import IntegrityError, ValidationFailed
-from relearn.expectations import Check, Finding, Row, Table, describe_failure, has_errors, name_path, run_checks
+from relearn.expectations import Check, Finding, Row, Table, describe_findings, has_errors, name_path, run_checks
 from relearn.files import hash_file, read_csv, read_json, write_file, write_json
 from relearn.fingerprints import read_hashes
 from relearn.history import iterate_committed
@@ -24,7 +25,7 @@ from relearn.tables import compare_classes, compare_splits, count_images, descri
 
 log = logging.getLogger(__name__)
 
-N_LINES = 16  # of failed checks on the terminal; with the verdict and what to do they are at most 20
+N_COPIES_SHOWN = 6
 
 # What a person has left out, by a name or a parameter, is not what went wrong with the files that were meant.
 NOT_MEANT = {"hidden file", "outside the subfolder", "not listed"}
@@ -75,7 +76,7 @@ def run(params: ValidateParams) -> None:
     write_json(paths.VALIDATION_REPORT, report)
     with write_file(paths.VALIDATION_PAGE) as file:
         file.write(draw_page(report, data.manifest, data.sightings, data.excluded).encode())
-    summary = "\n".join(describe_findings(findings, len(data.manifest)))
+    summary = "\n".join(describe_verdict(findings, len(data.manifest)))
     if has_errors(findings):
         raise ValidationFailed(summary)
     log.info(summary)
@@ -96,17 +97,29 @@ def read_data() -> Data:
             f"{paths.SIGHTINGS}: wanted a row for each of {paths.MANIFEST} with the columns "
             f"{','.join(Sighting._fields)}; run `dvc repro --force restructure`"
         )
+    contrast = pd.to_numeric(sightings["contrast"], errors="coerce")
+    if not contrast.between(0, 127.5).all():
+        row = int(np.flatnonzero(~contrast.between(0, 127.5))[0])
+        raise IntegrityError(
+            f"{paths.SIGHTINGS}: row {row + 2}: wanted a contrast of 0 to 127.5, got {sightings['contrast'][row]}; run "
+            "`dvc repro --force restructure`"
+        )
     hashes = read_hashes(paths.HASHES)
     if len(hashes) != len(manifest):
         raise IntegrityError(
             f"{paths.HASHES}: wanted {len(manifest)} rows, got {len(hashes)}; run `dvc repro -f restructure`"
         )
     record = read_json(paths.SOURCE, ("source", "n_files"))
-    source = str(record["source"])
+    source, n_files = record["source"], record["n_files"]
+    if not isinstance(source, str) or type(n_files) is not int:
+        raise IntegrityError(
+            f"{paths.SOURCE}: wanted source as text and n_files as a whole number, got {source!r} and {n_files!r}; run "
+            "`dvc repro --force restructure`"
+        )
     committed = iterate_committed(paths.VALIDATION_REPORT)
     before, is_accepted = find_reference(committed, hash_file(paths.MANIFEST), source)
     excluded = [Exclusion(*row) for row in read_csv(paths.EXCLUDED, Exclusion._fields)]
-    return Data(manifest, sightings, hashes, excluded, source, int(record["n_files"]), before, is_accepted)
+    return Data(manifest, sightings, hashes, excluded, source, n_files, before, is_accepted)
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -124,8 +137,9 @@ def find_reference(
 ) -> tuple[Reference | None, bool]:
     """Return the newest data that passed the gate, came from this source, and is not what there is now.
 
-    A source of another name is another data set, which a person has chosen. The report of a commit's own data is
-    passed over, so that the gate finds the same before and after that commit.
+    A source of another name is another data set, which a person has chosen. Where the newest report is about the data
+    that there is now, what it was compared with is taken from it: so the gate finds the same before and after the
+    commit, and in a clone without history.
 
     Parameters
     ----------
@@ -134,20 +148,25 @@ def find_reference(
 
     Returns
     -------
-    The reference, and whether a commit since then holds the data that there is now: so a person has accepted it.
+    The reference, and whether a commit holds the data that there is now: so a person has accepted it.
     """
-    is_accepted = False
     for commit, content in reports:
         try:
             report = json.loads(content)
-            if report["passed"] is not True or report["source"] != source:
+            if report["passed"] is not True or os.path.normpath(report["source"]) != os.path.normpath(source):
                 continue
             if report["manifest_sha256"] != manifest_sha256:
-                return Reference(commit, {str(label): int(n) for label, n in report["classes"].items()}), is_accepted
-            is_accepted = True
+                return _read_reference({"commit": commit, "classes": report["classes"]}), False
+            return _read_reference(report["compared_with"]), True
         except (ValueError, KeyError, TypeError, AttributeError):  # the report of another version of this stage
             continue
-    return None, is_accepted
+    return None, False
+
+
+def _read_reference(record: dict[str, Any] | None) -> Reference | None:
+    if record is None:
+        return None
+    return Reference(str(record["commit"]), {str(label): int(n) for label, n in record["classes"].items()})
 
 
 def describe_data(data: Data) -> dict[str, Any]:
@@ -170,22 +189,13 @@ def count_labels(manifest: pd.DataFrame) -> dict[str, int]:
     return {str(label): int(n) for label, n in sorted(labels.value_counts().items())}
 
 
-def describe_findings(findings: list[Finding], n_images: int) -> list[str]:
-    """Return the verdict, the checks that failed, errors first, and where to read on: at most 20 lines."""
-    failed = sorted((finding for finding in findings if not finding.passed), key=lambda finding: finding.severity)
-    n_errors = sum(finding.severity == "error" for finding in failed)
-    n_off = sum(finding.severity == "off" for finding in findings)
-    counts = {"failed": n_errors, "warned": len(failed) - n_errors, "off": n_off}
-    verdict = [f"{n} {word}" for word, n in counts.items() if n]
-    if not n_errors:
-        verdict = ["passed", *verdict]
-    lines = [f"{paths.MANIFEST}: {n_images:,} images, {len(findings) - n_off} checks: {', '.join(verdict)}"]
-    lines += [f"  {finding.severity:5}  {describe_failure(finding)}" for finding in failed[:N_LINES]]
-    if len(failed) > N_LINES:
-        lines.append(f"  and {len(failed) - N_LINES} more")
-    if n_errors:
+def describe_verdict(findings: list[Finding], n_images: int) -> list[str]:
+    """Return the verdict, what failed, and what to do about it: at most 20 lines."""
+    lines = describe_findings(findings, f"{paths.MANIFEST}: {n_images:,} images")
+    errors = [finding.name for finding in findings if has_errors([finding])]
+    if errors:
         lines.append("  mend the data, or change the block validate of params.yaml")
-    if meant := [finding.name for finding in failed if finding.severity == "error" and finding.name in HISTORY]:
+    if meant := [name for name in errors if name in HISTORY]:
         overrides = " ".join(f"-S validate.{name}.severity=warn" for name in meant)
         lines.append(f"  if that is meant: dvc exp run {overrides}; then commit, and set it back to error")
     return [*lines, f"  {paths.VALIDATION_PAGE} shows it all"]
@@ -208,7 +218,13 @@ def check_data(data: Data, params: ValidateParams) -> list[Finding]:
 
 
 def plan_validation(data: Data, params: ValidateParams) -> tuple[dict[str, Table], list[Check]]:
-    """Return the tables and their checks; where the columns are wrong, there is nothing else to look at."""
+    """Return the tables and their checks; where the columns are wrong, there is nothing else to look at.
+
+    Raises
+    ------
+    IntegrityError
+        The columns are wrong, and their check would let that pass.
+    """
     tables = {"manifest": Table(data.manifest, "images")}
     checks = [_plan_column_check(params)]
     if list(data.manifest.columns) == list(ManifestRow._fields):
@@ -216,6 +232,11 @@ def plan_validation(data: Data, params: ValidateParams) -> tuple[dict[str, Table
         checks += _plan_image_checks(tables["images"].frame, params) + _plan_file_checks(data, params)
         checks += _plan_class_checks(data, params)
         checks += [_plan_near_check(tables["images"].frame, group, getattr(params, NEAR[group])) for group in NEAR]
+    elif params.columns.severity != "error":
+        raise IntegrityError(
+            f"{paths.MANIFEST}: {checks[0].wanted} are missing, got {', '.join(data.manifest.columns)}; nothing can be "
+            "checked; run `dvc repro --force restructure`"
+        )
     order = list(ValidateParams.model_fields)
     return tables, sorted(checks, key=lambda check: order.index(check.name))
 
@@ -294,7 +315,7 @@ def _plan_class_checks(data: Data, params: ValidateParams) -> list[Check]:
 
     n_classes, n_images = params.classes.min, params.min_images.min
     ratio, gap, loss = params.class_balance.max, params.split_balance.max, params.shrinkage.max
-    unknown = "" if data.before else "no commit has other data of this source that passed"
+    unknown = "" if data.before else f"no commit here has other data of {data.source} that passed"
     return [
         Check(
             "classes",
@@ -392,18 +413,18 @@ def _describe_excluded(data: Data) -> str:
 def _plan_near_check(images: pd.DataFrame, group: str, rule: NearDuplicates) -> Check:
     import great_expectations.expectations as gxe
 
-    count, twin, distance = (f"{name}_{group}" for name in ("n_twins", "twin", "distance"))
+    has_twin, twin, distance = (f"{name}_{group}" for name in ("has_twin", "twin", "distance"))
     observed = ""
-    if count in images:
+    if has_twin in images:
         n_left = int((~images["is_compared"]).sum())
-        observed = f"{int((images[count] > 0).sum()):,} of {len(images) - n_left:,} images with one"
+        observed = f"{int(images[has_twin].sum()):,} of {len(images) - n_left:,} images with one"
         observed += f"; {n_left:,} too small or too uniform to compare" if n_left else ""
     return Check(
         NEAR[group],
         rule.severity,
         f"no copy in another {group}, re-encoded, resized, slightly cropped" + " or mirrored" * rule.mirrored,
         "images",
-        gxe.ExpectColumnValuesToBeBetween(column=count, max_value=0),
+        gxe.ExpectColumnValuesToBeBetween(column=has_twin, max_value=0),
         lambda row: f"{row['path']} (like {row[twin]}, distance {row[distance]:.0f})",
         lambda row: [row["path"], row[twin]],
         observed,
@@ -429,7 +450,9 @@ def _plan_image_checks(images: pd.DataFrame, params: ValidateParams) -> list[Che
         return [row["path"]]
 
     def list_copies(row: Row) -> list[str]:
-        return list(images.loc[images["sha256"] == row["sha256"], "path"].head(4))
+        copies = images[images["sha256"] == row["sha256"]]
+        firsts = ~copies.duplicated(["split", "label"])
+        return list(pd.concat([copies[firsts], copies[~firsts]])["path"].head(N_COPIES_SHOWN))
 
     width, height, ratio = params.width_px, params.height_px, params.aspect_ratio.max
     formats, modes, contrast = params.formats.allowed, params.modes.allowed, params.contrast.min

@@ -1,6 +1,7 @@
 """Stage `verify`: the gate between the features and the head that learns from them."""
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import pandas as pd
 
 from relearn import paths
 from relearn.errors import ValidationFailed
-from relearn.expectations import Check, Row, Table, describe_failure, has_errors, run_checks
+from relearn.expectations import Check, Row, Table, describe_findings, has_errors, name_path, run_checks
 from relearn.features import IndexRow, hash_features, iterate_shards, read_index
 from relearn.files import hash_bytes, write_json
 from relearn.manifest import ManifestRow, read_manifest
@@ -27,44 +28,51 @@ def run(params: VerifyParams) -> None:
     IntegrityError
         The features or the manifest are missing or damaged.
     """
-    rows = describe_rows()
+    manifest = read_manifest(paths.MANIFEST)
+    rows = describe_rows(manifest)
     tables = {
         "rows": Table(rows, "rows of features"),
-        "order": Table(compare_order(read_manifest(paths.MANIFEST), read_index(paths.FEATURES)), "rows"),
+        "order": Table(compare_order(manifest, read_index(paths.FEATURES)), "rows"),
     }
     findings = run_checks(tables, plan_checks(params))
     passed = not has_errors(findings)
     report = {"passed": passed, "n_images": len(rows), **hash_features(paths.FEATURES)}
     report["findings"] = [finding._asdict() for finding in findings]
     write_json(paths.VERIFICATION_REPORT, report)
-    failed = sorted((finding for finding in findings if not finding.passed), key=lambda finding: finding.severity)
-    verdict = f"{len(failed)} not met" if failed else "all met"
-    lines = [f"{paths.FEATURES}: {len(rows):,} rows of features, {len(findings)} checks: {verdict}"]
-    lines += [f"  {finding.severity:5}  {describe_failure(finding)}" for finding in failed]
+    lines = describe_findings(findings, f"{paths.FEATURES}: {len(rows):,} rows of features")
     if not passed:
         raise ValidationFailed("\n".join([*lines, "  mend the data, or change the block verify of params.yaml"]))
     log.info("\n".join(lines))
 
 
-def describe_rows() -> pd.DataFrame:
+def describe_rows(manifest: list[ManifestRow]) -> pd.DataFrame:
     """Return what the checks want to know of each row of features, a shard in memory at a time.
 
     Returns
     -------
     DataFrame
-        split, label, sha256 of the image; `n_not_finite`, how many of its features are not; `spread`, the largest
-        less the smallest; `n_splits`, in how many splits there are these very features.
+        split, label, sha256 of the image, and its path; `n_not_finite`, how many of its features are not; `spread`, the
+        largest less the smallest; `n_twins`, how many images of other bytes and another split have these very features,
+        and `twin`, the path of the first of them.
     """
-    parts = []
+    parts = [pd.DataFrame(columns=["split", "label", "sha256", "n_not_finite", "spread", "content"])]
     for index, values in iterate_shards(paths.FEATURES):
         finite = np.isfinite(values)
         part = pd.DataFrame(index, columns=list(IndexRow._fields))[["split", "label", "sha256"]]
         part["n_not_finite"] = values.shape[1] - finite.sum(axis=1)
         part["spread"] = np.where(finite.all(axis=1), np.ptp(np.where(finite, values, 0), axis=1), np.nan)
-        part["content"] = [hash_bytes(row.tobytes()) for row in values]
+        part["content"] = [hash_bytes(row.tobytes()) for row in values + 0.0]  # -0.0 is 0.0
         parts.append(part)
-    rows = pd.concat(parts, ignore_index=True)
-    rows["n_splits"] = rows.groupby("content")["split"].transform("nunique")
+    rows = pd.concat(parts[1:] or parts, ignore_index=True)
+    names = {(row.split, row.label, row.sha256): row.path for row in manifest}
+    keys = zip(rows["split"], rows["label"], rows["sha256"], strict=True)
+    rows["path"] = [names.get(key, key[2]) for key in keys]
+    rows["n_twins"], rows["twin"] = 0, ""
+    for _, group in rows[rows["content"].duplicated(keep=False)].groupby("content"):
+        for row in group.index:
+            others = group[(group["sha256"] != group.at[row, "sha256"]) & (group["split"] != group.at[row, "split"])]
+            if len(others):
+                rows.loc[row, ["n_twins", "twin"]] = len(others), others["path"].iloc[0]
     return rows
 
 
@@ -86,12 +94,9 @@ def plan_checks(params: VerifyParams) -> list[Check]:
     """Return the checks in the order of `params`."""
     import great_expectations.expectations as gxe
 
-    def name_image(row: Row) -> str:
-        return f"{row['split']}/{row['label']} {row['sha256']}"
-
-    def plan(name: str, wanted: str, column: str, **limits: Any) -> Check:
+    def plan(name: str, wanted: str, column: str, name_row: Callable[[Row], str] = name_path, **limits: Any) -> Check:
         expectation = gxe.ExpectColumnValuesToBeBetween(column=column, **limits)
-        return Check(name, getattr(params, name).severity, wanted, "rows", expectation, name_image)
+        return Check(name, getattr(params, name).severity, wanted, "rows", expectation, name_row)
 
     return [
         Check(
@@ -104,5 +109,11 @@ def plan_checks(params: VerifyParams) -> list[Check]:
         ),
         plan("finite", "finite numbers alone", "n_not_finite", max_value=0),
         plan("constant_rows", "features that differ within a row", "spread", min_value=0, strict_min=True),
-        plan("identical_rows", "features in one split only", "n_splits", max_value=1),
+        plan(
+            "identical_rows",
+            "features that no other image of another split has",
+            "n_twins",
+            lambda row: f"{row['path']} (as {row['twin']})",
+            max_value=0,
+        ),
     ]
