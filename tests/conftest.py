@@ -95,6 +95,13 @@ def make_split(seed: int, n_images: int = 60, n_classes: int = 3, n_features: in
     return SplitFeatures(features, [f"{seed}-{n}" for n in range(n_images)], [f"class {label}" for label in labels])
 
 
+def write_rows(folder: Path, manifest: list[ManifestRow], values: np.ndarray) -> None:
+    """Write the rows of `values` as the features of a manifest's images, whose hashes differ."""
+    rows = dict(zip([row.sha256 for row in manifest], values, strict=True))
+    record = {"network": "x", "n_features": values.shape[1], "feature_dtype": values.dtype.name}
+    write_features(folder, manifest, rows.__getitem__, record)
+
+
 @pytest.fixture
 def features(workspace: Path) -> dict[str, SplitFeatures]:
     """`data/features/` of three splits and the manifest that they were made from; returns what is in them."""
@@ -106,7 +113,8 @@ def features(workspace: Path) -> dict[str, SplitFeatures]:
     ]
     write_csv(paths.MANIFEST, ManifestRow._fields, manifest)
     with write_folder(paths.FEATURES) as folder:
-        write_features(folder, manifest, np.concatenate([part.features for part in splits.values()]), {"network": "x"})
+        values = np.concatenate([part.features for part in splits.values()])
+        write_rows(folder, manifest, values)
     write_json(paths.VERIFICATION_REPORT, {"passed": True, **hash_features(paths.FEATURES)})
     return splits
 

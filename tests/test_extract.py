@@ -1,20 +1,28 @@
+import itertools
+import json
+import shutil
+import sqlite3
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import BaseModel
 
 from conftest import draw_image, encode_image, write_images
 from relearn import extract, paths
-from relearn.errors import IntegrityError, ValidationFailed
+from relearn.errors import IntegrityError, NetworkError, StoreError, ValidationFailed
+from relearn.features import read_features
 from relearn.files import hash_bytes, hash_file, write_json
-from relearn.manifest import ManifestRow, write_manifest
+from relearn.images import decode_image
+from relearn.manifest import ManifestRow, read_manifest, write_manifest
+from relearn.params import read_params
 
 
 class Upright:
     """Stands for an extractor: the image as it is."""
 
-    def prepare_image(self, rgb):
-        return np.asarray(rgb)
+    def read_image(self, content):
+        return np.asarray(decode_image(content).rgb)
 
 
 def write_gate(passed=True, sha256=None):
@@ -56,3 +64,204 @@ def test_listed_file_that_is_no_image(workspace):
     row = ManifestRow("x", "training", "a", hash_bytes(b"text"), 4, 1, 1, "L", "PNG")
     with pytest.raises(IntegrityError, match=r"x: not an image .*, though data/manifest\.csv lists it"):
         extract.read_prepared(Upright(), row)
+
+
+# --- never twice -----------------------------------------------------------------------------------------------------
+
+
+class Record(BaseModel):
+    """Stands for the record of an extractor."""
+
+    network: str
+    batch_size: int
+    n_features: int = 3
+    n_parameters: int = 0
+    precision: str = "float32"
+    feature_dtype: str = "float32"
+
+
+class Fake:
+    """Stands for an extractor: an image's features are the sums of its channels."""
+
+    n_built = n_computed = 0
+    n_until_death = largest_batch = 10**6
+
+    def __init__(self, params):
+        self.batch_size, self.n_features, self.dtype = params.batch_size, 3, np.dtype("<f4")
+        self.record = Record(network=params.network, batch_size=params.batch_size)
+        type(self).n_built += 1
+
+    def read_image(self, content):
+        return np.asarray(decode_image(content).rgb)
+
+    def compute_batches(self, prepared):
+        arriving = iter(prepared)
+        while batch := list(itertools.islice(arriving, self.batch_size)):
+            if self.batch_size > self.largest_batch:
+                raise MemoryError(f"a batch of {self.batch_size} images")
+            if self.n_computed + len(batch) > self.n_until_death:
+                raise KeyboardInterrupt
+            type(self).n_computed += len(batch)
+            yield np.array([image.sum(axis=(0, 1)) for image in batch], "<f4")
+
+
+@pytest.fixture
+def fake(workspace, monkeypatch):
+    """A class of its own for each test, in the place of the real one."""
+    own = type("Own", (Fake,), {})
+    monkeypatch.setattr(extract, "Extractor", own)
+    return own
+
+
+@pytest.fixture
+def block(root):
+    return read_params(root / "params.yaml").extract.model_copy(update={"batch_size": 4})
+
+
+def write_set(n_images, n_copies=0):
+    """Write a data set that passed the gate."""
+    rows = []
+    for number in range(n_images + n_copies):
+        content = encode_image(draw_image(number % n_images))
+        name = f"training/a/{number}.png"
+        (paths.DATASET / name).parent.mkdir(parents=True, exist_ok=True)
+        (paths.DATASET / name).write_bytes(content)
+        rows.append(ManifestRow(name, "training", "a", hash_bytes(content), len(content), 12, 10, "RGB", "PNG"))
+    write_manifest(paths.MANIFEST, rows)
+    write_json(paths.VALIDATION_REPORT, {"passed": True, "manifest_sha256": hash_file(paths.MANIFEST)})
+
+
+def read_results():
+    return {path.name: path.read_bytes() for path in paths.FEATURES.iterdir()}
+
+
+def test_features_are_those_of_their_images(fake, block):
+    write_set(11)
+    extract.run(block)
+    part = read_features(paths.FEATURES, "training")
+    for image, row in zip(read_manifest(paths.MANIFEST), part.features, strict=True):
+        content = (paths.DATASET / image.path).read_bytes()
+        assert (row == np.asarray(decode_image(content).rgb).sum(axis=(0, 1))).all()
+
+
+def test_nothing_new_needs_no_network(fake, block, caplog):
+    write_set(11)
+    extract.run(block)
+    results = read_results()
+    with caplog.at_level("INFO"):
+        extract.run(block)
+    assert (fake.n_built, fake.n_computed) == (1, 11)
+    assert "11 images, 0 of them new to the store" in caplog.text
+    assert read_results() == results
+
+
+def test_one_image_more_is_one_image_through_the_network(fake, block):
+    write_set(11)
+    extract.run(block)
+    write_set(12)
+    extract.run(block)
+    assert fake.n_computed == 12
+    grown = read_results()
+    shutil.rmtree(paths.find_cache())
+    extract.run(block)
+    assert read_results() == grown
+
+
+def test_copies_are_computed_once(fake, block):
+    write_set(5, n_copies=3)
+    extract.run(block)
+    assert fake.n_computed == 5
+    assert len(read_features(paths.FEATURES, "training").labels) == 8
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"network": "vgg19"},
+        {"layer": "x"},
+        {"pooling": "avg"},
+        {"image_size_px": 33},
+        {"resize_filter": "box"},
+        {"batch_size": 5},
+        {"precision": "bfloat16"},
+        {"feature_dtype": "float16"},
+        {"jpeg_draft": True},
+        {"seed": 1},
+        {"weights": "imagenet"},
+    ],
+)
+def test_another_way_and_back_again(fake, block, change):
+    write_set(5)
+    extract.run(block)
+    results = read_results()
+    extract.run(block.model_copy(update=change))
+    assert fake.n_computed == 10
+    extract.run(block)
+    assert fake.n_computed == 10
+    assert read_results() == results
+
+
+@pytest.mark.parametrize("name", ["describe_hardware", "find_backend", "version"])
+def test_another_machine_is_another_way(fake, block, monkeypatch, name):
+    write_set(5)
+    extract.run(block)
+    monkeypatch.setattr(extract, name, lambda *arguments: {"x": 1} if name == "describe_hardware" else ("x", "2"))
+    extract.run(block)
+    assert fake.n_computed == 10
+
+
+def test_weights_are_told_by_their_bytes_and_not_by_their_path(block):
+    def name(path, sha256):
+        return extract.describe_way(block.model_copy(update={"weights": path, "weights_sha256": sha256}))
+
+    assert name("a.h5", "1" * 64) == name("b.h5", "1" * 64) != name("a.h5", "2" * 64)
+
+
+def test_what_was_computed_before_a_death_is_kept(fake, block):
+    write_set(23)
+    extract.run(block)
+    results = read_results()
+    shutil.rmtree(paths.find_cache())
+    fake.n_computed = 0
+    for n_done in (8, 16, 20):
+        fake.n_until_death = n_done + 2
+        with pytest.raises(KeyboardInterrupt):
+            extract.run(block)
+        assert fake.n_computed == n_done
+        assert read_results() == results  # the old ones stay until the new ones are whole
+    fake.n_until_death = 10**6
+    extract.run(block)
+    assert fake.n_computed == 23
+    assert read_results() == results
+
+
+def test_damaged_features_are_computed_again(fake, block, caplog):
+    write_set(11)
+    extract.run(block)
+    results = read_results()
+    with sqlite3.connect(paths.find_feature_store()) as database:
+        assert database.execute("UPDATE feature SET content = zeroblob(12) WHERE rowid % 4 = 0").rowcount == 2
+    database.close()
+    extract.run(block)
+    assert fake.n_computed == 13
+    assert "damaged in the store; computed again" in caplog.text
+    assert read_results() == results
+
+
+def test_store_that_keeps_nothing_is_told(fake, block, monkeypatch):
+    write_set(3)
+    monkeypatch.setattr(extract.Space, "read", lambda *arguments: None)
+    with pytest.raises(StoreError, match=r"what was written was not there to be read, 5 times; look at the disk"):
+        extract.run(block)
+
+
+def test_batch_that_finds_no_memory_is_halved(fake, block, caplog):
+    write_set(11)
+    fake.largest_batch = 1
+    extract.run(block)
+    assert "no memory for a batch of 4 images; going on with extract.batch_size 2" in caplog.text
+    assert json.loads((paths.FEATURES / "extractor.json").read_text())["batch_size"] == 1
+    fake.largest_batch = 0
+    shutil.rmtree(paths.find_cache())
+    with pytest.raises(NetworkError, match=r"extract\.image_size_px: there is no memory for a batch of 1 images"):
+        extract.run(block)

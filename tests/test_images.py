@@ -228,3 +228,22 @@ def test_resize_filters_differ():
     image = draw_image(1, (31, 23))
     results = {resize_image(image, 8, name).tobytes() for name in images.RESIZE_FILTERS}
     assert len(results) == len(images.RESIZE_FILTERS)
+
+
+def test_large_jpeg_may_be_decoded_at_a_part_of_its_size():
+    image = draw_image(1, (8, 6)).resize((600, 450))
+    content = encode_image(image, "JPEG", quality=95)
+    whole, part = decode_image(content), decode_image(content, 64)
+    assert whole.rgb.size == (600, 450)
+    assert part.rgb.size == (150, 113)
+    assert (part.mode, part.format) == (whole.mode, whole.format)
+    difference = np.abs(resize_image(whole.rgb, 64, "box").astype(int) - resize_image(part.rgb, 64, "box"))
+    assert difference.mean() < 3
+    assert decode_image(content, 500).rgb.size == (600, 450)
+    assert np.array_equal(decode_image(encode_image(image), 64).rgb, image)  # a PNG
+
+
+def test_part_of_a_jpeg_is_still_checked():
+    content = encode_image(draw_image(1, (60, 45)).resize((600, 450)), "JPEG")
+    with pytest.raises(ImageError, match="truncated"):
+        decode_image(content[: len(content) // 2], 64)

@@ -249,3 +249,57 @@ def test_imagenet_weights_are_downloaded(shared, tmp_path, monkeypatch):
         network="mobilenet_v2", weights=str(path), weights_sha256=MOBILENET_SHA256, image_size_px=224, pooling="avg"
     )
     assert downloaded.record.network_sha256 == local.record.network_sha256
+
+
+def test_bfloat16_moves_features_a_little_and_leaves_keras_as_it_was():
+    features = {}
+    for precision in ("float32", "bfloat16", "float32"):
+        extractor = make_extractor(precision=precision, image_size_px=64)
+        assert extractor.record.precision == precision
+        features.setdefault(precision, []).append(extractor.compute_features(prepare(extractor, 3)))
+    (first, again), (other,) = features["float32"], features["bfloat16"]
+    assert first.tobytes() == again.tobytes()
+    assert first.dtype == other.dtype == np.float32
+    assert 1e-4 < np.abs(first - other).max() / np.abs(first).max() < 0.05
+
+
+def test_auto_records_what_it_picked(monkeypatch):
+    monkeypatch.setattr("relearn.networks.choose_precision", lambda wanted: {"auto": "float32"}[wanted])
+    assert make_extractor(precision="auto").record.precision == "float32"
+
+
+def test_features_may_be_stored_in_half_the_room():
+    extractor = make_extractor(feature_dtype="float16")
+    images = prepare(extractor, 3)
+    half, whole = extractor.compute_features(images), make_extractor().compute_features(images)
+    assert half.dtype == np.float16
+    assert np.array_equal(half, whole.astype(np.float16))
+
+
+def test_value_that_does_not_fit_is_an_error(monkeypatch):
+    extractor = make_extractor(feature_dtype="float16")
+    images = prepare(extractor, 2)
+    preprocess = extractor._preprocess
+    monkeypatch.setattr(extractor, "_preprocess", lambda batch: preprocess(batch) * 1e6)
+    message = r"wanted finite features, got .*, too large for float16, for image \d of .*; take extract\.feature_dtype"
+    with pytest.raises(NetworkError, match=message):
+        extractor.compute_features(images)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        type("ResourceExhaustedError", (Exception,), {})("OOM when allocating tensor"),
+        type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory"),
+        type("XlaRuntimeError", (RuntimeError,), {})("RESOURCE_EXHAUSTED: Out of memory while trying to allocate"),
+    ],
+)
+def test_lack_of_memory_is_told_alike_by_all_backends(monkeypatch, error):
+    extractor = make_extractor()
+
+    def fail(batch):
+        raise error
+
+    monkeypatch.setattr(extractor._model, "predict_on_batch", fail)
+    with pytest.raises(MemoryError, match="a batch of 4 images"):
+        extractor.compute_features(prepare(extractor, 2))

@@ -7,11 +7,12 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from conftest import ROOT, SMALL, commit, execute, read_yaml, repro, write_small_set
+from conftest import ROOT, SMALL, commit, execute, make_environment, read_yaml, repro, write_small_set
 from relearn.features import read_features
 from relearn.manifest import SPLITS
 from relearn.params import Params, read_params
@@ -315,3 +316,68 @@ def test_same_features_whether_the_last_batch_is_full_or_not(clone, set_params):
     partial, full = features
     assert (len(partial), len(full)) == (28, 24)
     assert all(partial[sha256] == row for sha256, row in full.items())
+
+
+@pytest.mark.slow
+def test_features_are_the_same_however_they_came_about(clone, set_params, tmp_path):
+    """Killed three times, by two processes at once, with a warm store and with a cold one, on one thread and on two."""
+    write_small_set(clone)
+    set_params(SMALL | {"extract.batch_size": 2}, clone / "params.yaml")
+    assert repro(clone, "extract").returncode == 0
+    results = read_tree(clone, "data/features")
+    store = clone / ".relearn"
+
+    def start(**environment):
+        command = [sys.executable, "-m", "relearn", "extract"]
+        pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(command, cwd=clone, env=make_environment(clone) | environment, **pipes)
+
+    def check(child):
+        _, printed = child.communicate(timeout=300)
+        assert child.returncode == 0, printed
+        assert read_tree(clone, "data/features") == results
+        return printed
+
+    assert "0 of them new to the store" in check(start())
+    shutil.rmtree(store)
+    counts = []
+    for _ in range(3):
+        with start() as child:
+            for line in child.stderr:
+                counts += [int(n) for n in re.findall(r"images, (\d+) of them new", line)]
+                if "features an image" in line:
+                    break
+            time.sleep(0.4)
+            child.kill()
+    counts += [int(n) for n in re.findall(r"images, (\d+) of them new", check(start()))]
+    assert counts[0] == 28
+    assert counts == sorted(counts, reverse=True)
+
+    shutil.rmtree(store)
+    one, two = start(RELEARN_THREADS="1", TF_NUM_INTRAOP_THREADS="1"), start(RELEARN_THREADS="2")
+    for child in (one, two):
+        _, printed = child.communicate(timeout=300)
+        assert child.returncode == 0, printed
+    assert read_tree(clone, "data/features") == results
+    assert "0 of them new to the store" in check(start())
+
+
+@pytest.mark.slow
+def test_full_disk_is_told(clone, set_params):
+    """The store lies on a disk of a megabyte."""
+    disk = clone / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], check=False)
+    if mounted.returncode:
+        pytest.skip("no right to mount a small disk")
+    try:
+        write_small_set(clone)
+        set_params(SMALL | {"extract.layer": "block1_pool"}, clone / "params.yaml")
+        assert repro(clone, "validate").returncode == 0
+        answer = execute(clone, "relearn", "extract", RELEARN_CACHE=str(disk))
+        assert answer.returncode == 1
+        assert "Traceback" not in answer.stderr
+        assert "database or disk is full; free some room there, or set RELEARN_CACHE" in answer.stderr
+        assert not (clone / "data" / "features").exists()
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)

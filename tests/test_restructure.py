@@ -498,7 +498,7 @@ def test_unchanged_files_are_not_read_again(use, settled, decoded, read):
     assert sorted(read) == ["b/2.png", "b/new.png"]
     assert len(decoded) == 2
     fresh = read_results()
-    shutil.rmtree(paths.CACHE)
+    shutil.rmtree(paths.find_cache())
     restructure()
     assert read_results() == fresh != results
 

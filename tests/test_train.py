@@ -22,7 +22,7 @@ def test_run_writes_classifier_metrics_and_plot(features):
     run(PARAMS)
     classifier = read_classifier(paths.CLASSIFIER)
     assert classifier.classes == ["class 0", "class 1", "class 2"]
-    assert classifier.record["extractor"] == {"network": "x"}
+    assert classifier.record["extractor"] == {"network": "x", "n_features": 8, "feature_dtype": "float32"}
     metrics = read_json(paths.TRAINING_METRICS)
     assert metrics["n_images"] == metrics["n_validation_images"] == 60
     assert metrics["validation_baseline_score"] == pytest.approx(1 / 3, abs=1e-6)

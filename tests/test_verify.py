@@ -3,9 +3,10 @@ import json
 import numpy as np
 import pytest
 
+from conftest import write_rows
 from relearn import paths
 from relearn.errors import IntegrityError, ValidationFailed
-from relearn.features import hash_features, write_features
+from relearn.features import hash_features
 from relearn.files import read_json, write_csv, write_folder
 from relearn.manifest import ManifestRow
 from relearn.params import VerifyParams
@@ -29,7 +30,7 @@ def write(features):
         changed = values.copy()
         change(changed)
         with write_folder(paths.FEATURES) as folder:
-            write_features(folder, manifest, changed, {"network": "x"})
+            write_rows(folder, manifest, changed)
         write_csv(paths.MANIFEST, ManifestRow._fields, manifest if listed is None else listed(manifest))
         paths.VERIFICATION_REPORT.unlink(missing_ok=True)
 
@@ -142,7 +143,7 @@ def test_training_waits_for_these_very_features(features):
 
 def test_damaged_features_are_told(write):
     write()
-    shard = paths.FEATURES / "training-0000.npy"
+    shard = paths.FEATURES / "training.npy"
     shard.write_bytes(shard.read_bytes()[:-4] + b"\0\0\0\1")
-    with pytest.raises(IntegrityError, match=r"training-0000\.npy: not the bytes that shards\.csv names"):
+    with pytest.raises(IntegrityError, match=r"training\.npy: not the bytes that shards\.csv names"):
         run(PARAMS)

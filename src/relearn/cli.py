@@ -93,6 +93,45 @@ def report() -> None:
     print("\n".join(describe_evaluation()))
 
 
+store = typer.Typer(no_args_is_help=True, help="See, check and prune the store of features.")
+app.add_typer(store, name="store")
+
+
+@store.command("show")
+def show_store() -> None:
+    """Tell what the store holds: a line for each way to compute features, the last used first."""
+    from relearn.store import describe_store
+
+    print("\n".join(describe_store(paths.find_feature_store())))
+
+
+@store.command("check")
+def check_store() -> None:
+    """Read every feature, and remove those whose hash is wrong."""
+    from relearn.store import open_store
+
+    with open_store(paths.find_feature_store()) as opened:
+        print(f"{opened.remove_damaged():,} damaged, removed")
+
+
+@store.command("prune")
+def prune_store(
+    spaces: Annotated[list[str] | None, typer.Argument(metavar="SPACE...", help="Names as `show` tells them.")] = None,
+    unused_days: Annotated[float | None, typer.Option(help="Those that were not used for so many days.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
+) -> None:
+    """Remove ways to compute features, with their features; they are computed again when they are wanted again."""
+    from relearn.store import open_store
+
+    if not (spaces or unused_days is not None or everything):
+        raise typer.BadParameter("wanted names, --unused-days or --all")
+    with open_store(paths.find_feature_store()) as opened:
+        names = opened.choose_spaces(spaces or [], unused_days, everything)
+        before = opened.measure_bytes()
+        opened.prune(names)
+        print(f"{len(names)} removed, {(before - opened.measure_bytes()) / 1e6:,.1f} MB given back")
+
+
 @app.command()
 def data_docs() -> None:
     """Write Great Expectations' own pages on the images to reports/data_docs/."""

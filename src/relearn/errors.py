@@ -29,5 +29,9 @@ class NetworkError(RelearnError):
     """The network, a layer of it or its weights cannot be had."""
 
 
+class StoreError(RelearnError):
+    """The store of features cannot hold what it must."""
+
+
 class TrainingError(RelearnError):
     """The features do not allow a classifier to be fitted or judged."""

@@ -1,25 +1,37 @@
-"""Stage `extract`: every image of the manifest once through the network."""
+"""Stage `extract`: every image of the manifest through the network, once for all time."""
 
 import logging
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from relearn import paths
-from relearn.errors import ImageError, IntegrityError, ValidationFailed
+from relearn import formats, images, networks, paths
+from relearn.errors import ImageError, IntegrityError, NetworkError, StoreError, ValidationFailed
 from relearn.features import write_features
 from relearn.files import hash_bytes, hash_file, read_json, write_folder
-from relearn.images import decode_image
+from relearn.hardware import choose_precision, describe_hardware, find_backend
 from relearn.manifest import ManifestRow, read_manifest
 from relearn.networks import Extractor
 from relearn.params import ExtractParams
 from relearn.progress import track_progress
+from relearn.store import FeatureStore, Space
 from relearn.threads import map_ahead
 
 log = logging.getLogger(__name__)
 
 
+MAX_ATTEMPTS = 5
+
+
+class Damaged(Exception):
+    """The store had the features of an image, and has them no more."""
+
+
 def run(params: ExtractParams) -> None:
-    """Write `data/features/`.
+    """Write `data/features/`: what the store has not is computed and put there, then all of it is read from there.
 
     Raises
     ------
@@ -28,23 +40,105 @@ def run(params: ExtractParams) -> None:
     IntegrityError
         An image is missing or has changed since the manifest was written.
     NetworkError
-        The network cannot be built, or gives features that are not finite.
+        The network cannot be built, gives features that are not finite, or finds no memory for a single image.
+    StoreError
+        The store has no room for the features.
     """
     check_gate()
     manifest = read_manifest(paths.MANIFEST)
-    extractor = Extractor(params)
-    log.info(
-        "%s, weights %s, layer %s: %s features an image, %s parameters",
-        params.network,
-        params.weights,
-        params.layer or "last",
-        f"{extractor.n_features:,}",
-        f"{extractor.record.n_parameters:,}",
-    )
-    images = map_ahead(lambda row: read_prepared(extractor, row), manifest, 2 * params.batch_size)
-    rows = extractor.compute_rows(images)
-    with write_folder(paths.FEATURES) as folder:
-        write_features(folder, manifest, track_progress(rows, len(manifest), "extract"), extractor.record.model_dump())
+    n_attempts = 0
+    with FeatureStore(paths.find_feature_store()) as store:
+        while True:
+            try:
+                record, space = fill_store(store, manifest, params)
+                with write_folder(paths.FEATURES) as folder:
+                    write_features(folder, manifest, make_reader(space, record), record)
+                return
+            except Damaged:
+                n_attempts += 1
+                if n_attempts == MAX_ATTEMPTS:
+                    raise StoreError(
+                        f"{paths.find_feature_store()}: what was written was not there to be read, {n_attempts} times; "
+                        "look at the disk, or set RELEARN_CACHE to another"
+                    ) from None
+            except MemoryError as error:
+                if params.batch_size == 1:
+                    raise NetworkError(f"extract.image_size_px: there is no memory for {error}; lower it") from None
+                params = params.model_copy(update={"batch_size": params.batch_size // 2})
+                log.warning("no memory for %s; going on with extract.batch_size %d", error, params.batch_size)
+
+
+def fill_store(
+    store: FeatureStore, manifest: Sequence[ManifestRow], params: ExtractParams
+) -> tuple[dict[str, Any], Space]:
+    """Compute the features that the store does not have; return what is known of the way, and the space.
+
+    Where none is missing, the network is not built, and keras not imported.
+    """
+    space = store.open_space(describe_way(params))
+    rows = {row.sha256: row for row in manifest}
+    missing = space.find_missing(rows)
+    log.info("%s images, %s of them new to the store", f"{len(rows):,}", f"{len(missing):,}")
+    if missing or space.record is None:
+        extractor = Extractor(params)
+        log.info(
+            "%s, weights %s, layer %s, %s: %s features an image, %s parameters",
+            params.network,
+            params.weights,
+            params.layer or "last",
+            extractor.record.precision,
+            f"{extractor.n_features:,}",
+            f"{extractor.record.n_parameters:,}",
+        )
+        store.make_room(len(missing) * extractor.n_features * extractor.dtype.itemsize, space)
+        space.set_record(extractor.record.model_dump())
+        batches = compute_missing(extractor, [rows[image] for image in missing], space)
+        for _ in track_progress(batches, len(missing), "extract"):
+            pass
+    assert space.record is not None
+    return space.record, space
+
+
+def compute_missing(extractor: Extractor, rows: Sequence[ManifestRow], space: Space) -> Iterator[str]:
+    """Compute the features of images and put them into the store, a batch at a time; yield each image's hash."""
+    prepared = map_ahead(lambda row: read_prepared(extractor, row), rows, 2 * extractor.batch_size)
+    n_done = 0
+    for features in extractor.compute_batches(prepared):
+        done = [row.sha256 for row in rows[n_done : n_done + len(features)]]
+        space.add(done, features)
+        n_done += len(features)
+        yield from done
+
+
+def make_reader(space: Space, record: dict[str, Any]) -> Any:
+    """Return the function that reads the features of an image from the store."""
+    dtype = np.dtype(record["feature_dtype"]).newbyteorder("<")
+
+    def read(image: str) -> np.ndarray:
+        features = space.read(image, dtype)
+        if features is None or features.shape != (record["n_features"],):
+            space.forget([image])
+            raise Damaged
+        return features
+
+    return read
+
+
+def describe_way(params: ExtractParams) -> dict[str, Any]:
+    """Return all that decides a feature, apart from the image, without building the network.
+
+    Weights are told by their file's hash, by the seed and the code that draws them, or, for those of ImageNet, by the
+    version of keras, which holds their hashes.
+    """
+    code = {module.__name__: hash_file(Path(str(module.__file__))) for module in (formats, images, networks)}
+    return {
+        **params.model_dump(exclude={"weights"} if params.weights_are_file else set()),
+        "precision": choose_precision(params.precision),
+        "code": code,
+        "versions": {name: version(name) for name in ("keras", "numpy", "pillow")},
+        "backend": list(find_backend()),
+        **describe_hardware(),
+    }
 
 
 def check_gate() -> None:
@@ -77,6 +171,6 @@ def read_prepared(extractor: Extractor, row: ManifestRow) -> np.ndarray:
             "remove the file and run `dvc repro restructure`"
         )
     try:
-        return extractor.prepare_image(decode_image(content).rgb)
+        return extractor.read_image(content)
     except ImageError as error:
         raise IntegrityError(f"{path}: {error}, though {paths.MANIFEST} lists it; run `dvc repro -f`") from None

@@ -1,8 +1,7 @@
 """`data/features/`: one row of numbers for each image of the manifest, in `.npy` shards, a split never shared."""
 
-import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,10 +9,10 @@ import numpy as np
 
 from relearn.errors import IntegrityError
 from relearn.files import hash_file, read_csv, read_json, write_array, write_csv, write_json
-from relearn.manifest import ManifestRow
+from relearn.manifest import SPLITS, ManifestRow
 
-# A shard is held in memory while it is written: 1,024 rows of VGG16's 25,088 float32 are 103 MB.
-ROWS_PER_SHARD = 1024
+# A new image writes the shard anew that it falls into, and DVC keeps the old one beside the new one.
+SHARD_BYTES = 2 * 1024 * 1024
 
 INDEX = "index.csv"
 SHARDS = "shards.csv"
@@ -40,46 +39,59 @@ class SplitFeatures(NamedTuple):
     labels: list[str]
 
 
-def write_features(folder: Path, manifest: Sequence[ManifestRow], rows: Iterable[np.ndarray], record: Any) -> None:
-    """Write the features of the manifest's images, which come in its order, a row each.
+def write_features(
+    folder: Path, manifest: Sequence[ManifestRow], read: Callable[[str], np.ndarray], record: dict[str, Any]
+) -> None:
+    """Write the features of the manifest's images, a shard in memory at a time.
 
-    Raises
-    ------
-    IntegrityError
-        Fewer or more rows came than the manifest has.
+    Parameters
+    ----------
+    read
+        Returns the features of an image by its sha256: `record["n_features"]` of the type `record["feature_dtype"]`.
     """
-    arriving = iter(rows)
     index: list[tuple[object, ...]] = []
     shards: list[tuple[object, ...]] = []
-    for shard, images in _plan_shards(manifest):
-        values: np.ndarray | None = None
-        for row, image in enumerate(images):
-            features = next(arriving, None)
-            if features is None:
-                raise IntegrityError(f"wanted {len(manifest)} rows of features, got {len(index)}")
-            if values is None:
-                values = np.empty((len(images), len(features)), "<f4")
-            values[row] = features
-            index.append((shard, row, image.sha256, image.split, image.label))
-        assert values is not None
-        write_array(folder / shard, values)
-        shards.append((shard, hash_file(folder / shard), *values.shape, "float32"))
-    if next(arriving, None) is not None:
-        raise IntegrityError(f"wanted {len(manifest)} rows of features, got more")
+    dtype = np.dtype(record["feature_dtype"]).newbyteorder("<")
+    n_features = int(record["n_features"])
+    most_rows = max(1, SHARD_BYTES // (n_features * dtype.itemsize))
+    for split in SPLITS:
+        images = [image for image in manifest if image.split == split]
+        for prefix, group in plan_shards(images, most_rows):
+            shard = f"{split}-{prefix}.npy" if prefix else f"{split}.npy"
+            values = np.empty((len(group), n_features), dtype)
+            for row, image in enumerate(group):
+                values[row] = read(image.sha256)
+                index.append((shard, row, image.sha256, image.split, image.label))
+            write_array(folder / shard, values)
+            shards.append((shard, hash_file(folder / shard), *values.shape, dtype.name))
     write_csv(folder / INDEX, IndexRow._fields, index)
     write_csv(folder / SHARDS, SHARDS_HEADER, shards)
     write_json(folder / EXTRACTOR, record)
 
 
-def _plan_shards(manifest: Sequence[ManifestRow]) -> Iterable[tuple[str, Sequence[ManifestRow]]]:
-    """Cut the manifest, which is ordered by split, into shards of one split and at most `ROWS_PER_SHARD` rows."""
-    by_split: dict[str, list[ManifestRow]] = {}
-    for image in manifest:
-        by_split.setdefault(image.split, []).append(image)
-    for split, images in by_split.items():
-        for number in range(math.ceil(len(images) / ROWS_PER_SHARD)):
-            start = number * ROWS_PER_SHARD
-            yield f"{split}-{number:04}.npy", images[start : start + ROWS_PER_SHARD]
+def plan_shards(
+    images: Sequence[ManifestRow], most_rows: int, prefix: str = ""
+) -> Iterator[tuple[str, Sequence[ManifestRow]]]:
+    """Cut images into groups of at most `most_rows` by the first bits of their sha256.
+
+    A group that is too large is halved by the next bit, and no other one is touched: so an image more changes one
+    group, or two. After 64 bits, as copies of one image have them all alike, it stays as large as it is.
+
+    Returns
+    -------
+    iterator of (bits as text, images in their order)
+        Ordered by the bits, which is the order of the hashes.
+    """
+    if len(images) <= most_rows or len(prefix) == 64:
+        if images:
+            yield prefix, images
+        return
+    digit, bit = divmod(len(prefix), 4)
+    halves: tuple[list[ManifestRow], list[ManifestRow]] = ([], [])
+    for image in images:
+        halves[int(image.sha256[digit], 16) >> (3 - bit) & 1].append(image)
+    for value, half in enumerate(halves):
+        yield from plan_shards(half, most_rows, f"{prefix}{value}")
 
 
 def read_index(folder: Path) -> list[IndexRow]:
@@ -143,7 +155,7 @@ def read_features(folder: Path, split: str) -> SplitFeatures:
     for in_shard, values in iterate_shards(folder, split):
         index += in_shard
         parts.append(values)
-    features = np.concatenate(parts) if parts else np.empty((0, 0), np.float32)
+    features = np.concatenate(parts).astype(np.float32, copy=False) if parts else np.empty((0, 0), np.float32)
     return SplitFeatures(features, [row.sha256 for row in index], [row.label for row in index])
 
 

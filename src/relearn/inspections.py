@@ -4,15 +4,14 @@ import base64
 import json
 import logging
 import os
-import sqlite3
-import threading
 import time
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from relearn import fingerprints, formats, images
+from relearn.database import Database
 from relearn.errors import ImageError
 from relearn.files import hash_bytes, hash_file
 from relearn.fingerprints import compute_fingerprint
@@ -22,6 +21,8 @@ log = logging.getLogger(__name__)
 
 # A file that was changed this short a time ago may be changed again without its time showing it.
 SETTLED_SECONDS = 2.0
+
+SCHEMA = "CREATE TABLE IF NOT EXISTS record (key TEXT PRIMARY KEY, record TEXT NOT NULL, hash TEXT NOT NULL)"
 
 
 class Inspection(NamedTuple):
@@ -72,32 +73,18 @@ class Inspections:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lock = threading.Lock()
         code = [Path(__file__), *(Path(str(module.__file__)) for module in (formats, images, fingerprints))]
         versions = [version(name) for name in ("imagehash", "numpy", "pillow", "scipy")]
         self._recipe = hash_bytes(" ".join([*versions, *map(hash_file, code)]).encode())[:16]
+        self._database: Database | None = None
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._open(path)
-        except (sqlite3.Error, OSError) as error:
+            self._database = Database(path, [SCHEMA])
+        except OSError as error:
             self._go_without(error)
 
-    def _open(self, path: Path | str) -> None:
-        self._database = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
-        self._database.execute("PRAGMA journal_mode = WAL")
-        self._database.execute("PRAGMA synchronous = NORMAL")
-        columns = "key TEXT PRIMARY KEY, record TEXT NOT NULL, hash TEXT NOT NULL"
-        self._database.execute(f"CREATE TABLE IF NOT EXISTS record ({columns})")
-
-    def _go_without(self, error: Exception) -> None:
-        """Remember in memory alone for the rest of this run; a damaged file is taken away."""
-        log.warning(
-            "%s: cannot be used (%s); every image is decoded again; delete the file if that goes on", self._path, error
-        )
-        if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
-            for suffix in ("", "-wal", "-shm"):
-                self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
-        self._open(":memory:")
+    def _go_without(self, error: OSError) -> None:
+        log.warning("%s: %s; images are decoded again", self._path, error.strerror)
+        self._database = None
 
     def __enter__(self) -> Self:
         return self
@@ -105,7 +92,8 @@ class Inspections:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._database.close()
+        if self._database is not None:
+            self._database.__exit__(kind, error, traceback)
 
     def find_content(self, sha256: str) -> Inspection | None:
         """Return what was seen of these bytes, if they were inspected by the code of today."""
@@ -128,21 +116,22 @@ class Inspections:
             self._add(f"{path.absolute()} {stamp}", sha256)
 
     def _find(self, key: str) -> str | None:
-        with self._lock:
-            try:
-                query = "SELECT record, hash FROM record WHERE key = ?"
-                found = self._database.execute(query, (hash_bytes(os.fsencode(key)),)).fetchone()
-            except sqlite3.Error as error:
-                self._go_without(error)
-                return None
-        if found is None or found[1] != hash_bytes(os.fsencode(f"{key}{found[0]}")):
-            return None
-        return str(found[0])
+        for record, check in self._execute("SELECT record, hash FROM record WHERE key = ?", (_hash_text(key),)):
+            if check == _hash_text(key + str(record)):
+                return str(record)
+        return None
 
     def _add(self, key: str, record: str) -> None:
-        row = (hash_bytes(os.fsencode(key)), record, hash_bytes(os.fsencode(key + record)))
-        with self._lock:
-            try:
-                self._database.execute("INSERT OR REPLACE INTO record VALUES (?, ?, ?)", row)
-            except sqlite3.Error as error:
-                self._go_without(error)
+        row = _hash_text(key), record, _hash_text(key + record)
+        self._execute("INSERT OR REPLACE INTO record VALUES (?, ?, ?)", row)
+
+    def _execute(self, statement: str, values: tuple[str, ...]) -> list[Any]:
+        try:
+            return self._database.execute(statement, values) if self._database is not None else []
+        except OSError as error:
+            self._go_without(error)
+            return []
+
+
+def _hash_text(text: str) -> str:
+    return hash_bytes(os.fsencode(text))

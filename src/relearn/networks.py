@@ -6,7 +6,6 @@ keras is imported inside the functions: it costs seconds and half a gigabyte.
 import contextlib
 import difflib
 import hashlib
-import importlib.metadata
 import inspect
 import os
 import re
@@ -25,8 +24,13 @@ from PIL import Image
 
 from relearn.errors import NetworkError
 from relearn.files import hash_file
-from relearn.images import resize_image
+from relearn.hardware import choose_precision, find_backend
+from relearn.images import decode_image, resize_image
 from relearn.params import NETWORKS, ExtractParams, Sha256
+from relearn.threads import map_ahead
+
+# What TensorFlow and torch raise; JAX tells it in the text alone.
+OUT_OF_MEMORY = ("ResourceExhaustedError", "OutOfMemoryError", "MemoryError")
 
 
 class ExtractorRecord(ExtractParams):
@@ -35,7 +39,6 @@ class ExtractorRecord(ExtractParams):
     n_features: int
     n_parameters: int
     network_sha256: Sha256
-    precision: str
     pillow: str
     keras: str
     backend: str
@@ -47,41 +50,54 @@ class Extractor:
     Attributes
     ----------
     n_features, batch_size : int
+    dtype : numpy.dtype
+        Of the features.
     record : ExtractorRecord
     """
 
     def __init__(self, params: ExtractParams) -> None:
         if params.weights_are_file:
             check_weights_file(Path(params.weights), str(params.weights_sha256))
-        keras = _import_keras()
+        precision = choose_precision(params.precision)
+        keras = _import_keras(precision)
+        params = params.model_copy(update={"precision": precision})
         self._params = params
         self.batch_size = params.batch_size
+        self.dtype = np.dtype(params.feature_dtype).newbyteorder("<")
         application = getattr(keras.applications, NETWORKS[params.network])
         self._preprocess = _find_preprocessing(application)
         network = _build_network(application, params)
         self._model = _cut_network(keras, network, params)
         self.n_features: int = self._model.output.shape[-1]
-        backend = keras.backend.backend()
+        backend, version = find_backend()
         self.record = ExtractorRecord(
             **params.model_dump(include=set(ExtractParams.model_fields)),
             n_features=self.n_features,
             n_parameters=self._model.count_params(),
             network_sha256=hash_weights(self._model.weights),
-            precision=self._model.output.dtype,
             pillow=PIL.__version__,
             keras=keras.__version__,
-            backend=f"{backend} {_find_version(backend)}",
+            backend=f"{backend} {version}",
         )
 
     def prepare_image(self, rgb: Image.Image) -> np.ndarray:
         """Resize an upright RGB image to the network's input: uint8 of shape (image_size_px, image_size_px, 3)."""
         return resize_image(rgb, self._params.image_size_px, self._params.resize_filter)
 
+    def read_image(self, content: bytes) -> np.ndarray:
+        """Decode the bytes of an image file for the network: uint8 of shape (image_size_px, image_size_px, 3)."""
+        least_px = self._params.image_size_px if self._params.jpeg_draft else None
+        return self.prepare_image(decode_image(content, least_px).rgb)
+
     def compute_rows(self, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Yield the features of each prepared image, in order: float32 of shape (n_features,)."""
-        arriving = iter(images)
-        while batch := list(islice(arriving, self._params.batch_size)):
-            yield from self.compute_features(batch)
+        """Yield the features of each prepared image, in order: (n_features,)."""
+        for features in self.compute_batches(images):
+            yield from features
+
+    def compute_batches(self, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Yield the features of prepared images, `batch_size` rows at a time; the next batch is stacked meanwhile."""
+        for batch, n_images in map_ahead(self._stack, self._group(images), 2):
+            yield self._run(batch, n_images)
 
     def compute_features(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Run the network over at most `batch_size` prepared images.
@@ -91,27 +107,53 @@ class Extractor:
 
         Returns
         -------
-        ndarray of shape (len(images), n_features), float32
+        ndarray of shape (len(images), n_features), of `extract.feature_dtype`
 
         Raises
         ------
         NetworkError
-            A feature is NaN or infinite.
+            A feature is NaN or infinite, or too large for the type.
+        MemoryError
+            There is not enough for a batch of this size.
         """
+        return self._run(*self._stack(images))
+
+    def _group(self, images: Iterable[np.ndarray]) -> Iterator[list[np.ndarray]]:
+        arriving = iter(images)
+        while batch := list(islice(arriving, self.batch_size)):
+            yield batch
+
+    def _stack(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, int]:
         size = self._params.image_size_px
-        batch = np.zeros((self._params.batch_size, size, size, 3), np.float32)
+        batch = np.zeros((self.batch_size, size, size, 3), np.float32)
         batch[: len(images)] = images
-        features = np.asarray(self._model.predict_on_batch(self._preprocess(batch)), np.float32)[: len(images)]
-        if not np.isfinite(features).all():
-            row = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
+        return self._preprocess(batch), len(images)
+
+    def _run(self, batch: np.ndarray, n_images: int) -> np.ndarray:
+        try:
+            computed = self._model.predict_on_batch(batch)
+        except Exception as error:
+            if type(error).__name__ in OUT_OF_MEMORY or "RESOURCE_EXHAUSTED" in str(error):
+                raise MemoryError(f"a batch of {self.batch_size} images") from error
+            raise
+        features = np.asarray(computed, np.float32)[:n_images]
+        with np.errstate(over="ignore"):
+            stored = features.astype(self.dtype)
+        if not np.isfinite(stored).all():
+            row = int(np.flatnonzero(~np.isfinite(stored).all(axis=1))[0])
+            if np.isfinite(features[row]).all():
+                found = f"{np.abs(features[row]).max():g}, too large for {self._params.feature_dtype},"
+                advice = "take extract.feature_dtype float32"
+            else:
+                found, advice = "NaN or infinity", "look at extract.weights"
             raise NetworkError(
-                f"extract.network {self._params.network}: wanted finite features, got NaN or infinity for image "
-                f"{row + 1} of a batch of {len(images)}; look at extract.weights"
+                f"extract.network {self._params.network}: wanted finite features, got {found} for image {row + 1} of "
+                f"a batch of {n_images}; {advice}"
             )
-        return features
+        return stored
 
 
-def _import_keras() -> Any:
+def _import_keras(precision: str) -> Any:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         with _hold_stderr():
@@ -123,7 +165,7 @@ def _import_keras() -> Any:
         ) from None
     # ~/.keras/keras.json may say otherwise, and the features would be others.
     keras.config.set_floatx("float32")
-    keras.config.set_dtype_policy("float32")
+    keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
     keras.config.set_image_data_format("channels_last")
     return keras
 
@@ -153,10 +195,6 @@ def _find_preprocessing(application: Any) -> Any:
     """Return the `preprocess_input` that stands in the same module of keras as the network."""
     module: Any = inspect.getmodule(inspect.unwrap(application))
     return module.preprocess_input
-
-
-def _find_version(backend: str) -> str:
-    return importlib.metadata.version(importlib.metadata.packages_distributions()[backend][0])
 
 
 def _build_network(application: Any, params: ExtractParams) -> Any:
@@ -277,7 +315,8 @@ def _cut_network(keras: Any, network: Any, params: ExtractParams) -> Any:
         "avg": keras.layers.GlobalAveragePooling2D,
         "max": keras.layers.GlobalMaxPooling2D,
     }[params.pooling]
-    return keras.Model(network.input, pool()(output))
+    # Sums over an image's whole height and width keep float32 also where the network computes in bfloat16.
+    return keras.Model(network.input, pool(dtype="float32")(output))
 
 
 def hash_weights(weights: Iterable[Any]) -> str:

@@ -236,6 +236,9 @@ class ExtractParams(Block):
     image_size_px: Annotated[int, Field(ge=1, le=4096)]
     resize_filter: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
     batch_size: Annotated[int, Field(ge=1, le=4096)]
+    precision: Literal["float32", "bfloat16", "auto"]
+    feature_dtype: Literal["float32", "float16"]
+    jpeg_draft: bool
 
     @model_validator(mode="after")
     def _name_the_bytes(self) -> "ExtractParams":

@@ -5,9 +5,35 @@ from pathlib import Path
 
 PARAMS = Path("params.yaml")
 
-# What saves time and may be deleted.
-CACHE = Path(os.environ.get("RELEARN_CACHE") or ".relearn")
-INSPECTIONS = CACHE / "inspections.sqlite"
+
+def find_cache() -> Path:
+    """Return the folder of what saves time and may be deleted: `RELEARN_CACHE`, or `.relearn` of the main repository.
+
+    A worktree of git and the folder of a DVC experiment share it with the repository that they came from.
+    """
+    if named := os.environ.get("RELEARN_CACHE"):
+        return Path(named)
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if folder.parts[-2:] == ("tmp", "exps") and folder.parent.parent.name == ".dvc":
+            return folder.parent.parent.parent / ".relearn"
+    try:
+        link = Path(".git").read_text()  # gitdir: MAIN/.git/worktrees/NAME
+    except OSError:
+        return Path(".relearn")
+    git = Path(link.removeprefix("gitdir:").strip())
+    return git.parents[2] / ".relearn" if git.parent.name == "worktrees" else Path(".relearn")
+
+
+def find_inspections() -> Path:
+    """Return the database of what was seen of images."""
+    return find_cache() / "inspections-1.sqlite"
+
+
+def find_feature_store() -> Path:
+    """Return the database of features."""
+    return find_cache() / "features-1.sqlite"
+
 
 DATASET = Path("data/dataset")
 MANIFEST = Path("data/manifest.csv")

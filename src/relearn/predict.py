@@ -17,7 +17,6 @@ from pydantic import ValidationError
 
 from relearn.classifier import RECORD, read_classifier
 from relearn.errors import ImageError, IntegrityError, NetworkError
-from relearn.images import decode_image
 from relearn.networks import Extractor, ExtractorRecord
 from relearn.sources import SourceFile, iterate_source, open_source_file
 from relearn.threads import map_ahead
@@ -71,7 +70,7 @@ def predict_files(inputs: list[str], folder: Path, weights: Path | None = None) 
 
     def prepare(file: SourceFile) -> np.ndarray | ImageError:
         try:
-            return extractor.prepare_image(decode_image(read_content(file)).rgb)
+            return extractor.read_image(read_content(file))
         except ImageError as error:
             return error
 

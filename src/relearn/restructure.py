@@ -79,7 +79,7 @@ def run(params: RestructureParams) -> None:
     source = Path(params.source)
     check_source(source)
     find_place = choose_layout(params)
-    with write_folder(paths.DATASET) as folder, Inspections(paths.INSPECTIONS) as inspections:
+    with write_folder(paths.DATASET) as folder, Inspections(paths.find_inspections()) as inspections:
         spool = Spool(folder / ".spool", source)
         images: list[SourceImage] = []
         excluded: list[Exclusion] = []
