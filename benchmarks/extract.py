@@ -23,11 +23,11 @@ from pathlib import Path
 import numpy as np
 
 from relearn import paths
-from relearn.extract import compute_missing, describe_way, make_reader, read_prepared
+from relearn.extract import compute_missing, make_reader, read_prepared
 from relearn.features import write_features
 from relearn.files import hash_bytes, hash_file, write_json
 from relearn.manifest import ManifestRow, write_manifest
-from relearn.networks import Extractor
+from relearn.networks import Extractor, describe_way
 from relearn.params import ExtractParams, read_params
 from relearn.store import FeatureStore
 from relearn.threads import map_ahead

@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from conftest import draw_image, encode_image, write_images
-from relearn import extract, paths
+from relearn import extract, networks, paths
 from relearn.errors import IntegrityError, NetworkError, StoreError, ValidationFailed
 from relearn.features import read_features
 from relearn.files import hash_bytes, hash_file, write_json
@@ -205,14 +205,14 @@ def test_another_way_and_back_again(fake, block, change):
 def test_another_machine_is_another_way(fake, block, monkeypatch, name):
     write_set(5)
     extract.run(block)
-    monkeypatch.setattr(extract, name, lambda *arguments: {"x": 1} if name == "describe_hardware" else ("x", "2"))
+    monkeypatch.setattr(networks, name, lambda *arguments: {"x": 1} if name == "describe_hardware" else ("x", "2"))
     extract.run(block)
     assert fake.n_computed == 10
 
 
 def test_weights_are_told_by_their_bytes_and_not_by_their_path(block):
     def name(path, sha256):
-        return extract.describe_way(block.model_copy(update={"weights": path, "weights_sha256": sha256}))
+        return networks.describe_way(block.model_copy(update={"weights": path, "weights_sha256": sha256}))
 
     assert name("a.h5", "1" * 64) == name("b.h5", "1" * 64) != name("a.h5", "2" * 64)
 

@@ -2,19 +2,17 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from relearn import formats, images, networks, paths
+from relearn import paths
+from relearn.cluster import compute_on_cluster
 from relearn.errors import ImageError, IntegrityError, NetworkError, StoreError, ValidationFailed
 from relearn.features import write_features
 from relearn.files import hash_bytes, hash_file, read_json, write_folder
-from relearn.hardware import choose_precision, describe_hardware, find_backend
 from relearn.manifest import ManifestRow, read_manifest
-from relearn.networks import Extractor
+from relearn.networks import Extractor, describe_way
 from relearn.params import ExtractParams
 from relearn.progress import track_progress
 from relearn.store import FeatureStore, Space
@@ -79,7 +77,11 @@ def fill_store(
     rows = {row.sha256: row for row in manifest}
     missing = space.find_missing(rows)
     log.info("%s images, %s of them new to the store", f"{len(rows):,}", f"{len(missing):,}")
-    if missing or space.record is None:
+    if params.executor == "dask" and missing:
+        found = compute_on_cluster(params, [rows[image] for image in missing], read_content, space)
+        for _ in track_progress(found, len(missing), "extract"):
+            pass
+    elif missing or space.record is None:
         extractor = Extractor(params)
         log.info(
             "%s, weights %s, layer %s, %s: %s features an image, %s parameters",
@@ -124,23 +126,6 @@ def make_reader(space: Space, record: dict[str, Any]) -> Any:
     return read
 
 
-def describe_way(params: ExtractParams) -> dict[str, Any]:
-    """Return all that decides a feature, apart from the image, without building the network.
-
-    Weights are told by their file's hash, by the seed and the code that draws them, or, for those of ImageNet, by the
-    version of keras, which holds their hashes.
-    """
-    code = {module.__name__: hash_file(Path(str(module.__file__))) for module in (formats, images, networks)}
-    return {
-        **params.model_dump(exclude={"weights"} if params.weights_are_file else set()),
-        "precision": choose_precision(params.precision),
-        "code": code,
-        "versions": {name: version(name) for name in ("keras", "numpy", "pillow")},
-        "backend": list(find_backend()),
-        **describe_hardware(),
-    }
-
-
 def check_gate() -> None:
     """Raise `ValidationFailed` unless this very manifest passed `validate`."""
     report = read_json(paths.VALIDATION_REPORT, ("passed", "manifest_sha256"))
@@ -160,6 +145,15 @@ def read_prepared(extractor: Extractor, row: ManifestRow) -> np.ndarray:
     IntegrityError
         The file is missing, or its bytes are not those that the manifest names.
     """
+    try:
+        return extractor.read_image(read_content(row))
+    except ImageError as error:
+        path = paths.DATASET / row.path
+        raise IntegrityError(f"{path}: {error}, though {paths.MANIFEST} lists it; run `dvc repro -f`") from None
+
+
+def read_content(row: ManifestRow) -> bytes:
+    """Read the bytes of an image of the data set, and prove that they are those of the manifest."""
     path = paths.DATASET / row.path
     try:
         content = path.read_bytes()
@@ -170,7 +164,4 @@ def read_prepared(extractor: Extractor, row: ManifestRow) -> np.ndarray:
             f"{path}: wanted sha256 {row.sha256} ({paths.MANIFEST}), got other bytes; "
             "remove the file and run `dvc repro restructure`"
         )
-    try:
-        return extractor.read_image(content)
-    except ImageError as error:
-        raise IntegrityError(f"{path}: {error}, though {paths.MANIFEST} lists it; run `dvc repro -f`") from None
+    return content

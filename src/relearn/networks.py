@@ -14,6 +14,7 @@ import tempfile
 import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
+from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,18 +23,19 @@ import numpy as np
 import PIL
 from PIL import Image
 
+from relearn import formats, images
 from relearn.errors import NetworkError
 from relearn.files import hash_file
-from relearn.hardware import choose_precision, find_backend
+from relearn.hardware import choose_precision, describe_hardware, find_backend
 from relearn.images import decode_image, resize_image
-from relearn.params import NETWORKS, ExtractParams, Sha256
+from relearn.params import NETWORKS, NetworkParams, Sha256
 from relearn.threads import map_ahead
 
 # What TensorFlow and torch raise; JAX tells it in the text alone.
 OUT_OF_MEMORY = ("ResourceExhaustedError", "OutOfMemoryError", "MemoryError")
 
 
-class ExtractorRecord(ExtractParams):
+class ExtractorRecord(NetworkParams):
     """All that a prediction needs to be made the same way; goes to `extractor.json` and into `classifier.json`."""
 
     n_features: int
@@ -42,6 +44,24 @@ class ExtractorRecord(ExtractParams):
     pillow: str
     keras: str
     backend: str
+
+
+def describe_way(params: NetworkParams) -> dict[str, Any]:
+    """Return all that decides a feature, apart from the image, without building the network.
+
+    Weights are told by their file's hash, by the seed and the code that draws them, or, for those of ImageNet, by the
+    version of keras, which holds their hashes.
+    """
+    code = [Path(__file__), *(Path(str(module.__file__)) for module in (formats, images))]
+    decisive = set(NetworkParams.model_fields) - ({"weights"} if params.weights_are_file else set())
+    return {
+        **params.model_dump(include=decisive),
+        "precision": choose_precision(params.precision),
+        "code": {path.stem: hash_file(path) for path in code},
+        "versions": {name: version(name) for name in ("keras", "numpy", "pillow")},
+        "backend": list(find_backend()),
+        **describe_hardware(),
+    }
 
 
 class Extractor:
@@ -55,7 +75,7 @@ class Extractor:
     record : ExtractorRecord
     """
 
-    def __init__(self, params: ExtractParams) -> None:
+    def __init__(self, params: NetworkParams) -> None:
         if params.weights_are_file:
             check_weights_file(Path(params.weights), str(params.weights_sha256))
         precision = choose_precision(params.precision)
@@ -69,15 +89,15 @@ class Extractor:
         network = _build_network(application, params)
         self._model = _cut_network(keras, network, params)
         self.n_features: int = self._model.output.shape[-1]
-        backend, version = find_backend()
+        backend, backend_version = find_backend()
         self.record = ExtractorRecord(
-            **params.model_dump(include=set(ExtractParams.model_fields)),
+            **params.model_dump(include=set(NetworkParams.model_fields)),
             n_features=self.n_features,
             n_parameters=self._model.count_params(),
             network_sha256=hash_weights(self._model.weights),
             pillow=PIL.__version__,
             keras=keras.__version__,
-            backend=f"{backend} {version}",
+            backend=f"{backend} {backend_version}",
         )
 
     def prepare_image(self, rgb: Image.Image) -> np.ndarray:
@@ -197,7 +217,7 @@ def _find_preprocessing(application: Any) -> Any:
     return module.preprocess_input
 
 
-def _build_network(application: Any, params: ExtractParams) -> Any:
+def _build_network(application: Any, params: NetworkParams) -> Any:
     size = params.image_size_px
     weights = "imagenet" if params.weights == "imagenet" else None
     folder = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "models"
@@ -232,7 +252,7 @@ def _build_network(application: Any, params: ExtractParams) -> Any:
     return network
 
 
-def load_weights_file(network: Any, params: ExtractParams) -> None:
+def load_weights_file(network: Any, params: NetworkParams) -> None:
     """Load a weights file that `check_weights_file` has let pass into a network that it must fit whole.
 
     Raises
@@ -296,7 +316,7 @@ def set_random_weights(network: Any, seed: int) -> None:
             weight.assign(values * np.float32(np.sqrt(2 / fan_in)))
 
 
-def _cut_network(keras: Any, network: Any, params: ExtractParams) -> Any:
+def _cut_network(keras: Any, network: Any, params: NetworkParams) -> Any:
     names = [layer.name for layer in network.layers]
     if params.layer is not None and params.layer not in names:
         close = difflib.get_close_matches(params.layer, names, n=1)

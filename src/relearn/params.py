@@ -224,7 +224,7 @@ class VerifyParams(Block):
     identical_rows: Rule
 
 
-class ExtractParams(Block):
+class NetworkParams(Block):
     """All that decides a feature, apart from the image."""
 
     network: Literal[tuple(NETWORKS)]  # type: ignore[valid-type]
@@ -241,7 +241,7 @@ class ExtractParams(Block):
     jpeg_draft: bool
 
     @model_validator(mode="after")
-    def _name_the_bytes(self) -> "ExtractParams":
+    def _name_the_bytes(self) -> "NetworkParams":
         if self.weights_are_file and self.weights_sha256 is None:
             raise ValueError(f"weights_sha256 beside the path {self.weights} (`sha256sum {self.weights}` prints it)")
         if not self.weights_are_file and self.weights_sha256 is not None:
@@ -252,6 +252,12 @@ class ExtractParams(Block):
     def weights_are_file(self) -> bool:
         """Tell whether `weights` is a path and not one of the two words."""
         return self.weights not in ("imagenet", "random")
+
+
+class ExtractParams(NetworkParams):
+    """How features come about: by what, and who computes them."""
+
+    executor: Literal["local", "dask"]
 
 
 class TrainParams(Block):
