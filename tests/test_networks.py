@@ -11,7 +11,13 @@ import pytest
 from conftest import ROOT, draw_image
 from relearn.errors import NetworkError
 from relearn.files import hash_file
-from relearn.networks import Extractor, ExtractorRecord, check_weights_file, set_random_weights
+from relearn.networks import (
+    Extractor,
+    ExtractorRecord,
+    check_weights_file,
+    fold_normalisation,
+    set_random_weights,
+)
 from relearn.params import NETWORKS, ExtractParams, read_params
 
 pytestmark = pytest.mark.slow
@@ -303,3 +309,48 @@ def test_lack_of_memory_is_told_alike_by_all_backends(monkeypatch, error):
     monkeypatch.setattr(extractor._model, "predict_on_batch", fail)
     with pytest.raises(MemoryError, match="a batch of 4 images"):
         extractor.compute_features(prepare(extractor, 2))
+
+
+@pytest.mark.parametrize(
+    ("network", "n_left"),
+    [
+        ("mobilenet_v2", 0),
+        ("resnet50", 0),
+        ("efficientnet_b0", 0),
+        ("densenet121", None),
+        ("xception", None),
+        ("vgg16", 0),
+    ],
+)
+def test_network_without_normalisations_computes_the_same(network, n_left):
+    import keras
+
+    size = 75
+    application = getattr(keras.applications, NETWORKS[network])
+    model = application(weights=None, include_top=False, input_shape=(size, size, 3))
+    set_random_weights(model, 0)
+    rng = np.random.default_rng(1)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            low, high = (0.5, 1.5), (-0.2, 0.2)
+            ranges = {"gamma": low, "beta": high, "moving_mean": high, "moving_variance": low}
+            for weight in layer.weights:
+                weight.assign(rng.uniform(*ranges[weight.name], weight.shape))
+    folded = fold_normalisation(keras, model)
+    left = [layer.name for layer in folded.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    before = [layer.name for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    assert len(left) == n_left if n_left is not None else len(left) < len(before)
+    images = rng.uniform(0, 255, (2, size, size, 3)).astype(np.float32)
+    wanted, got = model.predict_on_batch(images), folded.predict_on_batch(images)
+    assert np.abs(wanted).max() > 1e-6
+    assert np.abs(got - wanted).max() < 1e-3 * np.abs(wanted).max()  # seen is 2e-4, after 50 layers
+
+
+def test_layer_before_a_normalisation_stays_as_it_is():
+    extractor = make_extractor(network="mobilenet_v2", layer="Conv1", pooling="avg", image_size_px=64)
+    assert not any("bn" in layer.name.lower() for layer in extractor._model.layers)
+    after = make_extractor(network="mobilenet_v2", layer="bn_Conv1", pooling="avg", image_size_px=64)
+    images = prepare(extractor, 2)
+    # At random weights the normalisation's mean is 0 and its variance 1.
+    assert np.allclose(after.compute_features(images) * np.sqrt(1.001), extractor.compute_features(images), rtol=1e-4)
+    assert after.record.n_parameters > extractor.record.n_parameters

@@ -2,6 +2,8 @@
 
 import logging
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -104,12 +106,23 @@ def fill_store(
 def compute_missing(extractor: Extractor, rows: Sequence[ManifestRow], space: Space) -> Iterator[str]:
     """Compute the features of images and put them into the store, a batch at a time; yield each image's hash."""
     prepared = map_ahead(lambda row: read_prepared(extractor, row), rows, 2 * extractor.batch_size)
-    n_done = 0
-    for features in extractor.compute_batches(prepared):
-        done = [row.sha256 for row in rows[n_done : n_done + len(features)]]
+    arriving = iter(rows)
+
+    def add(features: np.ndarray) -> list[str]:
+        done = [row.sha256 for row in islice(arriving, len(features))]
         space.add(done, features)
-        n_done += len(features)
-        yield from done
+        return done
+
+    # In one thread, so that the batches come in their order, while the network is at the next.
+    with ThreadPoolExecutor(1) as executor:
+        waiting: Future[list[str]] | None = None
+        for features in extractor.compute_batches(prepared):
+            following = executor.submit(add, features)
+            if waiting is not None:
+                yield from waiting.result()
+            waiting = following
+        if waiting is not None:
+            yield from waiting.result()
 
 
 def make_reader(space: Space, record: dict[str, Any]) -> Any:
