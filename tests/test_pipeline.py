@@ -106,7 +106,7 @@ def test_plots_draw_what_the_stages_write():
 def test_heavy_libraries_are_imported_where_they_are_allowed():
     allowed = {
         "prefect": {"flows"},
-        "great_expectations": {"expectations", "validate", "verify", "data_docs"},
+        "great_expectations": {"expectations", "checks", "verify", "data_docs"},
         "keras": {"networks"},
         "sklearn": {"train", "evaluate"},
         "tensorflow": set(),

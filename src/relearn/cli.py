@@ -135,8 +135,9 @@ def prune_store(
 @app.command()
 def data_docs() -> None:
     """Write Great Expectations' own pages on the images to reports/data_docs/."""
+    from relearn.checks import plan_validation
     from relearn.data_docs import write_data_docs
-    from relearn.validate import plan_validation, read_data
+    from relearn.validate import read_data
 
     block = read_params(paths.PARAMS).validate_
     print(write_data_docs(paths.DATA_DOCS, *plan_validation(read_data(), block)))
