@@ -47,7 +47,7 @@ repro: $(READY)  ## run what is not up to date of the pipeline, and tell how goo
 test: $(READY)  ## run all tests
 	pytest
 
-test-fast: $(READY)  ## run the tests that need neither TensorFlow, nor DVC, nor a Prefect server: seconds
+test-fast: $(READY)  ## run the tests that need neither TensorFlow, nor DVC, nor a Prefect server: under a minute
 	pytest -m "not slow"
 
 check: $(READY)  ## format, lint, types: nothing is changed
@@ -75,6 +75,6 @@ lock: $(READY)  ## resolve the dependencies anew, with versions and hashes and n
 LOCK_COMMAND = uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-emit-index-url --extra dev pyproject.toml
 
-clean:  ## remove .venv, Prefect's files and the caches of the tools; data, models and the DVC cache stay
-	rm -rf .venv .prefect .relearn .hypothesis .pytest_cache .mypy_cache .ruff_cache build src/*.egg-info dvc_plots
+clean:  ## remove .venv, Prefect's files and the caches of the tools; data, models, the DVC cache and the store of features stay
+	rm -rf .venv .prefect .hypothesis .pytest_cache .mypy_cache .ruff_cache build src/*.egg-info dvc_plots
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
