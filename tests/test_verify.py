@@ -1,6 +1,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from conftest import write_rows
@@ -11,7 +12,7 @@ from relearn.files import read_json, write_csv, write_folder
 from relearn.manifest import ManifestRow
 from relearn.params import VerifyParams
 from relearn.train import check_verified
-from relearn.verify import compare_order, run
+from relearn.verify import compare_order, find_twins, run
 
 PARAMS = VerifyParams.model_validate({name: {"severity": "error"} for name in VerifyParams.model_fields})
 
@@ -147,3 +148,20 @@ def test_damaged_features_are_told(write):
     shard.write_bytes(shard.read_bytes()[:-4] + b"\0\0\0\1")
     with pytest.raises(IntegrityError, match=r"training\.npy: not the bytes that shards\.csv names"):
         run(PARAMS)
+
+
+def test_twins_are_of_other_bytes_and_another_split_and_quickly_found():
+    rows = pd.DataFrame(
+        {
+            "split": ["training", "training", "evaluation", "evaluation", "training"],
+            "sha256": ["1", "2", "1", "3", "4"],
+            "content": ["x", "x", "x", "x", "y"],
+            "path": ["a", "b", "c", "d", "e"],
+        }
+    )
+    assert find_twins(rows) == ["d", "c", "b", "a", ""]
+    assert find_twins(rows[:1]) == [""]
+    n_rows = 50_000  # of a network that gives the same for each image
+    same = pd.DataFrame({"split": ["training", "evaluation"] * (n_rows // 2), "content": "x"})
+    same["sha256"] = same["path"] = same.index.astype(str)
+    assert all(find_twins(same))

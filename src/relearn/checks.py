@@ -78,12 +78,11 @@ def make_tables(data: Data, params: ValidateParams) -> dict[str, Table]:
     counts = count_images(data.manifest)
     classes = compare_classes(count_labels(data.manifest), data.before.classes if data.before else None)
     before = classes[classes["n_before"] > 0]
-    n_meant = data.n_files - sum(exclusion.kind in NOT_MEANT for exclusion in data.excluded)
-    n_lost = sum(exclusion.kind not in NOT_MEANT for exclusion in data.excluded)
+    lost, n_meant = _list_lost(data)
     files = pd.DataFrame(
         {
             "n_unaccounted": [data.n_files - len(data.manifest) - len(data.excluded)],
-            "excluded_share": [round(n_lost / max(n_meant, 1), 6)],
+            "excluded_share": [round(len(lost) / max(n_meant, 1), 6)],
         }
     )
     images = describe_images(data.manifest, data.sightings)
@@ -230,10 +229,15 @@ def _name_class(row: Row) -> str:
     return "all of these classes" if pd.isna(row["label"]) else str(row["label"])
 
 
+def _list_lost(data: Data) -> tuple[list[Exclusion], int]:
+    """Return the excluded files that were meant to be images, and of how many that were meant."""
+    lost = [exclusion for exclusion in data.excluded if exclusion.kind not in NOT_MEANT]
+    return lost, data.n_files - len(data.excluded) + len(lost)
+
+
 def _describe_excluded(data: Data) -> str:
     """Say how many files were excluded that were meant, and of the most frequent kinds an example."""
-    lost = [exclusion for exclusion in data.excluded if exclusion.kind not in NOT_MEANT]
-    n_meant = data.n_files - len(data.excluded) + len(lost)
+    lost, n_meant = _list_lost(data)
     kinds = Counter(exclusion.kind for exclusion in lost).most_common(3)
     examples = {exclusion.kind: exclusion for exclusion in reversed(lost)}
     told = [f"{n:,} {kind}, such as {examples[kind].path}" for kind, n in kinds]

@@ -12,7 +12,7 @@ import numpy as np
 
 from relearn.errors import NetworkError
 from relearn.manifest import ManifestRow
-from relearn.networks import Extractor, describe_way
+from relearn.networks import Extractor, describe_way, group_items
 from relearn.params import NetworkParams
 from relearn.store import Space
 from relearn.threads import map_ahead
@@ -45,22 +45,22 @@ def compute_on_cluster(
 
         way = describe_way(params)
         fields = params.model_dump(include=set(NetworkParams.model_fields))
-        batches = _group(rows, params.batch_size)
+        numbers: dict[str, int] = {}
         waiting: dict[int, tuple[list[ManifestRow], list[Any]]] = {}
         tasks: Any = distributed.as_completed(loop=client.loop)  # type: ignore[no-untyped-call]
 
         def submit(number: int, batch: list[ManifestRow]) -> None:
             contents = [read_content(row) for row in batch]
-            key = f"relearn-{space.name[:8]}-{os.getpid()}-{number}-{len(waiting.get(number, ([], []))[1])}"
-            task = client.submit(compute_batch, fields, way, contents, key=key, pure=False)
+            task = client.submit(compute_batch, fields, way, contents, pure=False)
+            numbers[task.key] = number
             waiting.setdefault(number, (batch, []))[1].append(task)
             tasks.add(task)
 
-        arriving = enumerate(batches)
+        arriving = enumerate(group_items(rows, params.batch_size))
         for number, batch in islice(arriving, N_AHEAD * max(1, len(client.scheduler_info()["workers"]))):
             submit(number, batch)
         for task in tasks:
-            number = int(task.key.split("-")[3])
+            number = numbers.pop(task.key)
             if number not in waiting:
                 continue  # its double was first
             features, record = task.result()
@@ -78,12 +78,6 @@ def compute_on_cluster(
                 submit(straggling[0], waiting[straggling[0]][0])
             if not waiting:
                 return
-
-
-def _group(rows: Sequence[ManifestRow], n_rows: int) -> Iterator[list[ManifestRow]]:
-    arriving = iter(rows)
-    while batch := list(islice(arriving, n_rows)):
-        yield batch
 
 
 def _connect() -> Any:

@@ -81,8 +81,11 @@ def fill_store(
     log.info("%s images, %s of them new to the store", f"{len(rows):,}", f"{len(missing):,}")
     if params.executor == "dask" and missing:
         found = compute_on_cluster(params, [rows[image] for image in missing], read_content, space)
-        for _ in track_progress(found, len(missing), "extract"):
-            pass
+        for n_done, _ in enumerate(track_progress(found, len(missing), "extract"), start=1):
+            if n_done == 1:  # by now it is known how much there will be
+                assert space.record is not None
+                n_bytes = space.record["n_features"] * np.dtype(space.record["feature_dtype"]).itemsize
+                store.make_room((len(missing) - params.batch_size) * n_bytes, space)
     elif missing or space.record is None:
         extractor = Extractor(params)
         log.info(

@@ -29,7 +29,7 @@ from relearn.files import hash_file
 from relearn.hardware import choose_precision, describe_hardware, find_backend
 from relearn.images import decode_image, resize_image
 from relearn.params import NETWORKS, NetworkParams, Sha256
-from relearn.threads import map_ahead
+from relearn.threads import Item, map_ahead
 
 # What TensorFlow and torch raise; JAX tells it in the text alone.
 OUT_OF_MEMORY = ("ResourceExhaustedError", "OutOfMemoryError", "MemoryError")
@@ -62,6 +62,13 @@ def describe_way(params: NetworkParams) -> dict[str, Any]:
         "backend": list(find_backend()),
         **describe_hardware(),
     }
+
+
+def group_items(items: Iterable[Item], n_items: int) -> Iterator[list[Item]]:
+    """Yield items in lists of so many, the last of which may be shorter."""
+    arriving = iter(items)
+    while group := list(islice(arriving, n_items)):
+        yield group
 
 
 class Extractor:
@@ -117,7 +124,7 @@ class Extractor:
 
     def compute_batches(self, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Yield the features of prepared images, `batch_size` rows at a time; the next batch is stacked meanwhile."""
-        for batch, n_images in map_ahead(self._stack, self._group(images), 2):
+        for batch, n_images in map_ahead(self._stack, group_items(images, self.batch_size), 2):
             yield self._run(batch, n_images)
 
     def compute_features(self, images: Sequence[np.ndarray]) -> np.ndarray:
@@ -138,11 +145,6 @@ class Extractor:
             There is not enough for a batch of this size.
         """
         return self._run(*self._stack(images))
-
-    def _group(self, images: Iterable[np.ndarray]) -> Iterator[list[np.ndarray]]:
-        arriving = iter(images)
-        while batch := list(islice(arriving, self.batch_size)):
-            yield batch
 
     def _stack(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, int]:
         size = self._params.image_size_px

@@ -52,8 +52,8 @@ def describe_rows(manifest: list[ManifestRow]) -> pd.DataFrame:
     -------
     DataFrame
         split, label, sha256 of the image, and its path; `n_not_finite`, how many of its features are not; `spread`, the
-        largest less the smallest; `n_twins`, how many images of other bytes and another split have these very features,
-        and `twin`, the path of the first of them.
+        largest less the smallest; `has_twin`, 0 or 1, whether an image of other bytes and another split has these very
+        features, and `twin`, the path of one.
     """
     parts = [pd.DataFrame(columns=["split", "label", "sha256", "n_not_finite", "spread", "content"])]
     for index, values in iterate_shards(paths.FEATURES):
@@ -67,13 +67,21 @@ def describe_rows(manifest: list[ManifestRow]) -> pd.DataFrame:
     names = {(row.split, row.label, row.sha256): row.path for row in manifest}
     keys = zip(rows["split"], rows["label"], rows["sha256"], strict=True)
     rows["path"] = [names.get(key, key[2]) for key in keys]
-    rows["n_twins"], rows["twin"] = 0, ""
-    for _, group in rows[rows["content"].duplicated(keep=False)].groupby("content"):
-        for row in group.index:
-            others = group[(group["sha256"] != group.at[row, "sha256"]) & (group["split"] != group.at[row, "split"])]
-            if len(others):
-                rows.loc[row, ["n_twins", "twin"]] = len(others), others["path"].iloc[0]
+    rows["twin"] = find_twins(rows)
+    rows["has_twin"] = (rows["twin"] != "").astype(int)
     return rows
+
+
+def find_twins(rows: pd.DataFrame) -> list[str]:
+    """Return for each row the path of an image of other bytes and another split with the same content, or nothing."""
+    twins = [""] * len(rows)
+    for _, group in rows[rows["content"].duplicated(keep=False)].groupby("content"):
+        # Of two images of a split one has other bytes than any given: no more are needed, were all rows the same.
+        candidates = group.drop_duplicates(["split", "sha256"]).groupby("split", sort=False).head(2)
+        others = list(candidates[["split", "sha256", "path"]].itertuples(index=False, name=None))
+        for row, split, sha256 in group[["split", "sha256"]].itertuples(name=None):
+            twins[row] = next((path for s, h, path in others if s != split and h != sha256), "")
+    return twins
 
 
 def compare_order(manifest: list[ManifestRow], index: list[IndexRow]) -> pd.DataFrame:
@@ -112,7 +120,7 @@ def plan_checks(params: VerifyParams) -> list[Check]:
         plan(
             "identical_rows",
             "features that no other image of another split has",
-            "n_twins",
+            "has_twin",
             lambda row: f"{row['path']} (as {row['twin']})",
             max_value=0,
         ),
