@@ -19,6 +19,7 @@ import tempfile
 import time
 from functools import partial
 from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
 
 import numpy as np
 
@@ -112,7 +113,8 @@ def measure_pace(folder, network, weights, n_images, n_rounds):
 
     all_params = {name: make_params(network, weights, name) for name in ("float32", "bfloat16")}
     ours = {name: Extractor(params) for name, params in all_params.items()}
-    Extractor(all_params["float32"])  # leaves keras at float32, for the tutorial's network
+    # Built last, for it leaves keras at float32, for the tutorial's network.
+    draft = Extractor(all_params["float32"].model_copy(update={"jpeg_draft": True}))
     application = {"vgg16": "VGG16", "mobilenet_v2": "MobileNetV2", "efficientnet_b0": "EfficientNetB0"}[network]
     model = getattr(keras.applications, application)(
         weights=None if weights == "random" else weights, include_top=False
@@ -130,6 +132,7 @@ def measure_pace(folder, network, weights, n_images, n_rounds):
         "network alone, float32": lambda part: run_network(ours["float32"], batches["float32"], len(part)),
         "network alone, bfloat16": lambda part: run_network(ours["bfloat16"], batches["bfloat16"], len(part)),
         "decoding alone": lambda part: decode(ours["float32"], part),
+        "decoding alone, jpeg_draft": lambda part: decode(draft, part),
     }
     for way in ways.values():
         way(rows[:N_IN_BATCH])
@@ -141,7 +144,8 @@ def measure_pace(folder, network, weights, n_images, n_rounds):
             wall, used = measure(way, part)
             seconds[name].append(wall / len(part))
             cores[name].append(used / len(part))
-    print(f"{network}, weights {weights.rsplit('/', 1)[-1]}, {n_rounds} rounds of {n_images} images\n")
+    print(f"{network}, weights {weights.rsplit('/', 1)[-1]}, {n_rounds} rounds of {n_images} images")
+    print(f"peak memory of all that stands below, in one process: {getrusage(RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB\n")
     print("| way | images/s | core seconds an image | times the tutorial's pace |")
     print("| --- | ---: | ---: | ---: |")
     for name in ways:

@@ -3,9 +3,12 @@
 import io
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +95,8 @@ def make_split(seed: int, n_images: int = 60, n_classes: int = 3, n_features: in
     labels = np.arange(n_images) % n_classes
     centres = np.random.default_rng(0).normal(0, 2, (n_classes, n_features))
     features = (centres[labels] + rng.normal(0, 1.5, (n_images, n_features))).astype(np.float32)
-    return SplitFeatures(features, [f"{seed}-{n}" for n in range(n_images)], [f"class {label}" for label in labels])
+    hashes = [f"{number * 16**64 // n_images + seed:064x}" for number in range(n_images)]
+    return SplitFeatures(features, hashes, [f"class {label}" for label in labels])
 
 
 def write_rows(folder: Path, manifest: list[ManifestRow], values: np.ndarray) -> None:
@@ -107,9 +111,9 @@ def features(workspace: Path) -> dict[str, SplitFeatures]:
     """`data/features/` of three splits and the manifest that they were made from; returns what is in them."""
     splits = {split: make_split(seed) for seed, split in enumerate(("training", "validation", "evaluation"))}
     manifest = [
-        ManifestRow(f"{split}/{label}/{sha256}.png", split, label, sha256, 1, 1, 1, "L", "PNG")
-        for split, part in splits.items()
-        for sha256, label in zip(part.sha256, part.labels, strict=True)
+        ManifestRow(f"{split}/{label}/{seed}-{number}.png", split, label, sha256, 1, 1, 1, "L", "PNG")
+        for seed, (split, part) in enumerate(splits.items())
+        for number, (sha256, label) in enumerate(zip(part.sha256, part.labels, strict=True))
     ]
     write_csv(paths.MANIFEST, ManifestRow._fields, manifest)
     with write_folder(paths.FEATURES) as folder:
@@ -185,6 +189,21 @@ def make_environment(folder: Path) -> dict[str, str]:
 
 def repro(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return execute(folder, "dvc", "repro", *arguments, **environment)
+
+
+def wait_for_stored(folder: Path, n_images: int) -> int:
+    """Wait until the store of a clone has features of so many images; return how many it has."""
+    path = folder / ".relearn" / "features-2.sqlite"
+    for _ in range(60_000):
+        try:
+            with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+                (n_stored,) = database.execute("SELECT count(*) FROM feature").fetchone()
+        except sqlite3.OperationalError:  # it is not there yet
+            n_stored = 0
+        if n_stored >= n_images:
+            return int(n_stored)
+        time.sleep(0.002)
+    raise AssertionError(f"{n_stored} images stored")
 
 
 def write_small_set(folder: Path) -> None:

@@ -1,3 +1,4 @@
+import json
 import re
 import shutil
 import signal
@@ -7,9 +8,10 @@ import time
 
 import pytest
 
-from conftest import SMALL, execute, make_environment, repro, write_small_set
+from conftest import SMALL, execute, make_environment, repro, wait_for_stored, write_small_set
 from relearn import cluster
 from relearn.errors import NetworkError
+from relearn.files import hash_file
 from relearn.networks import describe_way
 from relearn.params import read_params
 
@@ -21,12 +23,12 @@ def cluster_of(clone):
     """Start a scheduler and so many workers: `cluster_of(2)` returns its address and the workers."""
     children = []
 
-    def start(name, *arguments):
+    def start(name, *arguments, cwd=clone, **variables):
         command = [sys.executable, "-m", "distributed.cli.dask_" + name, *arguments]
         path = clone / f"{name}{len(children)}.log"
         with path.open("w") as log:
-            environment = make_environment(clone)
-            children.append(subprocess.Popen(command, cwd=clone, env=environment, stdout=log, stderr=subprocess.STDOUT))
+            environment = make_environment(clone) | variables
+            children.append(subprocess.Popen(command, cwd=cwd, env=environment, stdout=log, stderr=subprocess.STDOUT))
         return children[-1], path
 
     def wait_for(path, pattern):
@@ -36,15 +38,19 @@ def cluster_of(clone):
             time.sleep(0.1)
         raise AssertionError(path.read_text())
 
-    def start_all(n_workers):
-        _, log = start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
-        address = wait_for(log, r"Scheduler at:\s+(tcp://\S+)")[1]
+    def start_workers(address, n_workers, **variables):
         options = ("--nthreads", "1", "--no-dashboard", "--local-directory", str(clone / "dask"), "--no-nanny")
-        workers = [start("worker", address, *options) for _ in range(n_workers)]
+        workers = [start("worker", address, *options, **variables) for _ in range(n_workers)]
         for _, log in workers:
             wait_for(log, "Registered to")
-        return address, [worker for worker, _ in workers]
+        return [worker for worker, _ in workers]
 
+    def start_all(n_workers, **variables):
+        scheduler, log = start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
+        address = wait_for(log, r"Scheduler at:\s+(tcp://\S+)")[1]
+        return address, scheduler, start_workers(address, n_workers, **variables)
+
+    start_all.start_workers = start_workers
     yield start_all
     for child in children:
         child.kill()
@@ -59,7 +65,7 @@ def read_features(folder):
 def local(clone, set_params):
     """The features that this machine computes alone; they are gone from the store after that."""
     write_small_set(clone)
-    set_params(SMALL | {"extract.batch_size": 3}, clone / "params.yaml")
+    set_params(SMALL | {"extract.batch_size": 3, "extract.image_size_px": 96}, clone / "params.yaml")
     answer = repro(clone, "extract")
     assert answer.returncode == 0, answer.stderr
     shutil.rmtree(clone / ".relearn")
@@ -67,38 +73,113 @@ def local(clone, set_params):
     return read_features(clone)
 
 
+def extract(clone, address, **environment):
+    return execute(clone, "relearn", "extract", DASK_SCHEDULER_ADDRESS=address, **environment)
+
+
+def start_extract(clone, address):
+    command = [sys.executable, "-m", "relearn", "extract"]
+    environment = make_environment(clone) | {"DASK_SCHEDULER_ADDRESS": address}
+    return subprocess.Popen(command, cwd=clone, env=environment, stderr=subprocess.PIPE, text=True)
+
+
 @pytest.mark.parametrize("n_workers", [1, 2, 4])
 def test_features_are_those_of_one_machine(local, clone, cluster_of, n_workers):
-    address, _ = cluster_of(n_workers)
-    answer = execute(clone, "relearn", "extract", DASK_SCHEDULER_ADDRESS=address)
+    address, _, _ = cluster_of(n_workers)
+    answer = extract(clone, address)
     assert answer.returncode == 0, answer.stderr
     assert "28 of them new to the store" in answer.stderr
     assert read_features(clone) == local
 
 
 def test_images_of_a_lost_worker_are_done_by_another(local, clone, cluster_of):
-    address, workers = cluster_of(2)
-    command = [sys.executable, "-m", "relearn", "extract"]
-    environment = make_environment(clone) | {"DASK_SCHEDULER_ADDRESS": address}
-    with subprocess.Popen(command, cwd=clone, env=environment, stderr=subprocess.PIPE, text=True) as child:
-        for line in child.stderr:
-            if "new to the store" in line:
-                break
-        time.sleep(3)
+    address, _, workers = cluster_of(2)
+    with start_extract(clone, address) as child:
+        assert wait_for_stored(clone, 3) < 28
         workers[0].send_signal(signal.SIGKILL)
         printed = child.stderr.read()
     assert child.returncode == 0, printed
     assert read_features(clone) == local
 
 
-def test_worker_of_another_kind_is_refused(local, clone, cluster_of, monkeypatch):
-    address, _ = cluster_of(1)
-    answer = execute(clone, "relearn", "extract", DASK_SCHEDULER_ADDRESS=address, TF_ENABLE_ONEDNN_OPTS="0")
+def test_a_worker_that_stands_still_does_not_hold_up_the_end(local, clone, cluster_of):
+    address, _, workers = cluster_of(2)
+    with start_extract(clone, address) as child:
+        wait_for_stored(clone, 3)
+        workers[0].send_signal(signal.SIGSTOP)
+        printed = child.stderr.read()
+    workers[0].send_signal(signal.SIGCONT)
+    assert child.returncode == 0, printed
+    assert read_features(clone) == local
+
+
+def test_work_goes_on_with_workers_that_come_later(local, clone, cluster_of):
+    address, _, workers = cluster_of(1)
+    with start_extract(clone, address) as child:
+        wait_for_stored(clone, 3)
+        workers[0].send_signal(signal.SIGKILL)
+        cluster_of.start_workers(address, 1)
+        printed = child.stderr.read()
+    assert child.returncode == 0, printed
+    assert read_features(clone) == local
+
+
+def test_lost_scheduler_is_told(local, clone, cluster_of):
+    address, scheduler, _ = cluster_of(1)
+    with start_extract(clone, address) as child:
+        wait_for_stored(clone, 3)
+        scheduler.send_signal(signal.SIGKILL)
+        printed = child.stderr.read()
+    assert child.returncode == 1
+    assert "the scheduler is gone" in printed
+    assert "what came back is in the store, run again" in printed
+    assert "Traceback" not in printed
+
+
+def test_worker_of_another_kind_gets_no_images(local, clone, cluster_of):
+    address, _, _ = cluster_of(1, TF_ENABLE_ONEDNN_OPTS="0")
+    answer = extract(clone, address)
     assert answer.returncode == 1
     assert re.search(
-        r"the worker \S+ computes in another way: wanted switches .*'0'.*, got .*; use workers", answer.stderr
+        r"wanted a worker that computes as this machine would, got 1 that do not; the first: it computes in another "
+        r"way: wanted switches \{\}, got switches \{.*'0'\}; use workers of one kind and version",
+        answer.stderr,
     )
-    assert "Traceback" not in answer.stderr
+    cluster_of.start_workers(address, 1)
+    answer = extract(clone, address)
+    assert answer.returncode == 0, answer.stderr
+    assert re.search(r"worker tcp://\S+ gets no images: it computes in another way", answer.stderr)
+    assert read_features(clone) == local
+
+
+def test_weights_travel_to_the_workers(local, clone, cluster_of, set_params, tmp_path):
+    """The file lies where the workers do not see it."""
+    code = (
+        "import keras; keras.applications.VGG16(weights=None, include_top=False, input_shape=(96, 96, 3))"
+        ".save_weights('own.weights.h5')"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=clone, env=make_environment(clone), check=True)
+    weights = clone / "own.weights.h5"
+    sha256 = hash_file(weights)
+    set_params({"extract.weights": weights.name, "extract.weights_sha256": sha256}, clone / "params.yaml")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    address, _, _ = cluster_of(1, cwd=elsewhere)
+    answer = extract(clone, address)
+    assert answer.returncode == 0, answer.stderr
+    found = read_features(clone)
+    assert json.loads(found["extractor.json"])["weights"] == "own.weights.h5"
+    shutil.rmtree(clone / ".relearn")
+    set_params({"extract.executor": "local"}, clone / "params.yaml")
+    assert execute(clone, "relearn", "extract").returncode == 0
+    assert read_features(clone) == found
+
+
+def test_limit_of_the_store_holds(local, clone, cluster_of):
+    address, _, _ = cluster_of(1)
+    answer = extract(clone, address, RELEARN_STORE_GB="0.0002")
+    assert answer.returncode == 1
+    assert re.search(r"wanted room for \S+ GB more, got a limit of 0\.0002 GB; raise RELEARN_STORE_GB", answer.stderr)
 
 
 def test_no_cluster_is_told(local, clone, cluster_of):
@@ -107,10 +188,17 @@ def test_no_cluster_is_told(local, clone, cluster_of):
         "wanted the address of a scheduler in DASK_SCHEDULER_ADDRESS, such as tcp://host:8786, got none"
         in answer.stderr
     )
-    address, _ = cluster_of(0)
+    address, _, _ = cluster_of(0)
     answer = execute(clone, "relearn", "extract", DASK_SCHEDULER_ADDRESS=address)
     assert f"the scheduler at {address} has no workers; `dask worker {address}` starts one" in answer.stderr
     assert read_features(clone) == local
+
+
+@pytest.mark.parametrize("address", ["foo", "http://127.0.0.1:1", "tcp://host"])
+def test_address_that_is_none(monkeypatch, address):
+    monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", address)
+    with pytest.raises(NetworkError, match=f"such as tcp://host:8786, got {address}; `dask scheduler` prints it"):
+        cluster._connect()
 
 
 def test_nobody_answers(monkeypatch):

@@ -15,6 +15,7 @@ from relearn.features import read_features
 from relearn.files import hash_bytes, hash_file, write_json
 from relearn.images import decode_image
 from relearn.manifest import ManifestRow, read_manifest, write_manifest
+from relearn.networks import UnfitFeature
 from relearn.params import read_params
 
 
@@ -78,6 +79,8 @@ class Record(BaseModel):
     n_parameters: int = 0
     precision: str = "float32"
     feature_dtype: str = "float32"
+    weights: str = "random"
+    network_sha256: str = "0" * 64
 
 
 class Fake:
@@ -85,10 +88,14 @@ class Fake:
 
     n_built = n_computed = 0
     n_until_death = largest_batch = 10**6
+    n_until_large = 0
+    sha256 = "0" * 64
 
     def __init__(self, params):
         self.batch_size, self.n_features, self.dtype = params.batch_size, 3, np.dtype("<f4")
-        self.record = Record(network=params.network, batch_size=params.batch_size)
+        self.record = Record(
+            network=params.network, batch_size=params.batch_size, weights=params.weights, network_sha256=self.sha256
+        )
         type(self).n_built += 1
 
     def read_image(self, content):
@@ -97,7 +104,7 @@ class Fake:
     def compute_batches(self, prepared):
         arriving = iter(prepared)
         while batch := list(itertools.islice(arriving, self.batch_size)):
-            if self.batch_size > self.largest_batch:
+            if self.batch_size > self.largest_batch and self.n_computed >= self.n_until_large:
                 raise MemoryError(f"a batch of {self.batch_size} images")
             if self.n_computed + len(batch) > self.n_until_death:
                 raise KeyboardInterrupt
@@ -151,7 +158,7 @@ def test_nothing_new_needs_no_network(fake, block, caplog):
     with caplog.at_level("INFO"):
         extract.run(block)
     assert (fake.n_built, fake.n_computed) == (1, 11)
-    assert "11 images, 0 of them new to the store" in caplog.text
+    assert "11 different images, 0 of them new to the store" in caplog.text
     assert read_results() == results
 
 
@@ -235,17 +242,41 @@ def test_what_was_computed_before_a_death_is_kept(fake, block):
     assert read_results() == results
 
 
-def test_damaged_features_are_computed_again(fake, block, caplog):
-    write_set(11)
+def test_damaged_features_are_computed_again_all_at_once(fake, block, caplog):
+    write_set(23)
     extract.run(block)
     results = read_results()
     with sqlite3.connect(paths.find_feature_store()) as database:
-        assert database.execute("UPDATE feature SET content = zeroblob(12) WHERE rowid % 4 = 0").rowcount == 2
+        assert database.execute("UPDATE feature SET content = zeroblob(12) WHERE rowid % 2 = 0").rowcount == 11
     database.close()
     extract.run(block)
-    assert fake.n_computed == 13
+    assert (fake.n_built, fake.n_computed) == (2, 23 + 11)
     assert "damaged in the store; computed again" in caplog.text
     assert read_results() == results
+
+
+def test_weights_that_changed_under_their_name_mix_no_features(fake, block, caplog):
+    """As those of ImageNet may, where the file in the folder of keras is another."""
+    write_set(5)
+    extract.run(block)
+    write_set(6)
+    fake.sha256 = "1" * 64
+    extract.run(block)
+    assert fake.n_computed == 5 + 6
+    assert "the weights random are others than before; all images are computed again" in caplog.text
+    assert json.loads((paths.FEATURES / "extractor.json").read_text())["network_sha256"] == "1" * 64
+
+
+def test_record_names_the_weights_where_they_lie_now(fake, block, workspace):
+    write_set(5)
+    for name in ("a.h5", "b.h5"):
+        Path(name).write_bytes(b"weights")
+        extract.run(block.model_copy(update={"weights": name, "weights_sha256": hash_bytes(b"weights")}))
+        assert json.loads((paths.FEATURES / "extractor.json").read_text())["weights"] == name
+    assert fake.n_computed == 5
+    Path("b.h5").unlink()
+    with pytest.raises(NetworkError, match=r"extract\.weights: b\.h5: no such file"):
+        extract.run(block.model_copy(update={"weights": "b.h5", "weights_sha256": hash_bytes(b"weights")}))
 
 
 def test_store_that_keeps_nothing_is_told(fake, block, monkeypatch):
@@ -255,13 +286,39 @@ def test_store_that_keeps_nothing_is_told(fake, block, monkeypatch):
         extract.run(block)
 
 
-def test_batch_that_finds_no_memory_is_halved(fake, block, caplog):
+def test_batch_that_finds_no_memory_is_halved_and_that_is_remembered(fake, block, caplog):
     write_set(11)
-    fake.largest_batch = 1
+    fake.largest_batch, fake.n_until_large = 2, 8
     extract.run(block)
-    assert "no memory for a batch of 4 images; going on with extract.batch_size 2" in caplog.text
-    assert json.loads((paths.FEATURES / "extractor.json").read_text())["batch_size"] == 1
+    assert "no memory for a batch of 4 images" in caplog.text
+    assert json.loads((paths.FEATURES / "extractor.json").read_text())["batch_size"] == 2
+    results = read_results()
+    assert (fake.n_built, fake.n_computed) == (2, 8 + 11)
+    with caplog.at_level("INFO"):
+        extract.run(block)
+    assert "no memory was found for extract.batch_size 4, so it is 2; `relearn store prune " in caplog.text
+    assert (fake.n_built, fake.n_computed) == (2, 8 + 11)
+    assert read_results() == results
+
+
+def test_no_memory_for_a_single_image(fake, block):
+    write_set(3)
     fake.largest_batch = 0
-    shutil.rmtree(paths.find_cache())
     with pytest.raises(NetworkError, match=r"extract\.image_size_px: there is no memory for a batch of 1 images"):
+        extract.run(block)
+    assert fake.n_built == 3
+
+
+def test_feature_that_cannot_be_kept_names_its_image(fake, block, monkeypatch):
+    write_set(7)
+    compute = fake.compute_batches
+
+    def fail(self, prepared):
+        batches = compute(self, prepared)
+        yield next(batches)
+        raise UnfitFeature("wanted finite features", 1)
+
+    monkeypatch.setattr(fake, "compute_batches", fail)
+    path = paths.DATASET / read_manifest(paths.MANIFEST)[5].path
+    with pytest.raises(NetworkError, match=f"^{path}: wanted finite features$"):
         extract.run(block)

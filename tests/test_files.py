@@ -176,3 +176,19 @@ def test_csv_errors(tmp_path, content, message):
         (tmp_path / "a.csv").write_text(content, encoding="latin-1")
     with pytest.raises(IntegrityError, match=message):
         read_csv(tmp_path / "a.csv", ("x", "y"))
+
+
+def test_two_processes_that_write_one_folder(tmp_path):
+    program = """
+import sys
+from pathlib import Path
+from relearn.files import write_folder
+for number in range(100):
+    with write_folder(Path(sys.argv[1])) as folder:
+        (folder / "a").write_text(sys.argv[2])
+"""
+    command = [sys.executable, "-c", program, str(tmp_path / "folder")]
+    children = [subprocess.Popen([*command, name]) for name in "xy"]
+    assert [child.wait() for child in children] == [0, 0]
+    assert os.listdir(tmp_path) == ["folder"]
+    assert (tmp_path / "folder" / "a").read_text() in "xy"

@@ -1,11 +1,12 @@
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from relearn import hardware
 from relearn.errors import NetworkError
-from relearn.hardware import choose_precision, describe_hardware, find_backend, list_gpus, read_instructions
+from relearn.hardware import GPU, choose_precision, describe_hardware, find_backend, list_gpus, read_instructions
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +22,7 @@ def machine(monkeypatch):
 
     def pretend(instructions, gpus=()):
         monkeypatch.setattr(hardware, "read_instructions", lambda: tuple(instructions))
-        monkeypatch.setattr(hardware, "list_gpus", lambda: tuple(gpus))
+        monkeypatch.setattr(hardware, "list_gpus", lambda: tuple(GPU("x", capability) for capability in gpus))
 
     return pretend
 
@@ -32,7 +33,8 @@ def machine(monkeypatch):
         (["avx2", "avx512f"], [], "float32"),
         (["avx512_bf16"], [], "bfloat16"),
         (["amx_bf16"], [], "bfloat16"),
-        (["avx2"], ["NVIDIA H100"], "bfloat16"),
+        (["avx2"], [9.0], "bfloat16"),
+        (["amx_bf16"], [9.0, 7.5], "float32"),
     ],
 )
 def test_auto_is_what_the_hardware_is_good_at(machine, instructions, gpus, expected):
@@ -48,22 +50,56 @@ def test_instructions_are_read_from_linux(monkeypatch, tmp_path):
     assert read_instructions() == ("avx2", "avx512f")
 
 
-def test_gpus_are_told_by_the_driver(monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [
+        (None, ["NVIDIA H100 80GB HBM3", "NVIDIA L4"]),
+        ("1", ["NVIDIA L4"]),
+        ("1,0", ["NVIDIA L4", "NVIDIA H100 80GB HBM3"]),
+        ("GPU-1a2b", ["NVIDIA H100 80GB HBM3", "NVIDIA L4"]),
+        ("", []),
+        ("-1", []),
+    ],
+)
+def test_gpus_are_told_by_the_driver(monkeypatch, tmp_path, visible, expected):
     driver = tmp_path / "nvidia-smi"
-    driver.write_text("#!/bin/sh\necho NVIDIA H100 80GB HBM3\necho NVIDIA L4\n")
+    driver.write_text("#!/bin/sh\necho NVIDIA H100 80GB HBM3, 9.0\necho NVIDIA L4, 8.9\n")
     driver.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    assert list_gpus() == ("NVIDIA H100 80GB HBM3", "NVIDIA L4")
-    list_gpus.cache_clear()
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    assert list_gpus() == ()
+    monkeypatch.setattr(hardware, "_backend_uses_gpus", lambda: True)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert [gpu.name for gpu in list_gpus()] == expected
+
+
+@pytest.mark.parametrize(
+    ("backend", "installed", "expected"),
+    [
+        (("tensorflow", "2.21.0"), ["tensorflow-cpu"], False),
+        (("tensorflow", "2.21.0"), ["tensorflow"], True),
+        (("jax", "0.10"), ["jax", "jaxlib"], False),
+        (("jax", "0.10"), ["jax", "jax-cuda13-plugin"], True),
+        (("torch", "2.15.0+cpu"), ["torch"], False),
+        (("torch", "2.15.0"), ["torch"], True),
+    ],
+)
+def test_gpu_counts_where_the_backend_can_use_it(monkeypatch, backend, installed, expected):
+    monkeypatch.setattr(hardware, "find_backend", lambda: backend)
+    distributions = [SimpleNamespace(name=name) for name in installed]
+    monkeypatch.setattr(hardware.importlib.metadata, "distributions", lambda: distributions)
+    assert hardware._backend_uses_gpus() is expected
 
 
 def test_switches_are_part_of_the_hardware(monkeypatch):
     monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
     assert "TF_ENABLE_ONEDNN_OPTS" not in describe_hardware()["switches"]
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
+    monkeypatch.setenv("DNNL_DEFAULT_FPMATH_MODE", "BF16")
+    monkeypatch.setenv("ONEDNN_VERBOSE", "1")
     assert describe_hardware()["switches"]["TF_ENABLE_ONEDNN_OPTS"] == "0"
+    assert describe_hardware()["switches"]["DNNL_DEFAULT_FPMATH_MODE"] == "BF16"
+    assert "ONEDNN_VERBOSE" not in describe_hardware()["switches"]
     json.dumps(describe_hardware())
 
 

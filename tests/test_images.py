@@ -1,3 +1,4 @@
+import io
 import struct
 import subprocess
 import sys
@@ -247,3 +248,20 @@ def test_part_of_a_jpeg_is_still_checked():
     content = encode_image(draw_image(1, (60, 45)).resize((600, 450)), "JPEG")
     with pytest.raises(ImageError, match="truncated"):
         decode_image(content[: len(content) // 2], 64)
+
+
+def test_jpeg_at_a_reduced_scale_is_the_same_picture():
+    """Half, a quarter and an eighth of 640 x 512 px are 80 x 64 at the least, and never below what is asked."""
+    rows, columns = np.mgrid[:512, :640]
+    picture = np.stack([rows // 2, columns // 3, (rows + columns) // 5], axis=2).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "JPEG", quality=95)
+    whole = decode_image(file.getvalue()).rgb
+    for least_px, size in ((512, (640, 512)), (256, (320, 256)), (200, (320, 256)), (128, (160, 128)), (1, (80, 64))):
+        rgb = decode_image(file.getvalue(), least_px).rgb
+        assert rgb.size == size
+        difference = np.asarray(rgb, float) - np.asarray(whole.resize(size, Image.Resampling.BOX), float)
+        assert np.abs(difference).max() < 8
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG")
+    assert decode_image(file.getvalue(), 64).rgb.size == (640, 512)

@@ -144,18 +144,88 @@ def test_room_is_made_by_the_space_that_was_not_used_for_the_longest_time(worksp
             time.sleep(0.01)
         opened.open_space(SPEC | {"seed": 0})  # used again
         new = opened.open_space(SPEC | {"seed": 2})
-        opened.make_room(2_000_000, new)
+        opened.make_room(2_000_000, new, IMAGES)
         assert [space.spec["seed"] for space in opened.list_spaces() if space.n_images] == [0]
         with pytest.raises(
             StoreError, match=r"wanted room for 1 GB more, got a limit of 0\.008 GB; raise RELEARN_STORE"
         ):
-            opened.make_room(1_000_000_000, new)
+            opened.make_room(1_000_000_000, new, IMAGES)
+        assert [space.n_images for space in opened.list_spaces()] == [40]  # nothing is removed in vain
+
+
+def test_room_is_made_by_images_that_left_the_set(workspace, monkeypatch):
+    monkeypatch.setenv("RELEARN_STORE_GB", "0.008")
+    with FeatureStore(PATH) as opened:
+        space = opened.open_space(SPEC)
+        space.add(IMAGES, make_rows(40, 40_000))
+        opened.make_room(3_000_000, space, IMAGES[:20])
+        assert space.find_missing(IMAGES) == IMAGES[20:]
+        assert opened.measure_bytes() < 5_000_000
+
+
+def test_space_that_another_process_removes_while_it_is_filled(workspace):
+    with FeatureStore(PATH) as one, FeatureStore(PATH) as other:
+        space = one.open_space(SPEC)
+        space.add(IMAGES[:20], make_rows(20))
+        other.prune([space.name])
+        new = other.open_space(SPEC | {"seed": 1})
+        new.add(IMAGES, make_rows(40) + 1)
+        space.add(IMAGES[20:], make_rows(20))
+        assert space.find_missing(IMAGES) == IMAGES[:20]
+        assert all(
+            (new.read(image, FLOAT32) == row).all() for image, row in zip(IMAGES, make_rows(40) + 1, strict=True)
+        )
+        assert sorted(found.n_images for found in one.list_spaces()) == [20, 40]
+
+
+def test_features_of_no_space_are_removed(workspace):
+    with FeatureStore(PATH) as opened:
+        opened.open_space(SPEC).add(IMAGES, make_rows(40, 20_000))
+        opened._database.execute("DELETE FROM space")
+        assert opened.remove_damaged() == 0
+        assert opened._database.execute("SELECT count(*) FROM feature") == [(0,)]
+        assert opened.measure_bytes() < 100_000
+
+
+def test_store_that_another_process_made_anew_is_kept(workspace, caplog):
+    """Both have the damaged file open; the first makes it anew, and the second must not remove what is there now."""
+    with FeatureStore(PATH) as opened:
+        opened.open_space(SPEC).add(IMAGES, make_rows(40, 5000))
+    content = bytearray(PATH.read_bytes())
+    with FeatureStore(PATH) as one, FeatureStore(PATH) as other:
+        PATH.write_bytes(content[:4096] + b"\xff" * (len(content) - 4096))
+        space = one.open_space(SPEC)
+        space.add(IMAGES, make_rows(40))
+        assert space.find_missing(IMAGES) == []
+        other.open_space(SPEC | {"seed": 1}).add(IMAGES[:3], make_rows(3))
+        assert caplog.text.count("begun anew") == 1
+        assert one.open_space(SPEC).find_missing(IMAGES) == []
+        assert sorted(found.n_images for found in other.list_spaces()) == [3, 40]
+
+
+def test_what_is_no_damage_removes_nothing(workspace):
+    with FeatureStore(PATH) as opened:
+        space = opened.open_space(SPEC)
+        space.add(IMAGES[:2], make_rows(2))
+        opened._database._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 1000)
+        with pytest.raises(OSError, match="cannot be used: string or blob too big; take smaller features, or set REL"):
+            space.add(IMAGES[2:4], make_rows(2, 5000))
+    with FeatureStore(PATH) as opened:
+        assert opened.open_space(SPEC).find_missing(IMAGES[:4]) == IMAGES[2:4]
+
+
+def test_many_open_a_new_store_at_once(workspace):
+    program = "import sys; from pathlib import Path; from relearn.store import FeatureStore as F; F(Path(sys.argv[1]))"
+    for number in range(3):
+        path = str(PATH.with_name(f"{number}.sqlite"))
+        children = [subprocess.Popen([sys.executable, "-c", program, path]) for _ in range(4)]
+        assert [child.wait() for child in children] == [0] * 4
 
 
 @pytest.mark.parametrize("limit", ["x", "0", "-1", "nan", "inf", ""])
 def test_limit_is_a_number(monkeypatch, limit):
     monkeypatch.setenv("RELEARN_STORE_GB", limit)
-    with pytest.raises(ParamsError, match=r"RELEARN_STORE_GB: wanted a number above 0, got "):
+    with pytest.raises(ParamsError, match=r"RELEARN_STORE_GB: wanted a number above 0, such as 10, got "):
         read_limit_bytes()
 
 
@@ -167,7 +237,7 @@ def test_commands(workspace, monkeypatch):
     monkeypatch.setenv("RELEARN_CACHE", "cache")
     answer = relearn("show")
     assert isinstance(answer.exception, StoreError)
-    assert "features-1.sqlite: no store there" in str(answer.exception)
+    assert "features-2.sqlite: no store there" in str(answer.exception)
     with FeatureStore(paths.find_feature_store()) as opened:
         for number in range(2):
             opened.open_space(SPEC | {"seed": number}).add(IMAGES, make_rows(40))
@@ -175,14 +245,18 @@ def test_commands(workspace, monkeypatch):
     shown = relearn("show").stdout.splitlines()
     assert " MB of at most 100,000 MB" in shown[0]
     assert f"  {names[0][:8]}  " in shown[1]
-    assert shown[1].endswith("vgg16, layer last, 32 px, float32: 40 images, 0.0 MB")
+    assert shown[1].endswith("vgg16, weights None, layer last, None, float32, 32 px, seed 1: 40 images, 0.0 MB")
     assert relearn("check").stdout == "0 damaged, removed\n"
-    assert "wanted a space of it, got zzz" in str(relearn("prune", "zzz").exception)
+    for name, n_found in (("zzz", 0), ("", 0)):
+        message = f"wanted the name of one space, got {name!r}, with which {n_found} begin"
+        assert message in str(relearn("prune", name).exception)
+    assert relearn("prune", "--unused-days", "-1").exit_code != 0
     assert relearn("prune").exit_code != 0
     assert relearn("prune", "--unused-days", "1").stdout.startswith("0 removed")
     assert relearn("prune", names[0][:8]).stdout.startswith("1 removed")
     assert len(relearn("show").stdout.splitlines()) == 2
-    assert relearn("prune", "--all").stdout.startswith("1 removed")
+    assert relearn("prune", "--all").stdout.startswith("all removed, ")
+    assert "no store there" in str(relearn("prune", "--all").exception)
 
 
 def test_no_room_on_the_disk_is_told(workspace, monkeypatch):

@@ -117,16 +117,19 @@ def check_store() -> None:
 @store.command("prune")
 def prune_store(
     spaces: Annotated[list[str] | None, typer.Argument(metavar="SPACE...", help="Names as `show` tells them.")] = None,
-    unused_days: Annotated[float | None, typer.Option(help="Those that were not used for so many days.")] = None,
+    unused_days: Annotated[float | None, typer.Option(min=0, help="Those that were not used for so many days.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
 ) -> None:
     """Remove ways to compute features, with their features; they are computed again when they are wanted again."""
-    from relearn.store import open_store
+    from relearn.store import open_store, remove_store
 
     if not (spaces or unused_days is not None or everything):
         raise typer.BadParameter("wanted names, --unused-days or --all")
+    if everything:
+        print(f"all removed, {remove_store(paths.find_feature_store()) / 1e6:,.1f} MB given back")
+        return
     with open_store(paths.find_feature_store()) as opened:
-        names = opened.choose_spaces(spaces or [], unused_days, everything)
+        names = opened.choose_spaces(spaces or [], unused_days)
         before = opened.measure_bytes()
         opened.prune(names)
         print(f"{len(names)} removed, {(before - opened.measure_bytes()) / 1e6:,.1f} MB given back")

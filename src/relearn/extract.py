@@ -1,9 +1,10 @@
 """Stage `extract`: every image of the manifest through the network, once for all time."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,11 @@ from relearn.errors import ImageError, IntegrityError, NetworkError, StoreError,
 from relearn.features import write_features
 from relearn.files import hash_bytes, hash_file, read_json, write_folder
 from relearn.manifest import ManifestRow, read_manifest
-from relearn.networks import Extractor, describe_way
+from relearn.networks import Extractor, UnfitFeature, check_weights_file, describe_way
 from relearn.params import ExtractParams
 from relearn.progress import track_progress
-from relearn.store import FeatureStore, Space
-from relearn.threads import map_ahead
+from relearn.store import FeatureStore, Space, read_limit_bytes
+from relearn.threads import count_threads, map_ahead
 
 log = logging.getLogger(__name__)
 
@@ -46,26 +47,23 @@ def run(params: ExtractParams) -> None:
     """
     check_gate()
     manifest = read_manifest(paths.MANIFEST)
-    n_attempts = 0
+    read_limit_bytes()  # a wrong one is told now
+    if params.weights_are_file:
+        check_weights_file(Path(params.weights), str(params.weights_sha256))
     with FeatureStore(paths.find_feature_store()) as store:
-        while True:
+        for _ in range(MAX_ATTEMPTS):
+            record, space = fill_store(store, manifest, params)
             try:
-                record, space = fill_store(store, manifest, params)
                 with write_folder(paths.FEATURES) as folder:
                     write_features(folder, manifest, make_reader(space, record), record)
                 return
             except Damaged:
-                n_attempts += 1
-                if n_attempts == MAX_ATTEMPTS:
-                    raise StoreError(
-                        f"{paths.find_feature_store()}: what was written was not there to be read, {n_attempts} times; "
-                        "look at the disk, or set RELEARN_CACHE to another"
-                    ) from None
-            except MemoryError as error:
-                if params.batch_size == 1:
-                    raise NetworkError(f"extract.image_size_px: there is no memory for {error}; lower it") from None
-                params = params.model_copy(update={"batch_size": params.batch_size // 2})
-                log.warning("no memory for %s; going on with extract.batch_size %d", error, params.batch_size)
+                read = make_reader(space, record)
+                space.forget([row.sha256 for row in manifest if not _is_there(read, row.sha256)])
+    raise StoreError(
+        f"{paths.find_feature_store()}: what was written was not there to be read, {MAX_ATTEMPTS} times; look at the "
+        "disk, or set RELEARN_CACHE to another"
+    )
 
 
 def fill_store(
@@ -73,20 +71,47 @@ def fill_store(
 ) -> tuple[dict[str, Any], Space]:
     """Compute the features that the store does not have; return what is known of the way, and the space.
 
-    Where none is missing, the network is not built, and keras not imported.
+    Where none is missing, the network is not built, and keras not imported. Where there is no memory for a batch, half
+    of it is tried, which is another space; the store remembers that.
     """
-    space = store.open_space(describe_way(params))
+    while True:
+        space = store.open_space(describe_way(params))
+        if space.fallback is not None:
+            log.info(
+                "no memory was found for extract.batch_size %d, so it is %d; `relearn store prune %s` forgets that",
+                params.batch_size,
+                space.fallback,
+                space.name[:8],
+            )
+            params = params.model_copy(update={"batch_size": space.fallback})
+            continue
+        try:
+            record = _fill_space(store, space, manifest, params)
+        except MemoryError as error:
+            if params.batch_size == 1:
+                raise NetworkError(f"extract.image_size_px: there is no memory for {error}; lower it") from None
+            log.warning("no memory for %s", error)
+            space.set_fallback(params.batch_size // 2)
+            continue
+        # The same bytes of weights may lie at other paths.
+        return {**record, "weights": params.weights}, space
+
+
+def _fill_space(
+    store: FeatureStore, space: Space, manifest: Sequence[ManifestRow], params: ExtractParams
+) -> dict[str, Any]:
+    """Compute what a space does not have of the manifest's images, and return its record."""
     rows = {row.sha256: row for row in manifest}
     missing = space.find_missing(rows)
-    log.info("%s images, %s of them new to the store", f"{len(rows):,}", f"{len(missing):,}")
+    log.info("%s different images, %s of them new to the store", f"{len(rows):,}", f"{len(missing):,}")
+    if space.record is not None and not missing:
+        return space.record
     if params.executor == "dask" and missing:
         found = compute_on_cluster(params, [rows[image] for image in missing], read_content, space)
         for n_done, _ in enumerate(track_progress(found, len(missing), "extract"), start=1):
             if n_done == 1:  # by now it is known how much there will be
-                assert space.record is not None
-                n_bytes = space.record["n_features"] * np.dtype(space.record["feature_dtype"]).itemsize
-                store.make_room((len(missing) - params.batch_size) * n_bytes, space)
-    elif missing or space.record is None:
+                _make_room(store, space, rows, len(missing) - params.batch_size)
+    else:
         extractor = Extractor(params)
         log.info(
             "%s, weights %s, layer %s, %s: %s features an image, %s parameters",
@@ -97,18 +122,30 @@ def fill_store(
             f"{extractor.n_features:,}",
             f"{extractor.record.n_parameters:,}",
         )
-        store.make_room(len(missing) * extractor.n_features * extractor.dtype.itemsize, space)
+        if space.record is not None and space.record["network_sha256"] != extractor.record.network_sha256:
+            log.warning("the weights %s are others than before; all images are computed again", params.weights)
+            space.forget(rows)
+            missing = list(rows)
         space.set_record(extractor.record.model_dump())
+        _make_room(store, space, rows, len(missing))
         batches = compute_missing(extractor, [rows[image] for image in missing], space)
         for _ in track_progress(batches, len(missing), "extract"):
             pass
-    assert space.record is not None
-    return space.record, space
+    if space.record is None:
+        raise NetworkError("extract.executor dask: no worker told how it computes")
+    return space.record
+
+
+def _make_room(store: FeatureStore, space: Space, images: Collection[str], n_new: int) -> None:
+    record = space.record or {}
+    n_bytes = record["n_features"] * np.dtype(record["feature_dtype"]).itemsize
+    store.make_room(n_new * n_bytes, space, images)
 
 
 def compute_missing(extractor: Extractor, rows: Sequence[ManifestRow], space: Space) -> Iterator[str]:
     """Compute the features of images and put them into the store, a batch at a time; yield each image's hash."""
-    prepared = map_ahead(lambda row: read_prepared(extractor, row), rows, 2 * extractor.batch_size)
+    n_ahead = max(2 * extractor.batch_size, 2 * count_threads())
+    prepared = map_ahead(lambda row: read_prepared(extractor, row), rows, n_ahead)
     arriving = iter(rows)
 
     def add(features: np.ndarray) -> list[str]:
@@ -119,7 +156,7 @@ def compute_missing(extractor: Extractor, rows: Sequence[ManifestRow], space: Sp
     # In one thread, so that the batches come in their order, while the network is at the next.
     with ThreadPoolExecutor(1) as executor:
         waiting: Future[list[str]] | None = None
-        for features in extractor.compute_batches(prepared):
+        for features in name_images(extractor.compute_batches(prepared), rows, extractor.batch_size):
             following = executor.submit(add, features)
             if waiting is not None:
                 yield from waiting.result()
@@ -128,18 +165,39 @@ def compute_missing(extractor: Extractor, rows: Sequence[ManifestRow], space: Sp
             yield from waiting.result()
 
 
-def make_reader(space: Space, record: dict[str, Any]) -> Any:
+def name_images(batches: Iterator[np.ndarray], rows: Sequence[ManifestRow], batch_size: int) -> Iterator[np.ndarray]:
+    """Yield batches of features; name the image in the error of one that has a feature which cannot be kept."""
+    n_done = 0
+    while True:
+        try:
+            features = next(batches)
+        except StopIteration:
+            return
+        except UnfitFeature as error:
+            raise NetworkError(f"{paths.DATASET / rows[n_done + error.row].path}: {error}") from None
+        n_done += batch_size
+        yield features
+
+
+def make_reader(space: Space, record: dict[str, Any]) -> Callable[[str], np.ndarray]:
     """Return the function that reads the features of an image from the store."""
     dtype = np.dtype(record["feature_dtype"]).newbyteorder("<")
 
     def read(image: str) -> np.ndarray:
         features = space.read(image, dtype)
         if features is None or features.shape != (record["n_features"],):
-            space.forget([image])
             raise Damaged
         return features
 
     return read
+
+
+def _is_there(read: Callable[[str], np.ndarray], image: str) -> bool:
+    try:
+        read(image)
+    except Damaged:
+        return False
+    return True
 
 
 def check_gate() -> None:

@@ -11,8 +11,11 @@ from relearn.errors import IntegrityError
 from relearn.files import hash_file, read_csv, read_json, write_array, write_csv, write_json
 from relearn.manifest import SPLITS, ManifestRow
 
-# A new image writes the shard anew that it falls into, and DVC keeps the old one beside the new one.
+# A new image writes the shard anew that it falls into, and DVC keeps the old one beside the new one. So shards are
+# small, but not so many that DVC spends its time on files.
 SHARD_BYTES = 2 * 1024 * 1024
+SHARD_ROWS = 32
+MOST_SHARDS = 4096
 
 INDEX = "index.csv"
 SHARDS = "shards.csv"
@@ -53,9 +56,9 @@ def write_features(
     shards: list[tuple[object, ...]] = []
     dtype = np.dtype(record["feature_dtype"]).newbyteorder("<")
     n_features = int(record["n_features"])
-    most_rows = max(1, SHARD_BYTES // (n_features * dtype.itemsize))
     for split in SPLITS:
         images = [image for image in manifest if image.split == split]
+        most_rows = choose_shard_rows(len(images), n_features * dtype.itemsize)
         for prefix, group in plan_shards(images, most_rows):
             shard = f"{split}-{prefix}.npy" if prefix else f"{split}.npy"
             values = np.empty((len(group), n_features), dtype)
@@ -67,6 +70,14 @@ def write_features(
     write_csv(folder / INDEX, IndexRow._fields, index)
     write_csv(folder / SHARDS, SHARDS_HEADER, shards)
     write_json(folder / EXTRACTOR, record)
+
+
+def choose_shard_rows(n_images: int, row_bytes: int) -> int:
+    """Return the most rows of a shard: a number that changes only where the set has doubled."""
+    n_rows = SHARD_ROWS
+    while n_rows * MOST_SHARDS < n_images:
+        n_rows *= 2
+    return max(1, min(n_rows, SHARD_BYTES // row_bytes))
 
 
 def plan_shards(

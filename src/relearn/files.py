@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, and their hashes."""
 
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -8,12 +9,15 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from relearn.errors import IntegrityError
+
+MAX_EXCHANGES = 100
 
 
 def hash_bytes(content: bytes) -> str:
@@ -80,9 +84,7 @@ def write_folder(path: Path) -> Iterator[Path]:
     old = _partial_path(path.with_name(f"{path.name}.old"))
     try:
         yield partial
-        if path.exists():
-            path.rename(old)
-        partial.rename(path)
+        _exchange(partial, path, old)
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         if old.exists() and not path.exists():
@@ -91,6 +93,22 @@ def write_folder(path: Path) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _exchange(partial: Path, path: Path, old: Path) -> None:
+    """Give a folder its name; what had it gets the name `old`. Another process may be doing the same."""
+    for attempt in count():
+        try:
+            if path.exists():
+                path.rename(old)
+            partial.rename(path)
+            return
+        except OSError as error:
+            overtaken = error.errno in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST) and partial.exists()
+            if not overtaken or attempt == MAX_EXCHANGES:
+                raise
+            if path.exists():  # the other's; what it replaced is in its way no more
+                shutil.rmtree(old, ignore_errors=True)
 
 
 def write_array(path: Path, values: np.ndarray) -> None:

@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 from pathlib import Path
+from typing import NamedTuple
 
 from relearn.errors import NetworkError
 
@@ -24,14 +25,19 @@ _INSTRUCTIONS = (
     "bf16",
 )
 
-# Variables that choose other code, or another way to compute.
+# Variables that begin so may choose other code, or another way to compute; those that end so do not.
 _SWITCHES = (
-    "TF_ENABLE_ONEDNN_OPTS",
-    "ONEDNN_MAX_CPU_ISA",
-    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "DNNL_",
+    "JAX_",
+    "NVIDIA_TF32",
+    "ONEDNN_",
+    "TF_ENABLE_ONEDNN",
+    "TF_SET_ONEDNN",
+    "TF_XLA",
+    "TORCH_ALLOW_TF32",
     "XLA_FLAGS",
-    "NVIDIA_TF32_OVERRIDE",
 )
+_HARMLESS = ("_VERBOSE", "_VERBOSE_TIMESTAMP", "_JIT_DUMP", "_JIT_PROFILE", "_CACHE_DIR")
 
 BACKENDS = {"tensorflow": ("tensorflow", "tensorflow-cpu"), "jax": ("jax",), "torch": ("torch",)}
 
@@ -47,17 +53,43 @@ def read_instructions() -> tuple[str, ...]:
     return tuple(name for name in _INSTRUCTIONS if name in flags)
 
 
+class GPU(NamedTuple):
+    """A graphics processor, and the version of CUDA's instructions that it has."""
+
+    name: str
+    compute_capability: float
+
+
 @functools.cache
-def list_gpus() -> tuple[str, ...]:
-    """Return the names of the GPUs that NVIDIA's driver knows and this process may use."""
-    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+def list_gpus() -> tuple[GPU, ...]:
+    """Return the GPUs that NVIDIA's driver knows and this process may use, if keras' backend can use any."""
+    if not _backend_uses_gpus():
         return ()
     try:
-        command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        command = ["nvidia-smi", "--query-gpu=name,compute_cap", "--format=csv,noheader"]
         answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
     except (OSError, subprocess.SubprocessError):
         return ()
-    return tuple(line.strip() for line in answer.stdout.splitlines() if line.strip())
+    cells = [line.rsplit(",", 1) for line in answer.stdout.splitlines() if "," in line]
+    gpus = [GPU(name.strip(), float(capability)) for name, capability in cells]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return tuple(gpus)
+    numbers = [number.strip() for number in visible.split(",")]
+    if all(number.isdecimal() for number in numbers):
+        return tuple(gpus[int(number)] for number in numbers if int(number) < len(gpus))
+    return () if visible in ("", "-1") else tuple(gpus)  # by their UUID
+
+
+def _backend_uses_gpus() -> bool:
+    """Tell whether what is installed of keras' backend was built for GPUs."""
+    name, version = find_backend()
+    if name == "torch":
+        return "+cpu" not in version
+    installed = {(distribution.name or "").lower() for distribution in importlib.metadata.distributions()}
+    if name == "jax":
+        return any(distribution.startswith("jax-cuda") for distribution in installed)
+    return "tensorflow" in installed
 
 
 def describe_hardware() -> dict[str, object]:
@@ -65,19 +97,25 @@ def describe_hardware() -> dict[str, object]:
     return {
         "machine": platform.machine(),
         "instructions": list(read_instructions()),
-        "gpus": list(list_gpus()),
-        "switches": {name: os.environ[name] for name in _SWITCHES if name in os.environ},
+        "gpus": [gpu.name for gpu in list_gpus()],
+        "switches": {
+            name: value
+            for name, value in sorted(os.environ.items())
+            if name.startswith(_SWITCHES) and not name.endswith(_HARMLESS)
+        },
     }
 
 
 def choose_precision(wanted: str) -> str:
     """Return float32 or bfloat16; `auto` is bfloat16 where the hardware multiplies matrices in it.
 
-    That is AMX or AVX512-BF16 of a processor, and a GPU, as there is none left without it that TensorFlow runs on.
+    That is AMX or AVX512-BF16 of a processor, and a GPU from compute capability 8.0 (Ampere) on.
     """
     if wanted != "auto":
         return wanted
-    return "bfloat16" if list_gpus() or {"amx_bf16", "avx512_bf16", "bf16"} & set(read_instructions()) else "float32"
+    if gpus := list_gpus():
+        return "bfloat16" if min(gpu.compute_capability for gpu in gpus) >= 8 else "float32"
+    return "bfloat16" if {"amx_bf16", "avx512_bf16", "bf16"} & set(read_instructions()) else "float32"
 
 
 def find_backend() -> tuple[str, str]:

@@ -10,7 +10,6 @@ import inspect
 import os
 import re
 import sys
-import tempfile
 import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,7 +22,8 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from relearn import formats, images
+from relearn import backend, formats, images
+from relearn.backend import import_keras
 from relearn.errors import NetworkError
 from relearn.files import hash_file
 from relearn.hardware import choose_precision, describe_hardware, find_backend
@@ -33,6 +33,14 @@ from relearn.threads import Item, map_ahead
 
 # What TensorFlow and torch raise; JAX tells it in the text alone.
 OUT_OF_MEMORY = ("ResourceExhaustedError", "OutOfMemoryError", "MemoryError")
+
+
+class UnfitFeature(NetworkError):
+    """A feature is NaN, infinite, or too large for its type; `row` is the image's number in the batch, from 0."""
+
+    def __init__(self, message: str, row: int = 0) -> None:
+        super().__init__(message)
+        self.row = row
 
 
 class ExtractorRecord(NetworkParams):
@@ -49,13 +57,16 @@ class ExtractorRecord(NetworkParams):
 def describe_way(params: NetworkParams) -> dict[str, Any]:
     """Return all that decides a feature, apart from the image, without building the network.
 
-    Weights are told by their file's hash, by the seed and the code that draws them, or, for those of ImageNet, by the
-    version of keras, which holds their hashes.
+    Weights are told by their file's hash, or by the seed and the code that draws them. Those of ImageNet are told by
+    the version of keras, which does not hold the hash of each: whoever builds the network compares its
+    `network_sha256` with the record of the features that there are.
     """
-    code = [Path(__file__), *(Path(str(module.__file__)) for module in (formats, images))]
-    decisive = set(NetworkParams.model_fields) - ({"weights"} if params.weights_are_file else set())
+    code = [Path(__file__), *(Path(str(module.__file__)) for module in (backend, formats, images))]
+    idle = {"weights"} if params.weights_are_file else set()
+    idle |= {"seed"} if params.weights != "random" else set()
     return {
-        **params.model_dump(include=decisive),
+        **params.model_dump(include=set(NetworkParams.model_fields) - idle),
+        "application": NETWORKS[params.network],
         "precision": choose_precision(params.precision),
         "code": {path.stem: hash_file(path) for path in code},
         "versions": {name: version(name) for name in ("keras", "numpy", "pillow")},
@@ -86,7 +97,7 @@ class Extractor:
         if params.weights_are_file:
             check_weights_file(Path(params.weights), str(params.weights_sha256))
         precision = choose_precision(params.precision)
-        keras = _import_keras(precision)
+        keras = import_keras(precision)
         params = params.model_copy(update={"precision": precision})
         self._params = params
         self.batch_size = params.batch_size
@@ -97,7 +108,7 @@ class Extractor:
         model = _cut_network(keras, network, params)
         self._model = fold_normalisation(keras, model)
         self.n_features: int = model.output.shape[-1]
-        backend, backend_version = find_backend()
+        backend_name, backend_version = find_backend()
         self.record = ExtractorRecord(
             **params.model_dump(include=set(NetworkParams.model_fields)),
             n_features=self.n_features,
@@ -105,7 +116,7 @@ class Extractor:
             network_sha256=hash_weights(model.weights),
             pillow=PIL.__version__,
             keras=keras.__version__,
-            backend=f"{backend} {backend_version}",
+            backend=f"{backend_name} {backend_version}",
         )
 
     def prepare_image(self, rgb: Image.Image) -> np.ndarray:
@@ -139,7 +150,7 @@ class Extractor:
 
         Raises
         ------
-        NetworkError
+        UnfitFeature
             A feature is NaN or infinite, or too large for the type.
         MemoryError
             There is not enough for a batch of this size.
@@ -169,49 +180,10 @@ class Extractor:
                 advice = "take extract.feature_dtype float32"
             else:
                 found, advice = "NaN or infinity", "look at extract.weights"
-            raise NetworkError(
-                f"extract.network {self._params.network}: wanted finite features, got {found} for image {row + 1} of "
-                f"a batch of {n_images}; {advice}"
+            raise UnfitFeature(
+                f"extract.network {self._params.network}: wanted finite features, got {found}; {advice}", row
             )
         return stored
-
-
-def _import_keras(precision: str) -> Any:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    try:
-        with _hold_stderr():
-            import keras
-    except (ImportError, ValueError) as error:
-        raise NetworkError(
-            f"keras cannot be imported with the backend {os.environ.get('KERAS_BACKEND', 'tensorflow')}: {error}; "
-            "`make setup` installs TensorFlow, another one is to be installed by hand and named in KERAS_BACKEND"
-        ) from None
-    # ~/.keras/keras.json may say otherwise, and the features would be others.
-    keras.config.set_floatx("float32")
-    keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
-    keras.config.set_image_data_format("channels_last")
-    return keras
-
-
-@contextlib.contextmanager
-def _hold_stderr() -> Iterator[None]:
-    """Hold back what native code prints while a block runs, and print it only if the block fails.
-
-    TensorFlow tells about oneDNN at every import, before it reads the level of its log.
-    """
-    sys.stderr.flush()
-    shown = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            held.seek(0)
-            os.write(shown, held.read())
-            raise
-        finally:
-            os.dup2(shown, 2)
-            os.close(shown)
 
 
 def _find_preprocessing(application: Any) -> Any:

@@ -12,7 +12,7 @@ def find_cache() -> Path:
     A worktree of git and the folder of a DVC experiment share it with the repository that they came from.
     """
     if named := os.environ.get("RELEARN_CACHE"):
-        return Path(named)
+        return Path(named).expanduser()
     here = Path.cwd()
     for folder in (here, *here.parents):
         if folder.parts[-2:] == ("tmp", "exps") and folder.parent.parent.name == ".dvc":
@@ -32,7 +32,7 @@ def find_inspections() -> Path:
 
 def find_feature_store() -> Path:
     """Return the database of features."""
-    return find_cache() / "features-1.sqlite"
+    return find_cache() / "features-2.sqlite"
 
 
 DATASET = Path("data/dataset")
