@@ -22,9 +22,9 @@ def write(features):
     """Write features and a manifest: `write(values, manifest)`; without them, those of the fixture."""
     values = np.concatenate([part.features for part in features.values()])
     manifest = [
-        ManifestRow(f"{split}/{sha256}.png", split, label, sha256, 1, 1, 1, "L", "PNG")
-        for split, part in features.items()
-        for sha256, label in zip(part.sha256, part.labels, strict=True)
+        ManifestRow(f"{split}/{seed}-{number}.png", split, label, sha256, 1, 1, 1, "L", "PNG")
+        for seed, (split, part) in enumerate(features.items())
+        for number, (sha256, label) in enumerate(zip(part.sha256, part.labels, strict=True))
     ]
 
     def write(change=lambda values: None, listed=None):

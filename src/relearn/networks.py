@@ -176,7 +176,7 @@ class Extractor:
         if not np.isfinite(stored).all():
             row = int(np.flatnonzero(~np.isfinite(stored).all(axis=1))[0])
             if np.isfinite(features[row]).all():
-                found = f"{np.abs(features[row]).max():g}, too large for {self._params.feature_dtype},"
+                found = f"{np.abs(features[row]).max():g}, too large for {self._params.feature_dtype}"
                 advice = "take extract.feature_dtype float32"
             else:
                 found, advice = "NaN or infinity", "look at extract.weights"
