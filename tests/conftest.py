@@ -21,6 +21,7 @@ from relearn import paths
 from relearn.features import SplitFeatures, hash_features, write_features
 from relearn.files import write_csv, write_folder, write_json
 from relearn.manifest import ManifestRow
+from relearn.params import TrainParams
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
@@ -73,7 +74,7 @@ def read_yaml(path: Path) -> Any:
 
 @pytest.fixture
 def set_params() -> Callable[..., None]:
-    """Change keys of params.yaml in the current folder: `set_params({"train.C": [1.0]})`."""
+    """Change keys of params.yaml in the current folder: `set_params({"train.scale": False})`."""
 
     def set_params(changes: dict[str, Any], path: Path = Path("params.yaml")) -> None:
         content = read_yaml(path)
@@ -96,7 +97,17 @@ def make_split(seed: int, n_images: int = 60, n_classes: int = 3, n_features: in
     centres = np.random.default_rng(0).normal(0, 2, (n_classes, n_features))
     features = (centres[labels] + rng.normal(0, 1.5, (n_images, n_features))).astype(np.float32)
     hashes = [f"{number * 16**64 // n_images + seed:064x}" for number in range(n_images)]
-    return SplitFeatures(features, hashes, [f"class {label}" for label in labels])
+    return SplitFeatures([features], hashes, [f"class {label}" for label in labels])
+
+
+def make_train_params(head: str = "logistic_regression", options: dict[str, Any] | None = None, **changes: Any):
+    """Return the block `train` of params.yaml with another head, other options of it, and other keys."""
+    block = read_yaml(ROOT / "params.yaml")["train"] | {"head": head} | changes
+    block["logistic_regression"]["C"] = [0.01, 1.0]
+    block["random_forest"]["n_estimators"] = 10
+    block["dense"] |= {"units": 16, "epochs": 20, "learning_rate": 0.02}
+    block[head] |= options or {}
+    return TrainParams.model_validate(block)
 
 
 def write_rows(folder: Path, manifest: list[ManifestRow], values: np.ndarray) -> None:
@@ -128,7 +139,7 @@ SMALL = {
     "restructure.layout": "split_class_folders",
     "validate.min_images.min": 2,
     "extract.image_size_px": 32,
-    "train.C": [0.01, 0.1],
+    "train.logistic_regression.C": [0.01, 0.1],
     "evaluate.n_resamples": 100,
 }
 

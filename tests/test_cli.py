@@ -33,10 +33,11 @@ def test_stage_runs_from_its_command(workspace, set_params):
 
 @pytest.mark.parametrize("command", ["restructure", "validate", "extract", "train", "evaluate"])
 def test_bad_params_end_in_one_line(workspace, set_params, command):
-    set_params({"train.C": [-1]})
+    set_params({"train.logistic_regression.C": [-1]})
     answer = relearn(command)
     assert answer.returncode == 1
-    assert answer.stderr == "relearn: params.yaml: 1 wrong\n  train.C.0: wanted greater than 0, got -1\n"
+    message = "train.logistic_regression.C.0: wanted greater than or equal to 0.000000001, got -1"
+    assert answer.stderr == f"relearn: params.yaml: 1 wrong\n  {message}\n"
 
 
 def test_missing_source_ends_in_one_line(workspace):

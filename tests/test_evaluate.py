@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
+from conftest import make_train_params
 from relearn import paths, train
 from relearn.errors import IntegrityError, TrainingError
 from relearn.evaluate import (
@@ -21,7 +22,7 @@ from relearn.evaluate import (
 )
 from relearn.files import read_csv, read_json
 from relearn.manifest import ManifestRow, write_manifest
-from relearn.params import EvaluateParams, TrainParams
+from relearn.params import EvaluateParams
 
 PARAMS = EvaluateParams(n_resamples=200, n_bins=15, seed=0)
 
@@ -134,7 +135,7 @@ def test_plots(workspace, n_classes):
 @pytest.fixture
 def trained(features):
     """Features, their manifest, and a classifier."""
-    train.run(TrainParams(scale=True, C=[0.01, 1.0], max_iter=500, tol=1e-4))
+    train.run(make_train_params())
     return features
 
 

@@ -18,25 +18,32 @@ def read_error(path=Path("params.yaml")):
 def test_repository_params_are_valid_and_frozen(root):
     params = read_params(root / "params.yaml")
     assert params.get_block("validate").min_images == params.validate_.min_images
-    assert params.get_block("train").C
+    assert params.get_block("train").logistic_regression.C
     with pytest.raises(ValidationError, match="frozen"):
         params.train.scale = False
 
 
 def test_all_problems_are_told_at_once(workspace, set_params):
-    set_params({"train.C": [0.1, -1], "train.scale": "yes", "extract.newtork": "vgg16", "evaluate.seed": -1})
+    set_params(
+        {
+            "train.logistic_regression.C": [0.1, -1],
+            "train.scale": "yes",
+            "extract.newtork": "vgg16",
+            "evaluate.seed": -1,
+        }
+    )
     lines = read_error().splitlines()
     assert lines[0] == "params.yaml: 4 wrong"
     assert "  extract.newtork: unknown key; known here are network, weights, weights_sha256, seed, layer, " in lines[1]
     assert lines[2:] == [
         "  train.scale: wanted a valid boolean, got 'yes'",
-        "  train.C.1: wanted greater than 0, got -1",
+        "  train.logistic_regression.C.1: wanted greater than or equal to 0.000000001, got -1",
         "  evaluate.seed: wanted greater than or equal to 0, got -1",
     ]
 
 
 def test_missing_key_is_told(workspace):
-    text = Path("params.yaml").read_text().replace("  batch_size: 32\n", "")
+    text = Path("params.yaml").read_text().replace("  batch_size: 32\n", "", 1)
     Path("params.yaml").write_text(text)
     assert read_error() == "params.yaml: 1 wrong\n  extract.batch_size: missing, and there is no default"
 
@@ -80,8 +87,28 @@ def test_unknown_network_answers_with_the_list(workspace, set_params):
         ({"validate.width_px.min": 30_000}, "validate.width_px: wanted max of at least min, which is 30000, got 20000"),
         ({"validate.min_images": 5}, "validate.min_images: wanted a block with the keys severity, min, got 5"),
         ({"validate.contrast.max": 3}, "validate.contrast.max: unknown key; known here are severity, min"),
-        ({"train.C": []}, "train.C: wanted"),
-        ({"train.C": 0.1}, "train.C: wanted a valid list, got 0.1"),
+        ({"train.logistic_regression.C": []}, "train.logistic_regression.C: wanted"),
+        (
+            {"train.logistic_regression.C": 0},
+            "train.logistic_regression.C.0: wanted greater than or equal to 0.000000001, got 0",
+        ),
+        (
+            {"train.linear_svm.C": 1e12},
+            "train.linear_svm.C.0: wanted less than or equal to 1000000000, got 1000000000000",
+        ),
+        ({"train.head": "svm"}, "train.head: wanted one of 'nearest_centroid', 'logistic_regression'"),
+        ({"train.search": [{"head": "svm"}]}, "train.search.0: wanted"),
+        (
+            {"train.search": [{"head": "dense", "unit": 3}]},
+            "train.search.0.dense.unit: unknown key; known here are units",
+        ),
+        ({"train.search": [{"head": "linear_svm", "C": -1}]}, "train.search.0.linear_svm.C.0: wanted greater than"),
+        ({"train.search": 3}, "train.search: wanted a valid list, got 3"),
+        (
+            {"train.calibration": "none", "train.head": "linear_svm"},
+            "train: wanted another calibration than none for linear_svm, without probabilities else",
+        ),
+        ({"train.class_weight": "half"}, "train.class_weight"),
         ({"restructure.labels": {True: "a"}}, "wanted a valid string, got True"),
         ({"restructure.labels": {"a": 0}}, "restructure.labels.a: wanted a valid string, got 0"),
     ],
@@ -93,9 +120,9 @@ def test_values_out_of_range(workspace, set_params, changes, message):
 
 def test_numbers_are_those_of_yaml_1_2(workspace):
     """DVC reads 1e-3 as a number; YAML 1.1 would make a text of it."""
-    text = Path("params.yaml").read_text().replace("tol: 0.0001", "tol: 1e-3")
+    text = Path("params.yaml").read_text().replace("tol: 1.0e-6", "tol: 1e-3")
     Path("params.yaml").write_text(text)
-    assert read_params(Path("params.yaml")).train.tol == 0.001
+    assert read_params(Path("params.yaml")).train.logistic_regression.tol == 0.001
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def verify() -> None:
 
 @app.command(rich_help_panel="Stages")
 def train() -> None:
-    """Fit the linear head on the features."""
+    """Fit heads on the features, and choose one."""
     _run_stage("train")
 
 
@@ -83,6 +83,27 @@ def predict(
     print_predictions(result, "json" if json else "csv" if csv else "table")
     if result.failures:
         raise typer.Exit(1)
+
+
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(metavar="REV_A", help="A revision of git, or `workspace`.")] = "HEAD",
+    second: Annotated[str, typer.Argument(metavar="REV_B", help="The one that is compared with it.")] = "workspace",
+    json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
+    md: Annotated[bool, typer.Option("--md", help="Print Markdown.")] = False,
+) -> None:
+    """Tell whether the classifier of one revision is better than that of another, on the same evaluation images."""
+    if json and md:
+        raise typer.BadParameter("--json or --md, not both")
+    from relearn.compare import compare_revisions, describe_json, describe_markdown, print_table
+
+    comparison = compare_revisions(first, second)
+    if json:
+        print(describe_json(comparison))
+    elif md:
+        print(describe_markdown(comparison))
+    else:
+        print_table(comparison)
 
 
 @app.command()

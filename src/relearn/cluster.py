@@ -213,8 +213,9 @@ def _connect() -> Any:
     except ImportError:
         raise NetworkError("extract.executor dask: distributed is not installed; `pip install distributed`") from None
     # It would print a traceback for each connection that is lost; what that means is said here.
-    for name in ("distributed", "tornado"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    for name in logging.root.manager.loggerDict:
+        if name.startswith(("distributed", "tornado", "asyncio")):
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     try:
         client: Any = distributed.Client(address, timeout=CONNECT_SECONDS)  # type: ignore[no-untyped-call]
     except (OSError, TimeoutError, ValueError) as error:

@@ -35,3 +35,7 @@ class StoreError(RelearnError):
 
 class TrainingError(RelearnError):
     """The features do not allow a classifier to be fitted or judged."""
+
+
+class ComparisonError(RelearnError):
+    """Two revisions cannot be compared."""

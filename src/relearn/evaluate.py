@@ -52,7 +52,7 @@ def run(params: EvaluateParams) -> None:
     trained_on = {key: classifier.record[key] for key in ("features", "extractor")}
     if trained_on != describe_features(paths.FEATURES):
         raise IntegrityError(f"{paths.CLASSIFIER} was trained on other features than {paths.FEATURES}; run `dvc repro`")
-    evaluation = read_features(paths.FEATURES, "evaluation")
+    evaluation = read_features(paths.FEATURES, "evaluation", memory_bytes=0)
     check_labels(evaluation.labels, classifier.classes)
     images = [row for row in read_manifest(paths.MANIFEST) if row.split == "evaluation"]
     if [(image.sha256, image.label) for image in images] != list(
@@ -60,7 +60,7 @@ def run(params: EvaluateParams) -> None:
     ):
         raise IntegrityError(f"{paths.FEATURES} and {paths.MANIFEST} list other evaluation images; run `dvc repro`")
 
-    probabilities = classifier.predict_probabilities(evaluation.features)
+    probabilities = np.concatenate([classifier.predict_probabilities(block) for block in evaluation.blocks])
     predicted = classifier.predict_labels(probabilities)
     rows = [
         (image.path, image.sha256, image.label, label, *(f"{p:.6f}" for p in row))

@@ -35,11 +35,29 @@ class IndexRow(NamedTuple):
 
 
 class SplitFeatures(NamedTuple):
-    """The images of one split: features (images, features) float32; sha256 and label of each row, in that order."""
+    """The images of one split: blocks of features (rows, n_features); sha256 and label of each row, in that order."""
 
-    features: np.ndarray
+    blocks: Sequence[np.ndarray]
     sha256: list[str]
     labels: list[str]
+
+    @property
+    def features(self) -> np.ndarray:
+        """All rows in memory, (images, n_features) float32; (0, 0) where there is none."""
+        return np.concatenate(self.blocks).astype(np.float32, copy=False) if self.blocks else np.empty((0, 0), "f4")
+
+
+class ShardsOnDisk(Sequence[np.ndarray]):
+    """Shards that are read, memory-mapped, when they are asked for."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._files = files
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, number: Any) -> Any:
+        return np.load(self._files[number], mmap_mode="r", allow_pickle=False)
 
 
 def write_features(
@@ -148,13 +166,18 @@ def iterate_shards(folder: Path, split: str | None = None) -> Iterator[tuple[lis
         )
 
 
-def read_features(folder: Path, split: str) -> SplitFeatures:
+def read_features(folder: Path, split: str, memory_bytes: int | None = None) -> SplitFeatures:
     """Read one split; the shards of the others are not opened.
+
+    Parameters
+    ----------
+    memory_bytes : int, optional
+        What is larger stays on the disk once it was checked.
 
     Returns
     -------
     SplitFeatures
-        Rows in the order of the manifest; none (shape (0, 0)) where the split has no image.
+        Rows in the order of the manifest; none where the split has no image.
 
     Raises
     ------
@@ -162,12 +185,19 @@ def read_features(folder: Path, split: str) -> SplitFeatures:
         A file is missing, or its hash or shape is not the recorded one.
     """
     index: list[IndexRow] = []
-    parts = []
+    files: list[Path] = []
+    parts: list[np.ndarray] = []
+    n_bytes = 0
     for in_shard, values in iterate_shards(folder, split):
         index += in_shard
-        parts.append(values)
-    features = np.concatenate(parts).astype(np.float32, copy=False) if parts else np.empty((0, 0), np.float32)
-    return SplitFeatures(features, [row.sha256 for row in index], [row.label for row in index])
+        files.append(folder / in_shard[0].shard)
+        n_bytes += values.nbytes
+        if memory_bytes is None or n_bytes <= memory_bytes:
+            parts.append(values)
+        else:
+            parts.clear()
+    blocks = parts if len(parts) == len(files) else ShardsOnDisk(files)
+    return SplitFeatures(blocks, [row.sha256 for row in index], [row.label for row in index])
 
 
 def hash_features(folder: Path) -> dict[str, str]:

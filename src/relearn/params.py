@@ -1,7 +1,7 @@
 """`params.yaml` as typed, frozen records: one block a stage, every key required, no key unknown."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -260,13 +260,165 @@ class ExtractParams(NetworkParams):
     executor: Literal["local", "dask"]
 
 
-class TrainParams(Block):
-    """The linear head."""
+def _list_values(value: object) -> object:
+    """Take a single value for a list of one."""
+    return value if isinstance(value, list) else [value]
 
-    scale: bool
-    C: Annotated[list[Annotated[float, Field(gt=0, allow_inf_nan=False)]], Field(min_length=1)]
+
+Value = TypeVar("Value")
+# One value, or a list of values to try.
+Grid = Annotated[list[Value], BeforeValidator(_list_values), Field(min_length=1)]
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+# Beyond these, rounding decides what the coefficients are.
+PenaltyC = Annotated[float, Field(ge=1e-9, le=1e9)]
+Tolerance = Annotated[float, Field(ge=1e-8, lt=1)]
+FeatureShare = Literal["sqrt", "log2"] | Annotated[float, Field(gt=0, le=1)] | None
+
+
+class LogisticRegressionParams(Block):
+    """Multinomial, L2-penalised; C weighs the images against the penalty. See `logistic`."""
+
+    C: Grid[PenaltyC]
+    tol: Tolerance
     max_iter: Count
-    tol: Annotated[float, Field(gt=0, lt=1)]
+
+
+class LinearSVMParams(Block):
+    """scikit-learn's `LinearSVC` with the squared hinge loss, in the primal; one class against the rest."""
+
+    C: Grid[PenaltyC]
+    tol: Tolerance
+    max_iter: Count
+
+
+class TreeParams(Block):
+    """What scikit-learn's tree and forest have in common."""
+
+    criterion: Grid[Literal["gini", "entropy", "log_loss"]]
+    max_depth: Grid[Count | None]
+    min_samples_leaf: Grid[Count]
+
+
+class DecisionTreeParams(TreeParams):
+    """scikit-learn's `DecisionTreeClassifier`."""
+
+    ccp_alpha: Grid[Annotated[float, Field(ge=0)]]
+
+
+class RandomForestParams(TreeParams):
+    """scikit-learn's `RandomForestClassifier`."""
+
+    n_estimators: Grid[Annotated[int, Field(ge=1, le=10_000)]]
+    max_features: Grid[FeatureShare]
+
+
+class NearestCentroidParams(Block):
+    """scikit-learn's `NearestCentroid` by Euclidean distance."""
+
+    shrink_threshold: Grid[Positive | None]
+
+
+class DenseParams(Block):
+    """A hidden layer with ReLU and dropout, trained by keras with AdamW; the best epoch by validation loss is kept."""
+
+    units: Grid[Annotated[int, Field(ge=1, le=65_536)]]
+    dropout: Grid[Fraction]
+    learning_rate: Grid[Positive]
+    weight_decay: Grid[Annotated[float, Field(ge=0, allow_inf_nan=False)]]
+    batch_size: Grid[Count]
+    epochs: Count
+    patience: Count
+
+
+class LogisticRegressionSearch(LogisticRegressionParams):
+    """An entry of `train.search`; so are the others below."""
+
+    head: Literal["logistic_regression"]
+
+
+class LinearSVMSearch(LinearSVMParams):  # noqa: D101
+    head: Literal["linear_svm"]
+
+
+class DecisionTreeSearch(DecisionTreeParams):  # noqa: D101
+    head: Literal["decision_tree"]
+
+
+class RandomForestSearch(RandomForestParams):  # noqa: D101
+    head: Literal["random_forest"]
+
+
+class NearestCentroidSearch(NearestCentroidParams):  # noqa: D101
+    head: Literal["nearest_centroid"]
+
+
+class DenseSearch(DenseParams):  # noqa: D101
+    head: Literal["dense"]
+
+
+SearchEntry = Annotated[
+    NearestCentroidSearch
+    | LogisticRegressionSearch
+    | LinearSVMSearch
+    | DecisionTreeSearch
+    | RandomForestSearch
+    | DenseSearch,
+    Field(discriminator="head"),
+]
+# The simpler ones first.
+HEADS = ("nearest_centroid", "logistic_regression", "linear_svm", "decision_tree", "random_forest", "dense")
+HEADS_WITHOUT_PROBABILITIES = ("nearest_centroid", "linear_svm")
+
+
+class TrainParams(Block):
+    """The head: which, how it is chosen, and the options of each, where a list is values to try."""
+
+    head: Literal[HEADS]  # type: ignore[valid-type]
+    scale: bool
+    class_weight: Literal["balanced"] | dict[Label, Positive] | None
+    calibration: Literal["auto", "none", "sigmoid", "isotonic", "temperature"]
+    select_by: Literal["validation", "folds"]
+    n_folds: Annotated[int, Field(ge=2, le=100)]
+    one_standard_error: bool
+    must_converge: bool
+    memory_limit_mb: Annotated[int, Field(ge=1)]
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    nearest_centroid: NearestCentroidParams
+    logistic_regression: LogisticRegressionParams
+    linear_svm: LinearSVMParams
+    decision_tree: DecisionTreeParams
+    random_forest: RandomForestParams
+    dense: DenseParams
+    search: list[SearchEntry]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete_search(cls, values: Any) -> Any:
+        """Give each entry of `search` what it does not say from the block of its head."""
+        if not isinstance(values, dict) or not isinstance(values.get("search"), list):
+            return values
+        entries = [_complete_entry(entry, values) for entry in values["search"]]
+        return {**values, "search": entries}
+
+    @model_validator(mode="after")
+    def _give_probabilities(self) -> "TrainParams":
+        if self.calibration == "none" and (bare := {head for head, _ in self.grids} & set(HEADS_WITHOUT_PROBABILITIES)):
+            raise ValueError(f"another calibration than none for {', '.join(sorted(bare))}, without probabilities else")
+        return self
+
+    @property
+    def grids(self) -> list[tuple[str, dict[str, Any]]]:
+        """The heads to try, each with its options as lists of values: those of `search`, or else the one of `head`."""
+        if not self.search:
+            return [(self.head, getattr(self, self.head).model_dump())]
+        return [(entry.head, entry.model_dump(exclude={"head"})) for entry in self.search]
+
+
+def _complete_entry(entry: object, values: dict[str, Any]) -> object:
+    if not isinstance(entry, dict) or not isinstance(block := values.get(str(entry.get("head"))), dict):
+        return entry
+    return {**block, **entry}
 
 
 class EvaluateParams(Block):
@@ -342,6 +494,8 @@ def _known_keys(loc: tuple[int | str, ...]) -> list[str]:
     """List the keys of the block at `loc`, as they are written in the file."""
     block: type[BaseModel] = Params
     for part in loc:
+        if isinstance(part, int) or part == "search":  # an entry of which has the keys of the head that it names
+            continue
         fields = {field.alias or name: field for name, field in block.model_fields.items()}
         annotation = fields[str(part)].annotation
         assert isinstance(annotation, type)

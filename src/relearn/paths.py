@@ -51,6 +51,7 @@ VERIFICATION_REPORT = Path("reports/verification.json")
 
 CLASSIFIER = Path("models/classifier")
 TRAINING_METRICS = Path("metrics/training.json")
+SEARCH = Path("reports/search.csv")
 
 EVALUATION_METRICS = Path("metrics/evaluation.json")
 PREDICTIONS = Path("reports/predictions.csv")

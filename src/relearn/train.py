@@ -1,71 +1,141 @@
-"""Stage `train`: a logistic regression on the features, its C chosen on the validation split."""
+"""Stage `train`: heads on the features, the best of them chosen on images that none was fitted on."""
 
+import json
 import logging
 import math
-import warnings
+import time
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from relearn import paths
-from relearn.classifier import open_head, write_classifier
+from relearn.classifier import write_classifier
+from relearn.comparison import compare_paired
 from relearn.errors import TrainingError, ValidationFailed
-from relearn.features import SplitFeatures, describe_features, hash_features, read_features
+from relearn.estimators import Options, TrainingData, fit_heads
+from relearn.features import describe_features, hash_features, read_features
 from relearn.files import read_json, write_csv, write_json
+from relearn.heads import Calibration, Head, calibrate, export_head
 from relearn.intervals import compute_wilson_interval
-from relearn.params import TrainParams
+from relearn.params import HEADS, TrainParams
 
 log = logging.getLogger(__name__)
 
-# float32 sums of a head against float64 ones of scikit-learn: seen are 1e-6 to 1e-5.
-HEAD_TOLERANCE = 1e-3
+SCORE_HEADER = ("C", "log10_C", "accuracy", "accuracy_ci95_low", "accuracy_ci95_high", "log_loss")
+SEARCH_HEADER = (
+    "head",
+    "options",
+    "accuracy",
+    "accuracy_ci95_low",
+    "accuracy_ci95_high",
+    "log_loss",
+    "n_iter",
+    "converged",
+    "p_value",
+    "verdict",
+)
 
-SCORE_HEADER = ("C", "log10_C", "validation_accuracy", "validation_log_loss", "n_iter", "converged")
+
+# Options of which a larger value makes a simpler model.
+SMOOTHING = ("min_samples_leaf", "ccp_alpha", "dropout", "weight_decay", "shrink_threshold")
 
 
 class Trial(NamedTuple):
-    """One value of C: the fitted pipeline, how it did on validation, and whether the solver reached its tolerance."""
+    """One head with one set of options, and how it did on the images that it is chosen by.
 
-    C: float
-    model: Any
-    accuracy: float
-    log_loss: float
-    n_iter: int
+    name : the head, and of its options those of which others were tried too
+    right : (images,) bool, which of them it got right
+    log_loss : of its own probabilities, or None if it has none
+    standard_error : of the accuracy
+    fitted : on all of training, or None where it was tried in folds
+    """
+
+    name: str
+    head: str
+    options: Options
+    right: np.ndarray
+    log_loss: float | None
+    standard_error: float
+    fitted: Head | None
+    n_iter: int | None
     converged: bool
+
+    @property
+    def accuracy(self) -> float:
+        """The share of right answers."""
+        return float(self.right.mean())
+
+    @property
+    def complexity(self) -> tuple[float, ...]:
+        """What is least for the simplest: the kind of head in the order of `HEADS`, then its options."""
+        sizes = []
+        for name, value in sorted(self.options.items()):
+            size = math.inf if value is None else float(value) if isinstance(value, int | float) else 0.0
+            sizes.append((0.0 if value is None else -size) if name in SMOOTHING else size)
+        return (HEADS.index(self.head), *sizes)
+
+    @property
+    def merit(self) -> tuple[float, float, tuple[float, ...]]:
+        """What is least for the best: the accuracy below 0, then log loss, then complexity."""
+        return -self.accuracy, math.inf if self.log_loss is None else self.log_loss, self.complexity
 
 
 def run(params: TrainParams) -> None:
-    """Write `models/classifier/`, `metrics/training.json` and `reports/plots/score_by_c.csv`.
+    """Write `models/classifier/`, `metrics/training.json`, `reports/search.csv` and `reports/plots/score_by_c.csv`.
+
+    The protocol:
+
+    1. Every head is fitted on the training split alone, its rows in the order of the manifest; so are the means and
+       deviations of a standardisation.
+    2. It is judged on the validation split, or, with `train.select_by: folds`, on each fifth (of `n_folds`) of training
+       by a head that was fitted on the rest. `choose_trial` takes one by that.
+    3. Its scores are calibrated on the validation split, if it has no probabilities or a calibration is asked for.
+    4. The evaluation split is not opened. Nothing is fitted again on training and validation together, so that what
+       `evaluate` judges is what was chosen.
+
+    A solver that stops before its tolerance gives a trial with `converged` false, which is told, and an error only with
+    `train.must_converge`.
 
     Raises
     ------
     TrainingError
-        A split is empty, training has one class, validation has a class that training lacks, or the exported head does
-        not predict as the fitted model does.
+        Training or validation lacks a class or all images, the features tell nothing apart or do not fit into memory,
+        or the exported head does not predict as the fitted one.
     IntegrityError
         The features are damaged.
     """
+    from threadpoolctl import threadpool_limits
+
     check_verified()
-    training = read_features(paths.FEATURES, "training")
-    validation = read_features(paths.FEATURES, "validation")
-    trials = fit_trials(training, validation, params)
-    best = choose_trial(trials)
-    head = export_head(best.model, validation.features)
+    memory_bytes = params.memory_limit_mb * 1_000_000
+    training = read_features(paths.FEATURES, "training", memory_bytes)
+    validation = read_features(paths.FEATURES, "validation", memory_bytes)
+    check_labels(training.labels, validation.labels)
+    # With two threads BLAS adds in another order, and the last bits of a model change.
+    with threadpool_limits(1):
+        data = TrainingData(training, validation, params)
+        trials = [trial for head, grid in params.grids for trial in try_head(head, grid, data)]
+        best, verdicts = choose_trial(trials, params.one_standard_error)
+        check_converged(best, trials, params)
+        head = best.fitted or fit_heads(best.head, [best.options], data, data.weigh_rows())[0]
+        scores = compute_scores(head, validation.blocks)
+        calibration = choose_calibration(head, scores, data)
+        content = export_head(head, calibration, data.classes, np.asarray(validation.blocks[0], np.float32))
     record = {
-        "classes": [str(label) for label in best.model.classes_],
-        "head": "logistic_regression",
-        "C": best.C,
+        "classes": data.classes,
+        "head": best.head,
+        "options": best.options,
         "scale": params.scale,
+        "calibration": calibration.method,
         **describe_features(paths.FEATURES),
     }
-    write_classifier(paths.CLASSIFIER, head, record)
-    write_json(paths.TRAINING_METRICS, summarise_trials(trials, best, training, validation))
-    write_csv(paths.SCORE_BY_C, SCORE_HEADER, tabulate_trials(trials))
-    log.info("C=%g is best of %d: %.4f on validation", best.C, len(trials), best.accuracy)
-    for trial in trials:
-        if not trial.converged:
-            log.warning("C=%g did not converge in %d iterations; raise train.max_iter", trial.C, params.max_iter)
+    write_classifier(paths.CLASSIFIER, content, record)
+    write_json(paths.TRAINING_METRICS, summarise(best, head, trials, scores, data))
+    write_csv(paths.SEARCH, SEARCH_HEADER, tabulate_search(trials, verdicts))
+    write_csv(paths.SCORE_BY_C, SCORE_HEADER, tabulate_path(trials, best.head))
+    log.info("%s, of %d tried (%s)", best.name, len(trials), verdicts[trials.index(best)])
 
 
 def check_verified() -> None:
@@ -79,137 +149,223 @@ def check_verified() -> None:
         raise ValidationFailed(f"the features did not pass: see {paths.VERIFICATION_REPORT}; then run `dvc repro`")
 
 
-def fit_trials(training: SplitFeatures, validation: SplitFeatures, params: TrainParams) -> list[Trial]:
-    """Fit one model for each distinct C, ascending.
-
-    The protocol:
-
-    1. Every model is fitted on the training split alone, its rows in the order of the manifest. Standardisation, if
-       asked for, is part of the model, so its means and deviations are those of training too.
-    2. The model is scikit-learn's L2-penalised multinomial logistic regression by L-BFGS, in float64, all classes
-       weighted alike. BLAS and OpenMP get one thread: with two, sums are added in another order, and the last bits of
-       the coefficients change.
-    3. Each model predicts the validation split. `choose_trial` takes one by that score.
-    4. The evaluation split is not opened; the chosen model is not fitted again on training and validation together, so
-       that what `evaluate` judges is what was chosen.
-
-    A solver that stops at `max_iter` gives a trial with `converged` false; it is not hidden and not fatal.
-    """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import log_loss
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-    from threadpoolctl import threadpool_limits
-
-    check_labels(training.labels, validation.labels)
-    features = np.asarray(training.features, np.float64)
-    labels = np.asarray(training.labels)
-    truth = np.asarray(validation.labels)
-    trials = []
-    with threadpool_limits(1):
-        for C in sorted(set(params.C)):
-            regression = LogisticRegression(C=C, max_iter=params.max_iter, tol=params.tol)
-            model = make_pipeline(*([StandardScaler()] if params.scale else []), regression)
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
-                model.fit(features, labels)
-            probabilities = model.predict_proba(validation.features)
-            n_iter = int(regression.n_iter_.max())
-            trial = Trial(
-                C=C,
-                model=model,
-                accuracy=float((model.classes_[probabilities.argmax(axis=1)] == truth).mean()),
-                log_loss=float(log_loss(truth, probabilities, labels=model.classes_)),
-                n_iter=n_iter,
-                converged=not any(issubclass(warning.category, ConvergenceWarning) for warning in caught),
-            )
-            log.info("C=%g: %.4f on validation, %d iterations", C, trial.accuracy, n_iter)
-            trials.append(trial)
-    return trials
-
-
 def check_labels(training: list[str], validation: list[str]) -> None:
     """Raise `TrainingError` unless there is something to tell apart, and a way to choose."""
     if len(set(training)) < 2:
         raise TrainingError(f"training: wanted at least 2 classes, got {sorted(set(training))}; add images of another")
     if not validation:
-        raise TrainingError(
-            "validation: wanted images to choose C by, got none; raise restructure.fractions.validation"
-        )
+        raise TrainingError("validation: wanted images to choose by, got none; raise restructure.fractions.validation")
     if unknown := sorted(set(validation) - set(training)):
         raise TrainingError(f"validation: wanted the classes of training, got also {unknown}; add them to training")
 
 
-def choose_trial(trials: list[Trial]) -> Trial:
-    """Choose the highest validation accuracy; in a tie the lowest log loss, then the smallest C, which binds most."""
-    return min(trials, key=lambda trial: (-trial.accuracy, trial.log_loss, trial.C))
+def try_head(head: str, grid: dict[str, Any], data: TrainingData) -> list[Trial]:
+    """Fit one kind of head with every set of options in a grid, and judge each."""
+    from sklearn.model_selection import ParameterGrid
+
+    candidates = [
+        {name: options[name] for name in grid}
+        for options in ParameterGrid({name: v if isinstance(v, list) else [v] for name, v in grid.items()})
+    ]
+    candidates.sort(key=lambda options: options.get("C", 0.0))
+    started = time.monotonic()
+    in_folds = data.params.select_by == "folds"
+    judge = _judge_in_folds if in_folds else _judge_on_validation
+    trials = []
+    for options, judged in zip(candidates, judge(head, candidates, data), strict=True):
+        varied = [f"{name}={value}" for name, value in options.items() if len({str(c[name]) for c in candidates}) > 1]
+        trial = Trial(" ".join([head, *varied]), head, options, *judged)
+        where = f"in {data.params.n_folds} folds" if in_folds else "on validation"
+        iterations = "" if trial.n_iter is None else f", {trial.n_iter} iterations"
+        log.info("%s: %.4f %s%s", trial.name, trial.accuracy, where, iterations)
+        trials.append(trial)
+    log.info("%s: %d tried in %.1f s", head, len(trials), time.monotonic() - started)
+    return trials
 
 
-def summarise_trials(
-    trials: list[Trial], best: Trial, training: SplitFeatures, validation: SplitFeatures
+def _judge_on_validation(head: str, candidates: list[Options], data: TrainingData) -> Iterator[tuple[Any, ...]]:
+    truth = data.validation_truth
+    for fitted in fit_heads(head, candidates, data, data.weigh_rows()):
+        right, losses = judge(fitted, compute_scores(fitted, data.validation.blocks), truth)
+        accuracy = right.mean()
+        standard_error = math.sqrt(accuracy * (1 - accuracy) / len(right))
+        yield right, _mean_or_none(losses), standard_error, fitted, fitted.n_iter, fitted.converged
+
+
+def _judge_in_folds(head: str, candidates: list[Options], data: TrainingData) -> Iterator[tuple[Any, ...]]:
+    from sklearn.model_selection import StratifiedKFold
+
+    n_folds = data.params.n_folds
+    rarest = int(np.bincount(data.truth).argmin())
+    if (n_images := int(np.bincount(data.truth)[rarest])) < n_folds:
+        raise TrainingError(
+            f"training: wanted at least {n_folds} images of every class (train.n_folds), got {n_images} of "
+            f"{data.classes[rarest]}; lower train.n_folds or take train.select_by validation"
+        )
+    row_weights = data.weigh_rows()
+    fold_of = np.empty(len(data.truth), np.int64)
+    folds = StratifiedKFold(n_folds, shuffle=True, random_state=data.params.seed)
+    for number, (_, held_out) in enumerate(folds.split(np.zeros(len(data.truth)), data.truth)):
+        fold_of[held_out] = number
+    fitted_in = [fit_heads(head, candidates, data, np.where(fold_of == n, 0, row_weights)) for n in range(n_folds)]
+    for number in range(len(candidates)):
+        right, losses = np.empty(len(data.truth), bool), np.empty(len(data.truth))
+        heads = [fitted[number] for fitted in fitted_in]
+        for fold, fitted in enumerate(heads):
+            rows = fold_of == fold
+            judged = judge(fitted, compute_scores(fitted, data.training.blocks, rows), data.truth[rows])
+            right[rows], losses[rows] = judged[0], math.nan if judged[1] is None else judged[1]
+        accuracies = [right[fold_of == fold].mean() for fold in range(n_folds)]
+        standard_error = float(np.std(accuracies, ddof=1) / math.sqrt(n_folds))
+        n_iter = None if heads[0].n_iter is None else max(fitted.n_iter or 0 for fitted in heads)
+        log_loss = float(losses.mean()) if heads[0].has_probabilities else None
+        yield right, log_loss, standard_error, None, n_iter, all(fitted.converged for fitted in heads)
+
+
+def _mean_or_none(losses: np.ndarray | None) -> float | None:
+    return None if losses is None else float(losses.mean())
+
+
+def compute_scores(head: Head, blocks: Sequence[np.ndarray], rows: np.ndarray | None = None) -> np.ndarray:
+    """Return the scores of a split's images, or of those of `rows` (images,) bool: (images, outputs) float64."""
+    parts, start = [], 0
+    for block in blocks:
+        chosen = block if rows is None else block[rows[start : start + len(block)]]
+        start += len(block)
+        if len(chosen):
+            parts.append(head.compute_scores(chosen))
+    return np.concatenate(parts)
+
+
+def judge(head: Head, scores: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return which answers are right, (images,) bool, and the log loss of each if the head has probabilities."""
+    predicted = scores.argmax(axis=1) if scores.shape[1] > 1 else (scores[:, 0] > 0).astype(np.int64)
+    if not head.has_probabilities:
+        return predicted == truth, None
+    given = Calibration("none", []).compute_probabilities(scores)[np.arange(len(truth)), truth]
+    return predicted == truth, -np.log(np.maximum(given, np.finfo(np.float64).eps))
+
+
+def choose_trial(trials: list[Trial], one_standard_error: bool) -> tuple[Trial, list[str]]:
+    """Choose a trial, and return it with a verdict on each.
+
+    1. Of each kind of head the best is taken: the most right answers, in a tie the lowest log loss, then the simplest.
+       With `one_standard_error` it is the simplest whose accuracy is at most one standard error of the best's below it
+       (Breiman et al. 1984, "Classification and Regression Trees", section 3.4.3).
+    2. Between kinds of heads those are tied with the best whose answers are not clearly worse than its answers on the
+       same images (McNemar's exact test at 5 %); of them the simplest is taken.
+    """
+    champions = {}
+    for kind in dict.fromkeys(trial.head for trial in trials):
+        alike = [trial for trial in trials if trial.head == kind]
+        champion = min(alike, key=lambda trial: trial.merit)
+        if one_standard_error:
+            least = champion.accuracy - champion.standard_error
+            champion = min((t for t in alike if t.accuracy >= least), key=lambda trial: trial.complexity)
+        champions[kind] = champion
+    leader = min(trials, key=lambda trial: trial.merit)
+    tied = [t for t in champions.values() if compare_paired(leader.right, t.right).verdict != "worse"]
+    chosen = min(tied or [champions[leader.head]], key=lambda trial: trial.complexity)
+    verdicts = []
+    for trial in trials:
+        paired = compare_paired(leader.right, trial.right)
+        if trial is chosen:
+            simpler = f"chosen: simpler than {leader.name}, and {paired.verdict}"
+            verdicts.append("chosen: the best" if trial is leader else simpler)
+        else:
+            verdicts.append("the best" if trial is leader else paired.verdict)
+    return chosen, verdicts
+
+
+def check_converged(best: Trial, trials: list[Trial], params: TrainParams) -> None:
+    """Tell which trials did not converge; raise `TrainingError` if the chosen one must and did not."""
+    for trial in trials:
+        if not trial.converged:
+            log.warning("%s did not converge in %s iterations", trial.name, trial.n_iter)
+    if params.must_converge and not best.converged:
+        raise TrainingError(
+            f"{best.name}: wanted a solver that converges (train.must_converge), got {best.n_iter} iterations without; "
+            f"raise train.{best.head}.max_iter"
+        )
+
+
+def choose_calibration(head: Head, scores: np.ndarray, data: TrainingData) -> Calibration:
+    """Fit the calibration that the parameters ask for on the validation split."""
+    method = data.params.calibration
+    if method == "auto":
+        method = "none" if head.has_probabilities else "temperature"
+    if method == "none":
+        return Calibration("none", [])
+    if absent := sorted(set(data.classes) - set(data.validation.labels)):
+        raise TrainingError(
+            f"validation: wanted images of every class to calibrate on (train.calibration {method}), got none of "
+            f"{', '.join(absent)}; add some"
+        )
+    return calibrate(method, scores, data.validation_truth)
+
+
+def summarise(
+    best: Trial, head: Head, trials: list[Trial], scores: np.ndarray, data: TrainingData
 ) -> dict[str, object]:
-    """Return the content of `metrics/training.json`; `n_images` are those of training, the scores are of validation."""
-    n_validation = len(validation.labels)
-    low, high = compute_wilson_interval(round(best.accuracy * n_validation), n_validation)
-    return {
-        "n_images": len(training.labels),
+    """Return the content of `metrics/training.json`; `n_images` are those of training.
+
+    The scores are those of the chosen head on validation before any calibration, which sees validation.
+    """
+    right, losses = judge(head, scores, data.validation_truth)
+    n_right, n_validation = int(right.sum()), len(right)
+    low, high = compute_wilson_interval(n_right, n_validation)
+    metrics: dict[str, object] = {
+        "head": best.head,
+        "n_images": len(data.truth),
         "n_validation_images": n_validation,
-        "n_features": training.features.shape[1],
-        "C": best.C,
-        "validation_accuracy_score": round(best.accuracy, 6),
+        "n_features": len(data.mean),
+        "validation_accuracy_score": round(n_right / n_validation, 6),
         "validation_accuracy_score_ci95_low": round(low, 6),
         "validation_accuracy_score_ci95_high": round(high, 6),
-        "validation_baseline_score": round(max(Counter(validation.labels).values()) / n_validation, 6),
-        "validation_log_loss": round(best.log_loss, 6),
-        "converged": best.converged,
+        "validation_baseline_score": round(max(Counter(data.validation.labels).values()) / n_validation, 6),
+        "converged": head.converged,
         "n_trials": len(trials),
         "n_trials_converged": sum(trial.converged for trial in trials),
     }
+    if losses is not None:
+        metrics["validation_log_loss"] = round(float(losses.mean()), 6)
+    if "C" in best.options:
+        metrics["C"] = best.options["C"]
+    if best.fitted is None:
+        low, high = compute_wilson_interval(int(best.right.sum()), len(best.right))
+        metrics["folds_accuracy_score"] = round(best.accuracy, 6)
+        metrics["folds_accuracy_score_ci95_low"] = round(low, 6)
+        metrics["folds_accuracy_score_ci95_high"] = round(high, 6)
+    return metrics
 
 
-def tabulate_trials(trials: list[Trial]) -> list[tuple[object, ...]]:
-    """Return a row a trial, with the columns of `SCORE_HEADER`; the logarithm is what a plot takes as its axis."""
+def tabulate_search(trials: list[Trial], verdicts: list[str]) -> list[tuple[object, ...]]:
+    """Return a row a trial, with the columns of `SEARCH_HEADER`; the p-value is against the best."""
+    leader = min(trials, key=lambda trial: trial.merit)
     return [
         (
-            f"{t.C:g}",
-            f"{math.log10(t.C):.4f}",
-            f"{t.accuracy:.6f}",
-            f"{t.log_loss:.6f}",
-            t.n_iter,
-            f"{t.converged}".lower(),
+            trial.head,
+            json.dumps(trial.options),
+            *_tabulate_score(trial),
+            "" if trial.n_iter is None else trial.n_iter,
+            f"{trial.converged}".lower(),
+            f"{compare_paired(leader.right, trial.right).p_value:.6f}",
+            verdict,
         )
-        for t in trials
+        for trial, verdict in zip(trials, verdicts, strict=True)
     ]
 
 
-def export_head(model: Any, features: np.ndarray) -> bytes:
-    """Return a fitted model as ONNX: input `features` float32; outputs `label` text, `probabilities` float32.
+def tabulate_path(trials: list[Trial], head: str) -> list[tuple[object, ...]]:
+    """Return a row for each C of a kind of head, if it has one; the logarithm is what a plot takes as its axis."""
+    return [
+        (f"{trial.options['C']:g}", f"{math.log10(trial.options['C']):.4f}", *_tabulate_score(trial))
+        for trial in trials
+        if trial.head == head and "C" in trial.options
+    ]
 
-    Raises
-    ------
-    TrainingError
-        On `features`, the head's probabilities are not the model's, or it decides otherwise where that is no tie.
-    """
-    from skl2onnx import to_onnx
-    from skl2onnx.common.data_types import FloatTensorType
 
-    onnx = to_onnx(
-        model,
-        initial_types=[("features", FloatTensorType([None, features.shape[1]]))],
-        options={id(model): {"zipmap": False}},
-        name="head",
-    )
-    head: bytes = onnx.SerializeToString(deterministic=True)
-    session = open_head(head)
-    label, probabilities = session.run(["label", "probabilities"], {"features": features})
-    wanted = model.predict_proba(features)
-    difference = float(np.abs(probabilities - wanted).max())
-    top = np.sort(wanted, axis=1)
-    clear = top[:, -1] - top[:, -2] > 2 * HEAD_TOLERANCE
-    if difference > HEAD_TOLERANCE or (label != model.predict(features))[clear].any():
-        raise TrainingError(
-            f"head.onnx: wanted the model's own probabilities, got some that differ by {difference:.2g} "
-            f"(at most {HEAD_TOLERANCE:g}); set train.scale: true, for the features may be too large for float32"
-        )
-    return head
+def _tabulate_score(trial: Trial) -> tuple[str, ...]:
+    low, high = compute_wilson_interval(int(trial.right.sum()), len(trial.right))
+    log_loss = "" if trial.log_loss is None else f"{trial.log_loss:.6f}"
+    return f"{trial.accuracy:.6f}", f"{low:.6f}", f"{high:.6f}", log_loss

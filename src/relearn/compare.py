@@ -1,0 +1,275 @@
+"""`relearn compare`: whether one revision's classifier is better than another's."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from relearn import paths
+from relearn.comparison import Paired, compare_paired
+from relearn.errors import ComparisonError
+from relearn.evaluate import (
+    Judged,
+    compute_balanced_accuracy,
+    compute_calibration_error,
+    compute_log_loss,
+    compute_macro_f1,
+    compute_roc_auc,
+)
+from relearn.intervals import CONFIDENCE
+
+WORKSPACE = "workspace"
+N_RESAMPLES = 2000
+N_BINS = 15
+SEED = 0
+N_IMAGES_SHOWN = 10
+
+HEADER = ("path", "sha256", "label", "predicted")
+
+
+class Predictions(NamedTuple):
+    """What a revision's `reports/predictions.csv` says; rows by the images' sha256."""
+
+    revision: str
+    classes: list[str]
+    rows: dict[str, list[str]]
+
+
+class Difference(NamedTuple):
+    """A metric of both revisions, and how much the second one's is larger, with its 95 % interval."""
+
+    name: str
+    first: float
+    second: float
+    difference: float
+    low: float
+    high: float
+
+
+class Comparison(NamedTuple):
+    """All that was found; `only_first` and `only_second` are the images that one alone got right, by path."""
+
+    first: str
+    second: str
+    n_common: int
+    n_only_in_first: int
+    n_only_in_second: int
+    differences: list[Difference]
+    paired: Paired
+    only_first: list[dict[str, str]]
+    only_second: list[dict[str, str]]
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in words."""
+        paired = self.paired
+        counts = (
+            f"of {paired.n_images:,} images {paired.n_only_second} right in {self.second} alone, {paired.n_only_first} "
+            f"in {self.first} alone; McNemar's exact test: p = {paired.p_value:.3g}"
+        )
+        match paired.verdict:
+            case "no clear difference":
+                return f"No clear difference between {self.first} and {self.second}: {counts}."
+            case verdict:
+                return f"{self.second} is {verdict} than {self.first}: {counts}."
+
+
+def compare_revisions(first: str, second: str) -> Comparison:
+    """Compare what two revisions predicted for the evaluation images that both have.
+
+    Parameters
+    ----------
+    first, second
+        What git calls a revision, or `workspace` for the files as they are.
+
+    Raises
+    ------
+    ComparisonError
+        A revision or its predictions are not there, they have no image in common, or give one another label.
+    """
+    a, b = read_predictions(first), read_predictions(second)
+    common = sorted(a.rows.keys() & b.rows.keys(), key=lambda image: a.rows[image][0])
+    if not common:
+        raise ComparisonError(
+            f"{paths.PREDICTIONS}: wanted evaluation images that {first} and {second} have in common, got none of "
+            f"{len(a.rows):,} and {len(b.rows):,}"
+        )
+    for image in common:
+        if a.rows[image][2] != b.rows[image][2]:
+            raise ComparisonError(
+                f"{a.rows[image][0]}: {first} has the label {a.rows[image][2]}, {second} {b.rows[image][2]}; what is "
+                "right for one is wrong for the other"
+            )
+    right = [np.array([p.rows[image][2] == p.rows[image][3] for image in common]) for p in (a, b)]
+
+    def list_images(mask: np.ndarray) -> list[dict[str, str]]:
+        return [
+            {"path": b.rows[image][0], "label": a.rows[image][2], first: a.rows[image][3], second: b.rows[image][3]}
+            for image, chosen in zip(common, mask, strict=True)
+            if chosen
+        ]
+
+    return Comparison(
+        first,
+        second,
+        len(common),
+        len(a.rows) - len(common),
+        len(b.rows) - len(common),
+        compute_differences(_judge(a, common), _judge(b, common)),
+        compare_paired(*right),
+        list_images(right[0] & ~right[1]),
+        list_images(right[1] & ~right[0]),
+    )
+
+
+def read_predictions(revision: str) -> Predictions:
+    """Read `reports/predictions.csv` of a revision.
+
+    Raises
+    ------
+    ComparisonError
+        There is none, or it is not what `evaluate` writes.
+    """
+    where = f"{paths.PREDICTIONS} of {revision}"
+    try:
+        header, *rows = list(csv.reader(io.StringIO(_read_text(revision))))
+    except ValueError:
+        raise ComparisonError(f"{where}: it is empty; run `dvc repro`") from None
+    classes = [name.removeprefix("probability_") for name in header[len(HEADER) :]]
+    if tuple(header[: len(HEADER)]) != HEADER or any(len(row) != len(header) for row in rows) or not rows:
+        raise ComparisonError(f"{where}: wanted rows of {', '.join(HEADER)} and probabilities; run `dvc repro`")
+    return Predictions(revision, classes, {row[1]: row for row in rows})
+
+
+def _read_text(revision: str) -> str:
+    if revision == WORKSPACE:
+        try:
+            return Path(paths.PREDICTIONS).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise ComparisonError(f"{paths.PREDICTIONS}: no such file; run `dvc repro`") from None
+    import dvc.api
+    from dvc.exceptions import DvcException
+    from scmrepo.exceptions import SCMError
+
+    try:
+        text: str = dvc.api.read(str(paths.PREDICTIONS), repo=".", rev=revision, encoding="utf-8")
+    except (DvcException, SCMError, FileNotFoundError) as error:
+        raise ComparisonError(
+            f"{paths.PREDICTIONS} of {revision}: wanted a revision of git that has it, got: "
+            f"{' '.join(str(error).split())}"
+        ) from None
+    return text
+
+
+def _judge(predictions: Predictions, images: Sequence[str]) -> Judged:
+    rows = [predictions.rows[image] for image in images]
+    classes = sorted({*predictions.classes, *(row[2] for row in rows)})
+    column = {name: number for number, name in enumerate(classes)}
+    probabilities = np.zeros((len(rows), len(classes)))
+    probabilities[:, [column[name] for name in predictions.classes]] = [[float(p) for p in row[4:]] for row in rows]
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    truth = np.array([column[row[2]] for row in rows])
+    return Judged(classes, truth, np.array([column[row[3]] for row in rows]), probabilities)
+
+
+def compute_differences(first: Judged, second: Judged) -> list[Difference]:
+    """Compute each metric for both, and the percentiles of a paired bootstrap of the difference, stratified by class.
+
+    Paired: each resample draws images, and takes both answers of each (Efron and Tibshirani 1993, chapter 8).
+    """
+    metrics: dict[str, Callable[[Judged], float]] = {
+        "accuracy_score": lambda judged: float((judged.truth == judged.predicted).mean()),
+        "balanced_accuracy_score": compute_balanced_accuracy,
+        "macro_f1_score": compute_macro_f1,
+        "roc_auc_score": compute_roc_auc,
+        "log_loss": compute_log_loss,
+        "calibration_error": lambda judged: compute_calibration_error(judged, N_BINS),
+    }
+    rng = np.random.default_rng(SEED)
+    strata = [np.flatnonzero(first.truth == label) for label in np.unique(first.truth)]
+    resampled = np.empty((N_RESAMPLES, len(metrics)))
+    for number in range(N_RESAMPLES):
+        drawn = np.concatenate([rng.choice(stratum, len(stratum)) for stratum in strata])
+        one, other = (Judged(j.classes, *(values[drawn] for values in j[1:])) for j in (first, second))
+        resampled[number] = [compute(other) - compute(one) for compute in metrics.values()]
+    tail = 50 * (1 - CONFIDENCE)
+    low, high = np.percentile(resampled, [tail, 100 - tail], axis=0)
+    found = [(compute(first), compute(second)) for compute in metrics.values()]
+    return [
+        Difference(name, a, b, b - a, float(low[number]), float(high[number]))
+        for number, (name, (a, b)) in enumerate(zip(metrics, found, strict=True))
+    ]
+
+
+def describe_json(comparison: Comparison) -> str:
+    """Return all of it as JSON."""
+    paired = comparison.paired
+    value: dict[str, Any] = comparison._asdict() | {
+        "differences": [difference._asdict() for difference in comparison.differences],
+        "paired": {**paired._asdict(), "verdict": paired.verdict},
+        "sentence": comparison.sentence,
+    }
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def describe_markdown(comparison: Comparison) -> str:
+    """Return a table and the verdict as Markdown."""
+    lines = [
+        f"| | {comparison.first} | {comparison.second} | difference | 95 % interval |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    lines += [f"| {' | '.join(row)} |" for row in _tabulate(comparison)]
+    lines += ["", comparison.sentence]
+    for title, images in _list_groups(comparison):
+        lines += ["", f"{title}:", ""]
+        lines += [f"- `{image['path']}`, {image['label']}" for image in images]
+    return "\n".join([*lines, *_describe_rest(comparison)])
+
+
+def print_table(comparison: Comparison) -> None:
+    """Print a table and the verdict on the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("", comparison.first, comparison.second, "difference", "95 % interval")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in _tabulate(comparison):
+        table.add_row(*row)
+    console = Console(highlight=False, markup=False)
+    console.print(table)
+    print(comparison.sentence)
+    for title, images in _list_groups(comparison):
+        print(f"{title}:")
+        for image in images[:N_IMAGES_SHOWN]:
+            print(f"  {image['path']}: {image['label']}")
+        if len(images) > N_IMAGES_SHOWN:
+            print(f"  and {len(images) - N_IMAGES_SHOWN} more; --json lists them")
+    for line in _describe_rest(comparison):
+        print(line)
+
+
+def _tabulate(comparison: Comparison) -> list[tuple[str, ...]]:
+    return [
+        (d.name, f"{d.first:.4f}", f"{d.second:.4f}", f"{d.difference:+.4f}", f"{d.low:+.4f} to {d.high:+.4f}")
+        for d in comparison.differences
+    ]
+
+
+def _list_groups(comparison: Comparison) -> list[tuple[str, list[dict[str, str]]]]:
+    groups = [
+        (f"Right in {comparison.first} alone", comparison.only_first),
+        (f"Right in {comparison.second} alone", comparison.only_second),
+    ]
+    return [(title, images) for title, images in groups if images]
+
+
+def _describe_rest(comparison: Comparison) -> list[str]:
+    rests = ((comparison.first, comparison.n_only_in_first), (comparison.second, comparison.n_only_in_second))
+    return [
+        f"{n:,} evaluation images of {name} are not compared, for the other has not got them" for name, n in rests if n
+    ]

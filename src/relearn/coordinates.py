@@ -1,0 +1,197 @@
+"""Coordinates in which an L2-penalised linear model is quick to fit, and the way back to its coefficients.
+
+A model sees an image's standardised features z = (x - mean) / scale as z w + b, and pays |w|^2 / 2. What of w is
+orthogonal to all training rows Z (n, d) changes no z w and only costs, so at the optimum w = Z' a. With Z Z' = Q L Q'
+and v = L^(1/2) Q' a that is w = Z' Q L^(-1/2) v, so that |w| = |v| and Z w = Q L^(1/2) v. Where n < d, the rows of
+Q L^(1/2) may therefore stand for the images: n columns in place of d, and the same optimum. Where n >= d the rows of
+Z B do, with Z' Z = B L B' and w = B v.
+
+In both the columns are uncorrelated, and L is what they scatter: a loss of mean curvature c has a second derivative of
+about 1 + C c L along them, which tells a solver how far to go along each.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+
+from relearn.threads import count_threads
+
+STRIPE_ROWS = 512
+BLOCK_BYTES = 1024 * 1024  # so that a block is still in a core's cache when its gradient is computed
+N_STRIPES = 8  # that may be in memory at once: one that waits, and one a thread
+
+
+class Plan(NamedTuple):
+    """What the memory allows: to find uncorrelated columns, to hold what the fits read, and all features with that."""
+
+    rotate: bool
+    hold: bool
+    hold_features: bool
+
+
+class Coordinates(NamedTuple):
+    """Training rows as a solver reads them: x of a block stands for the row ((x - mean) / scale) basis.
+
+    blocks : sequence of ndarray (rows, n_block_columns); an item may be read from the disk when it is asked for
+    mean, scale : (n_block_columns,) float64
+    basis : (n_block_columns, n_columns) float64, or None for the identity
+    eigenvalues : (n_columns,) float64, the squares of each column summed; zeros where they were not found
+    restore : (n_columns, k) to (n_features, k), the coefficients of the standardised features
+    """
+
+    blocks: Sequence[np.ndarray]
+    mean: np.ndarray
+    scale: np.ndarray
+    basis: np.ndarray | None
+    eigenvalues: np.ndarray
+    restore: Callable[[np.ndarray], np.ndarray]
+
+    def load_rows(self) -> np.ndarray:
+        """Return all rows, (n_rows, n_columns) float64."""
+        rows = np.concatenate([(np.asarray(block, np.float64) - self.mean) / self.scale for block in self.blocks])
+        return rows if self.basis is None else rows @ self.basis
+
+
+def plan_memory(n_rows: int, n_features: int, memory_bytes: int) -> Plan:
+    """Decide what fits: four matrices to find the eigenvectors by, rows as float64, and features as float64."""
+    n_columns = min(n_rows, n_features)
+    n_bytes = 4 * 8 * n_columns**2
+    rotate = n_bytes <= memory_bytes // 2
+    n_bytes = n_bytes + 8 * n_rows * n_columns if rotate else 0
+    hold_features = n_bytes + 8 * n_rows * n_features <= memory_bytes
+    return Plan(rotate, n_bytes <= memory_bytes if rotate else hold_features, hold_features)
+
+
+def find_coordinates(
+    blocks: Sequence[np.ndarray], mean: np.ndarray, scale: np.ndarray, n_rows: int, memory_bytes: int
+) -> Coordinates:
+    """Return the coordinates that the memory allows for rows of features.
+
+    The same for any number of threads: each product has a fixed shape and is computed by one of them, and sums have a
+    fixed order. So BLAS must be held to one thread (`threadpool_limits(1)`) by the caller.
+
+    Parameters
+    ----------
+    blocks : sequence of ndarray (rows, n_features)
+        In order; an item may be read from the disk when it is asked for.
+    mean, scale : ndarray (n_features,) float64
+        What standardises the features.
+    memory_bytes
+        About what may be held at once, beside `blocks`.
+    """
+    n_features = len(mean)
+    plan = plan_memory(n_rows, n_features, memory_bytes)
+    if not plan.rotate:
+        if plan.hold:
+            blocks = [np.asarray(block, np.float64) for block in blocks]
+        return Coordinates(blocks, mean, scale, None, np.zeros(n_features), lambda v: v)
+    most_rows = max(1, min(STRIPE_ROWS, memory_bytes // (2 * N_STRIPES * n_features * 8)))
+    stripes = Stripes(blocks, mean, scale, most_rows, plan.hold_features)
+    if n_rows < n_features:
+        eigenvalues, vectors = _decompose(_multiply_rows(stripes, n_rows))
+        held = vectors * np.sqrt(eigenvalues)
+        return _hold(held, eigenvalues, lambda v: _multiply_back(stripes, vectors @ (v.T / np.sqrt(eigenvalues)).T))
+    eigenvalues, basis = _decompose(_multiply_columns(stripes, n_features))
+    if plan.hold:
+        held = np.concatenate([rows @ basis for _, rows in stripes])
+        return _hold(held, eigenvalues, lambda v: basis @ v)
+    return Coordinates(blocks, mean, scale, basis, eigenvalues, lambda v: basis @ v)
+
+
+def _hold(rows: np.ndarray, eigenvalues: np.ndarray, restore: Callable[[np.ndarray], np.ndarray]) -> Coordinates:
+    blocks = np.array_split(rows, min(len(rows), -(-rows.nbytes // BLOCK_BYTES)))
+    n_columns = len(eigenvalues)
+    return Coordinates(blocks, np.zeros(n_columns), np.ones(n_columns), None, eigenvalues, restore)
+
+
+class Stripes:
+    """Consecutive blocks of rows, joined or cut to at most so many rows, standardised, as float64."""
+
+    def __init__(
+        self, blocks: Sequence[np.ndarray], mean: np.ndarray, scale: np.ndarray, most_rows: int, hold: bool = False
+    ) -> None:
+        self._blocks, self.mean, self._scale = blocks, mean, scale
+        self._parts: list[list[tuple[int, int, int]]] = [[]]  # of each stripe: block, its first row, its last
+        self.slices: list[slice] = []
+        self._held: dict[int, np.ndarray] | None = {} if hold else None
+        n_free, start = most_rows, 0
+        for number, block in enumerate(blocks):
+            first = 0
+            while first < len(block):
+                if not n_free:
+                    self._parts.append([])
+                    n_free = most_rows
+                last = min(len(block), first + n_free)
+                self._parts[-1].append((number, first, last))
+                n_free -= last - first
+                first = last
+        for parts in self._parts:
+            end = start + sum(last - first for _, first, last in parts)
+            self.slices.append(slice(start, end))
+            start = end
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        if self._held is not None and number in self._held:
+            return self._held[number]
+        parts = [self._blocks[block][first:last] for block, first, last in self._parts[number]]
+        rows = np.concatenate(parts, dtype=np.float64)
+        rows -= self.mean
+        rows /= self._scale
+        if self._held is not None:
+            self._held[number] = rows
+        return rows
+
+    def __iter__(self) -> Iterator[tuple[slice, np.ndarray]]:
+        for number, place in enumerate(self.slices):
+            yield place, self[number]
+
+
+def _multiply_rows(stripes: Stripes, n_rows: int) -> np.ndarray:
+    """Return Z Z' (n_rows, n_rows), a pair of stripes at a time."""
+    product = np.empty((n_rows, n_rows))
+    with ThreadPoolExecutor(min(count_threads(), N_STRIPES - 1)) as executor:
+        for number, (place, rows) in enumerate(stripes):
+
+            def multiply(other: int, place: slice = place, rows: np.ndarray = rows, number: int = number) -> None:
+                part = rows @ (rows if other == number else stripes[other]).T
+                product[place, stripes.slices[other]] = part
+                product[stripes.slices[other], place] = part.T
+
+            list(executor.map(multiply, range(number, len(stripes))))
+    return product
+
+
+def _multiply_columns(stripes: Stripes, n_columns: int) -> np.ndarray:
+    """Return Z' Z (n_columns, n_columns), a stripe at a time."""
+    product = np.zeros((n_columns, n_columns))
+    with ThreadPoolExecutor(count_threads()) as executor:
+        for _, rows in stripes:
+
+            def add(first: int, rows: np.ndarray = rows) -> None:
+                columns = slice(first, first + STRIPE_ROWS)
+                product[:, columns] += rows.T @ rows[:, columns]
+
+            list(executor.map(add, range(0, n_columns, STRIPE_ROWS)))
+    return product
+
+
+def _multiply_back(stripes: Stripes, weights: np.ndarray) -> np.ndarray:
+    """Return Z' weights: (n_rows, k) to (n_features, k)."""
+    product = np.zeros((len(stripes.mean), weights.shape[1]))
+    for place, rows in stripes:
+        product += rows.T @ weights[place]
+    return product
+
+
+def _decompose(product: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the eigenvalues above the noise, and their vectors as columns; `product` is overwritten."""
+    from scipy.linalg import eigh
+
+    eigenvalues, vectors = eigh(product, overwrite_a=True, check_finite=False, driver="evd")
+    kept = eigenvalues > max(eigenvalues[-1], 0) * len(eigenvalues) * np.finfo(np.float64).eps
+    return eigenvalues[kept], vectors[:, kept]

@@ -1,0 +1,201 @@
+"""How each head is fitted; what comes out is a `heads.Head`, the same whatever fitted it."""
+
+import warnings
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from relearn.coordinates import Coordinates, find_coordinates, plan_memory
+from relearn.errors import TrainingError
+from relearn.features import SplitFeatures
+from relearn.heads import Head, LayeredHead, TreeHead
+from relearn.logistic import LogisticRegressionProblem
+from relearn.params import TrainParams
+from relearn.threads import count_threads
+
+Options = dict[str, Any]
+
+
+class TrainingData:
+    """The training split as the heads take it, each form of it made once, when it is asked for.
+
+    Attributes
+    ----------
+    truth, validation_truth : ndarray (images,) int64
+        The number of each image's class in `classes`, which are in alphabetical order.
+    mean, scale : ndarray (n_features,) float64
+        What standardises a feature; scale is 1 where `train.scale` is false.
+    """
+
+    def __init__(self, training: SplitFeatures, validation: SplitFeatures, params: TrainParams) -> None:
+        from sklearn.preprocessing import StandardScaler
+
+        self.params = params
+        self.training, self.validation = training, validation
+        self.classes = sorted(set(training.labels))
+        self.truth = np.searchsorted(self.classes, training.labels)
+        self.validation_truth = np.searchsorted(self.classes, validation.labels)
+        self.memory_bytes = params.memory_limit_mb * 1_000_000
+        scaler = StandardScaler()
+        n_rows = 0
+        for block in training.blocks:
+            if not (finite := np.isfinite(block).all(axis=1)).all():
+                image = training.sha256[n_rows + int(np.flatnonzero(~finite)[0])]
+                raise TrainingError(f"training: wanted finite features, got NaN or infinity for image {image}")
+            n_rows += len(block)
+            scaler.partial_fit(block.astype(np.float64))
+        self.mean = np.asarray(scaler.mean_, np.float64)
+        self.scale = np.asarray(scaler.scale_, np.float64) if params.scale else np.ones_like(self.mean)
+        if not np.any(scaler.var_):
+            raise TrainingError(
+                f"training: wanted features that tell images apart, got the same {len(self.mean):,} for all "
+                f"{len(self.truth):,}; look at extract.layer and extract.weights"
+            )
+
+    @cached_property
+    def coordinates(self) -> Coordinates:
+        """The rows for a linear model."""
+        return find_coordinates(self.training.blocks, self.mean, self.scale, len(self.truth), self.memory_bytes)
+
+    def load(self, head: str) -> np.ndarray:
+        """Return all features as they are, (images, n_features) float32."""
+        self.check_memory(head, 4 * len(self.truth) * len(self.mean))
+        return self.training.features
+
+    def load_standardised(self, head: str) -> np.ndarray:
+        """Return all features, standardised, (images, n_features) float64."""
+        self.check_memory(head, 8 * len(self.truth) * len(self.mean))
+        return (self.training.features - self.mean) / self.scale
+
+    def check_memory(self, head: str, n_bytes: int) -> None:
+        """Raise `TrainingError` if a head would need more than it may have."""
+        if n_bytes > self.memory_bytes:
+            raise TrainingError(
+                f"train.head: {head} wants {n_bytes / 1e6:,.0f} MB of features in memory, got train.memory_limit_mb "
+                f"{self.params.memory_limit_mb:,}; raise it, or take logistic_regression, which needs them not"
+            )
+
+    def weigh_rows(self) -> np.ndarray:
+        """Return the weight of each row by `train.class_weight`, (images,) float64; their mean is 1 where balanced."""
+        n_images = np.bincount(self.truth)
+        match self.params.class_weight:
+            case None:
+                weights = np.ones(len(self.classes))
+            case "balanced":
+                weights = len(self.truth) / (len(self.classes) * n_images)
+            case dict() as given:
+                if set(given) != set(self.classes):
+                    raise TrainingError(
+                        f"train.class_weight: wanted a weight for each of {', '.join(self.classes)}, got those of "
+                        f"{', '.join(given)}"
+                    )
+                weights = np.array([given[name] for name in self.classes])
+        return np.asarray(weights[self.truth])
+
+
+def fit_heads(name: str, candidates: Sequence[Options], data: TrainingData, row_weights: np.ndarray) -> list[Head]:
+    """Fit one kind of head once for each of the options, which for `logistic_regression` differ in C alone.
+
+    Parameters
+    ----------
+    row_weights : ndarray (images,) float64
+        Rows of weight 0 are left out.
+    """
+    match name:
+        case "logistic_regression":
+            return _fit_logistic_regressions(candidates, data, row_weights)
+        case "linear_svm":
+            return [_fit_linear_svm(options, data, row_weights) for options in candidates]
+        case "nearest_centroid":
+            return [_fit_nearest_centroid(options, data, row_weights) for options in candidates]
+        case "dense":
+            return [_fit_dense(options, data, row_weights) for options in candidates]
+        case _:
+            return [_fit_trees(name, options, data, row_weights) for options in candidates]
+
+
+def _fit_logistic_regressions(candidates: Sequence[Options], data: TrainingData, row_weights: np.ndarray) -> list[Head]:
+    tol, max_iter = candidates[0]["tol"], candidates[0]["max_iter"]
+    with LogisticRegressionProblem(data.coordinates, data.truth, len(data.classes)) as problem:
+        values = [options["C"] for options in candidates]
+        solutions = {s.C: s for s in problem.solve_path(values, row_weights, tol, max_iter)}
+    ordered = [solutions[C] for C in values]
+    restored = data.coordinates.restore(np.hstack([solution.weights for solution in ordered]))
+    coefficients = np.split(restored, len(ordered), axis=1)
+    return [
+        LayeredHead(data.mean, data.scale, [(w, s.intercepts)], True, s.n_iter, s.converged)
+        for s, w in zip(ordered, coefficients, strict=True)
+    ]
+
+
+def _fit_linear_svm(options: Options, data: TrainingData, row_weights: np.ndarray) -> Head:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.svm import LinearSVC
+
+    n_rows, n_features = len(data.truth), len(data.mean)
+    if not plan_memory(n_rows, n_features, data.memory_bytes).hold:
+        data.check_memory("linear_svm", 8 * n_rows * n_features)
+    present = row_weights > 0
+    svm = LinearSVC(C=options["C"], tol=options["tol"], max_iter=options["max_iter"], dual=False)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        svm.fit(data.coordinates.load_rows()[present], data.truth[present], row_weights[present])
+    converged = not any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
+    weights = data.coordinates.restore(svm.coef_.T)
+    return LayeredHead(data.mean, data.scale, [(weights, svm.intercept_)], False, int(svm.n_iter_), converged)
+
+
+def _fit_nearest_centroid(options: Options, data: TrainingData, row_weights: np.ndarray) -> Head:
+    """Fit the centroids c of the standardised rows z; the score of a class is -|z - c|^2 + |z|^2 = 2 z c - |c|^2."""
+    from sklearn.neighbors import NearestCentroid
+
+    if data.params.class_weight is not None:
+        raise TrainingError("train.class_weight: nearest_centroid knows no weights; wanted null")
+    present = row_weights > 0
+    centroid = NearestCentroid(shrink_threshold=options["shrink_threshold"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a feature is constant, which does no harm here
+        centroid.fit(data.load_standardised("nearest_centroid")[present], data.truth[present])
+    weights, biases = 2 * centroid.centroids_.T, -(centroid.centroids_**2).sum(axis=1)
+    if len(data.classes) == 2:
+        weights, biases = weights[:, 1:] - weights[:, :1], biases[1:] - biases[:1]
+    return LayeredHead(data.mean, data.scale, [(weights, biases)], has_probabilities=False)
+
+
+def _fit_trees(name: str, options: Options, data: TrainingData, row_weights: np.ndarray) -> Head:
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.tree import DecisionTreeClassifier
+
+    present = row_weights > 0
+    estimator: Any
+    if name == "decision_tree":
+        estimator = DecisionTreeClassifier(**options, random_state=data.params.seed)
+    else:
+        estimator = RandomForestClassifier(**options, random_state=data.params.seed, n_jobs=count_threads())
+    estimator.fit(data.load(name)[present], data.truth[present], row_weights[present])
+    if name == "random_forest":
+        estimator.n_jobs = 1  # threads would add up the trees' answers in any order
+    return TreeHead(estimator)
+
+
+def _fit_dense(options: Options, data: TrainingData, row_weights: np.ndarray) -> Head:
+    from relearn.dense import fit_dense
+
+    present = row_weights > 0
+    data.check_memory("dense", 4 * (len(data.truth) + len(data.validation.labels)) * len(data.mean))
+    layers, n_epochs, ended = fit_dense(
+        training=((data.training.features[present] - data.mean) / data.scale).astype(np.float32),
+        truth=data.truth[present],
+        row_weights=row_weights[present],
+        validation=((data.validation.features - data.mean) / data.scale).astype(np.float32),
+        validation_truth=data.validation_truth,
+        n_classes=len(data.classes),
+        options=options,
+        seed=data.params.seed,
+    )
+    if len(data.classes) == 2:  # a softmax over two is the logistic function of their difference
+        weights, biases = layers[-1]
+        layers[-1] = weights[:, 1:] - weights[:, :1], biases[1:] - biases[:1]
+    return LayeredHead(data.mean, data.scale, layers, True, n_epochs, ended)
