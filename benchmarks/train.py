@@ -224,6 +224,7 @@ def measure_heads(clone):
             "exp",
             "run",
             "--quiet",
+            "--force",
             "--name",
             head.replace("_", "-"),
             "--set-param",

@@ -125,6 +125,15 @@ def test_images_that_one_has_not_got_are_told(revisions, capsys):
 
 
 @pytest.mark.slow
+def test_copies_within_the_split_are_images_each(revisions):
+    text = paths.PREDICTIONS.read_text()
+    paths.PREDICTIONS.write_text(text + text.splitlines()[-1].replace("/59.png", "/59_copy.png") + "\n")
+    comparison = compare_revisions("workspace", "workspace")
+    assert comparison.n_common == 61
+    assert compare_revisions("good", "workspace").n_only_in_second == 1
+
+
+@pytest.mark.slow
 def test_other_classes_can_be_compared(revisions):
     write_predictions(lambda n, label: label, labels=["cat", "dog"] * 30, classes=("cat", "cow", "dog"))
     assert compare_revisions("bad", "workspace").paired.verdict == "better"

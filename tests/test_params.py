@@ -157,3 +157,14 @@ def test_severity_off_is_a_word_to_yaml_of_all_versions(workspace, set_params):
 
 def test_formats_are_those_that_are_read():
     assert get_args(Format) == FORMATS
+
+
+@pytest.mark.slow
+def test_dvc_writes_a_search_and_takes_it_away_again(workspace):
+    """Its writer of YAML moves comments about, and once broke the file."""
+    from dvc.utils.serialize import modify_yaml
+
+    for search in ([{"head": "dense", "units": [8, 16]}, {"head": "linear_svm"}], [], [{"head": "dense"}], []):
+        with modify_yaml("params.yaml") as content:
+            content["train"]["search"] = search
+        assert [entry.head for entry in read_params(Path("params.yaml")).train.search] == [e["head"] for e in search]

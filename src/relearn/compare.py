@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,12 +32,15 @@ N_IMAGES_SHOWN = 10
 HEADER = ("path", "sha256", "label", "predicted")
 
 
-class Predictions(NamedTuple):
-    """What a revision's `reports/predictions.csv` says; rows by the images' sha256."""
+# The sha256 of an image, and which of its copies it is.
+Image = tuple[str, int]
 
-    revision: str
+
+class Predictions(NamedTuple):
+    """What a revision's `reports/predictions.csv` says of each image."""
+
     classes: list[str]
-    rows: dict[str, list[str]]
+    rows: dict[Image, list[str]]
 
 
 class Difference(NamedTuple):
@@ -142,7 +146,12 @@ def read_predictions(revision: str) -> Predictions:
     classes = [name.removeprefix("probability_") for name in header[len(HEADER) :]]
     if tuple(header[: len(HEADER)]) != HEADER or any(len(row) != len(header) for row in rows) or not rows:
         raise ComparisonError(f"{where}: wanted rows of {', '.join(HEADER)} and probabilities; run `dvc repro`")
-    return Predictions(revision, classes, {row[1]: row for row in rows})
+    copies: Counter[str] = Counter()
+    by_image = {}
+    for row in rows:
+        by_image[row[1], copies[row[1]]] = row
+        copies[row[1]] += 1
+    return Predictions(classes, by_image)
 
 
 def _read_text(revision: str) -> str:
@@ -165,7 +174,7 @@ def _read_text(revision: str) -> str:
     return text
 
 
-def _judge(predictions: Predictions, images: Sequence[str]) -> Judged:
+def _judge(predictions: Predictions, images: Sequence[Image]) -> Judged:
     rows = [predictions.rows[image] for image in images]
     classes = sorted({*predictions.classes, *(row[2] for row in rows)})
     column = {name: number for number, name in enumerate(classes)}
@@ -235,13 +244,14 @@ def print_table(comparison: Comparison) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("", comparison.first, comparison.second, "difference", "95 % interval")
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = Table("", comparison.first, comparison.second, "difference", "95 % interval", box=None, pad_edge=False)
+    for column in table.columns:
+        column.no_wrap = True
+        column.justify = "left" if column is table.columns[0] else "right"
     for row in _tabulate(comparison):
         table.add_row(*row)
     console = Console(highlight=False, markup=False)
-    console.print(table)
+    console.print(table, soft_wrap=True)
     print(comparison.sentence)
     for title, images in _list_groups(comparison):
         print(f"{title}:")
