@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from relearn.coordinates import find_coordinates
+from relearn.coordinates import Standard, find_coordinates
 from relearn.features import ShardsOnDisk
 from relearn.logistic import LogisticRegressionProblem
 from relearn.params import HEADS
@@ -63,7 +63,7 @@ def fit_ours(features, truth, values_of_C):
         blocks = np.array_split(features, -(-len(features) // 64))
         for block in blocks:
             scaler.partial_fit(block.astype(np.float64))
-        coordinates = find_coordinates(blocks, scaler.mean_, scaler.scale_, len(truth), LARGE)
+        coordinates = find_coordinates(blocks, Standard(scaler.mean_, scaler.scale_, scaler.var_), len(truth), LARGE)
         with LogisticRegressionProblem(coordinates, truth, len(set(truth.tolist()))) as problem:
             solutions = list(problem.solve_path(values_of_C, np.ones(len(truth)), TOLERANCE, 10_000))
         restored = coordinates.restore(np.hstack([solution.weights for solution in solutions]))
@@ -139,7 +139,7 @@ from pathlib import Path
 import numpy as np, scipy.linalg, scipy.optimize, scipy.special
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
-from relearn.coordinates import find_coordinates
+from relearn.coordinates import Standard, find_coordinates
 from relearn.features import ShardsOnDisk
 from relearn.logistic import LogisticRegressionProblem
 folder, limit_mb, C = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
@@ -164,7 +164,9 @@ with threadpool_limits(1):
     scaler = StandardScaler()
     for block in blocks:
         scaler.partial_fit(block.astype(np.float64))
-    coordinates = find_coordinates(blocks, scaler.mean_, scaler.scale_, len(truth), limit_mb * 10**6)
+    coordinates = find_coordinates(
+        blocks, Standard(scaler.mean_, scaler.scale_, scaler.var_), len(truth), limit_mb * 10**6
+    )
     with LogisticRegressionProblem(coordinates, truth, int(truth.max()) + 1) as problem:
         passes, inner = 0, problem._sum_losses
         def count(*arguments):

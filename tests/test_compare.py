@@ -75,7 +75,12 @@ def test_better_worse_and_no_clear_difference(revisions):
     same = compare_revisions("HEAD", "workspace")
     assert same.sentence.startswith("No clear difference between HEAD and workspace: of 60 images 0 right in workspace")
     assert [image["path"] for image in same.only_first] == ["evaluation/cat/30.png"]
-    assert same.only_first[0] == {"path": "evaluation/cat/30.png", "label": "cat", "HEAD": "cat", "workspace": "dog"}
+    assert same.only_first[0] == {
+        "path": "evaluation/cat/30.png",
+        "label": "cat",
+        "predicted_first": "cat",
+        "predicted_second": "dog",
+    }
     assert same.only_second == []
 
 
@@ -155,9 +160,24 @@ def test_what_cannot_be_compared_is_told(revisions):
         ComparisonError, match=r"of workspace: wanted rows of path, sha256, label, predicted and probab"
     ):
         compare_revisions("good", "workspace")
-    paths.PREDICTIONS.write_text("")
-    with pytest.raises(ComparisonError, match="of workspace: it is empty"):
+    for text in ("", ",".join(HEADER) + "\n"):
+        paths.PREDICTIONS.write_text(text)
+        with pytest.raises(
+            ComparisonError, match="of workspace: wanted rows of path, sha256, label, predicted and proba"
+        ):
+            compare_revisions("good", "workspace")
+    paths.PREDICTIONS.write_bytes(b"\xff\xfe")
+    with pytest.raises(ComparisonError, match="of workspace: wanted CSV in UTF-8, got: "):
         compare_revisions("good", "workspace")
+    header = ",".join((*HEADER, "probability_cat", "probability_dog"))
+    for cells in ("cow,0.5,0.5", "cat,x,0.5", "cat,0,0", "cat,nan,0.5"):
+        paths.PREDICTIONS.write_text(f"{header}\n1.png,{'0' * 64},cat,{cells}\n")
+        with pytest.raises(
+            ComparisonError, match=r"1\.png: wanted one of cat, dog and probabilities that sum to 1, got "
+        ):
+            compare_revisions("good", "workspace")
+    with pytest.raises(ComparisonError, match="wanted a revision of git, or `workspace`, got an empty name"):
+        compare_revisions("", "workspace")
     paths.PREDICTIONS.unlink()
     with pytest.raises(ComparisonError, match=r"predictions\.csv: no such file; run `dvc repro`"):
         compare_revisions("good", "workspace")

@@ -3,7 +3,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from relearn import coordinates
-from relearn.coordinates import Stripes, find_coordinates, plan_memory
+from relearn.coordinates import Standard, Stripes, find_coordinates, plan_memory
 
 LARGE = 10**9
 
@@ -22,7 +22,7 @@ def make_blocks(n_rows, n_features, n_blocks=7):
 
 def standardise(features):
     mean, scale = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
-    return mean, scale, (features - mean) / scale
+    return Standard(mean, scale, scale**2), (features - mean) / scale
 
 
 @pytest.mark.parametrize(("n_rows", "n_features"), [(40, 300), (300, 40), (50, 50)])
@@ -31,8 +31,8 @@ def test_a_model_in_coordinates_is_the_same_model(n_rows, n_features, memory_byt
     """Same margins, same norm, whatever the memory allows."""
     monkeypatch.setattr(coordinates, "STRIPE_ROWS", 16)
     features, blocks = make_blocks(n_rows, n_features)
-    mean, scale, rows = standardise(features)
-    found = find_coordinates(blocks, mean, scale, n_rows, memory_bytes)
+    standard, rows = standardise(features)
+    found = find_coordinates(blocks, standard, n_rows, memory_bytes)
     weights = np.random.default_rng(1).normal(size=(len(found.eigenvalues), 3))
     coefficients = found.restore(weights)
     assert coefficients.shape == (n_features, 3)
@@ -43,7 +43,7 @@ def test_a_model_in_coordinates_is_the_same_model(n_rows, n_features, memory_byt
 @pytest.mark.parametrize(("n_rows", "n_features"), [(40, 300), (300, 40)])
 def test_columns_are_uncorrelated_and_scatter_as_said(n_rows, n_features):
     features, blocks = make_blocks(n_rows, n_features)
-    found = find_coordinates(blocks, *standardise(features)[:2], n_rows, LARGE)
+    found = find_coordinates(blocks, standardise(features)[0], n_rows, LARGE)
     rows = found.load_rows()
     np.testing.assert_allclose(rows.T @ rows, np.diag(found.eigenvalues), atol=1e-7)
     assert rows.shape == (n_rows, min(n_rows - 1, n_features))  # centred rows sum to 0
@@ -53,18 +53,21 @@ def test_constant_and_equal_features_are_no_column():
     features, _ = make_blocks(60, 5)
     features = np.hstack([features, features, np.ones((60, 3), np.float32)])
     mean = features.mean(axis=0, dtype=np.float64)
-    found = find_coordinates([features], mean, np.ones(13), 60, LARGE)
+    found = find_coordinates([features], Standard(mean, np.ones(13), features.var(axis=0)), 60, LARGE)
     assert len(found.eigenvalues) == 5
 
 
 @pytest.mark.parametrize(("n_rows", "n_features"), [(200, 900), (900, 200)])
 def test_number_of_threads_changes_no_bit(n_rows, n_features, monkeypatch):
+    monkeypatch.setattr(coordinates, "STRIPE_ROWS", 32)
+    monkeypatch.setattr(coordinates, "BLOCK_BYTES", 8192)
     features, blocks = make_blocks(n_rows, n_features)
-    mean, scale, _ = standardise(features)
+    standard, _ = standardise(features)
     found = set()
     for n_threads in ("1", "2", "4"):
         monkeypatch.setenv("RELEARN_THREADS", n_threads)
-        here = find_coordinates(blocks, mean, scale, n_rows, LARGE)
+        here = find_coordinates(blocks, standard, n_rows, LARGE)
+        assert len(here.blocks) > 4
         found.add((here.load_rows().tobytes(), here.eigenvalues.tobytes()))
     assert len(found) == 1
 

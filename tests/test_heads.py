@@ -36,7 +36,7 @@ def make_linear(estimator, features, truth, has_probabilities):
 
 def run(head, calibration, n_classes, features):
     names = [f"class {number}" for number in range(n_classes)]
-    session = open_head(export_head(head, calibration, names, features))
+    session = open_head(export_head(head, calibration, names, [features]))
     label, probabilities = session.run(["label", "probabilities"], {"features": features})
     assert probabilities.dtype == np.float32
     assert list(label) == [names[column] for column in probabilities.argmax(axis=1)]
@@ -59,6 +59,16 @@ def test_trees(n_classes, kind):
     others, _ = make_data(n_classes, seed=1)
     np.testing.assert_allclose(
         run(TreeHead(estimator), NONE, n_classes, others), estimator.predict_proba(others), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_many_trees_round_nothing_away(n_classes):
+    """Seen with 700 trees and more: each adds its share of 1 in float32."""
+    features, truth = make_data(n_classes, n_images=120)
+    estimator = RandomForestClassifier(1500, max_depth=3, random_state=0).fit(features, truth)
+    np.testing.assert_allclose(
+        run(TreeHead(estimator), NONE, n_classes, features), estimator.predict_proba(features), atol=1e-5
     )
 
 
@@ -112,7 +122,7 @@ def test_same_head_is_the_same_bytes():
     forest = RandomForestClassifier(3, random_state=0).fit(features, truth)
     _, linear = make_linear(LogisticRegression(), features, truth, True)
     for head in (linear, TreeHead(forest)):
-        assert len({export_head(head, NONE, ["a", "b", "c"], features) for _ in range(3)}) == 1
+        assert len({export_head(head, NONE, ["a", "b", "c"], [features]) for _ in range(3)}) == 1
 
 
 def test_head_that_differs_is_an_error(monkeypatch):
@@ -120,7 +130,7 @@ def test_head_that_differs_is_an_error(monkeypatch):
     _, head = make_linear(LogisticRegression(), features, truth, True)
     monkeypatch.setattr(heads, "HEAD_TOLERANCE", 0.0)
     with pytest.raises(TrainingError, match=r"head\.onnx: wanted the probabilities of the fitted model, got some that"):
-        export_head(head, NONE, ["a", "b", "c"], features)
+        export_head(head, NONE, ["a", "b", "c"], [features])
 
 
 def test_large_features_lose_nothing():

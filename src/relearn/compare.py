@@ -112,7 +112,12 @@ def compare_revisions(first: str, second: str) -> Comparison:
 
     def list_images(mask: np.ndarray) -> list[dict[str, str]]:
         return [
-            {"path": b.rows[image][0], "label": a.rows[image][2], first: a.rows[image][3], second: b.rows[image][3]}
+            {
+                "path": b.rows[image][0],
+                "label": a.rows[image][2],
+                "predicted_first": a.rows[image][3],
+                "predicted_second": b.rows[image][3],
+            }
             for image, chosen in zip(common, mask, strict=True)
             if chosen
         ]
@@ -140,12 +145,18 @@ def read_predictions(revision: str) -> Predictions:
     """
     where = f"{paths.PREDICTIONS} of {revision}"
     try:
-        header, *rows = list(csv.reader(io.StringIO(_read_text(revision))))
-    except ValueError:
-        raise ComparisonError(f"{where}: it is empty; run `dvc repro`") from None
+        header, *rows = list(csv.reader(io.StringIO(_read_text(revision)))) or [[]]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ComparisonError(f"{where}: wanted CSV in UTF-8, got: {error}; run `dvc repro`") from None
     classes = [name.removeprefix("probability_") for name in header[len(HEADER) :]]
-    if tuple(header[: len(HEADER)]) != HEADER or any(len(row) != len(header) for row in rows) or not rows:
+    if tuple(header[: len(HEADER)]) != HEADER or len(classes) < 2 or any(len(row) != len(header) for row in rows):
         raise ComparisonError(f"{where}: wanted rows of {', '.join(HEADER)} and probabilities; run `dvc repro`")
+    for row in rows:
+        if row[3] not in classes or not _are_probabilities(row[len(HEADER) :]):
+            raise ComparisonError(
+                f"{where}: {row[0]}: wanted one of {', '.join(classes)} and probabilities that sum to 1, got "
+                f"{', '.join(row[3:])}; run `dvc repro`"
+            )
     copies: Counter[str] = Counter()
     by_image = {}
     for row in rows:
@@ -154,7 +165,16 @@ def read_predictions(revision: str) -> Predictions:
     return Predictions(classes, by_image)
 
 
+def _are_probabilities(cells: list[str]) -> bool:
+    try:
+        return abs(sum(float(cell) for cell in cells) - 1) < 1e-3
+    except ValueError:
+        return False
+
+
 def _read_text(revision: str) -> str:
+    if not revision:
+        raise ComparisonError("wanted a revision of git, or `workspace`, got an empty name")
     if revision == WORKSPACE:
         try:
             return Path(paths.PREDICTIONS).read_text(encoding="utf-8")

@@ -31,13 +31,21 @@ class Plan(NamedTuple):
     hold_features: bool
 
 
+class Standard(NamedTuple):
+    """What standardises features, (x - mean) / scale, and their variance before that; (n_features,) float64 each."""
+
+    mean: np.ndarray
+    scale: np.ndarray
+    variance: np.ndarray
+
+
 class Coordinates(NamedTuple):
     """Training rows as a solver reads them: x of a block stands for the row ((x - mean) / scale) basis.
 
     blocks : sequence of ndarray (rows, n_block_columns); an item may be read from the disk when it is asked for
     mean, scale : (n_block_columns,) float64
     basis : (n_block_columns, n_columns) float64, or None for the identity
-    eigenvalues : (n_columns,) float64, the squares of each column summed; zeros where they were not found
+    eigenvalues : (n_columns,) float64, the squares of each column summed
     restore : (n_columns, k) to (n_features, k), the coefficients of the standardised features
     """
 
@@ -64,9 +72,7 @@ def plan_memory(n_rows: int, n_features: int, memory_bytes: int) -> Plan:
     return Plan(rotate, n_bytes <= memory_bytes if rotate else hold_features, hold_features)
 
 
-def find_coordinates(
-    blocks: Sequence[np.ndarray], mean: np.ndarray, scale: np.ndarray, n_rows: int, memory_bytes: int
-) -> Coordinates:
+def find_coordinates(blocks: Sequence[np.ndarray], standard: Standard, n_rows: int, memory_bytes: int) -> Coordinates:
     """Return the coordinates that the memory allows for rows of features.
 
     The same for any number of threads: each product has a fixed shape and is computed by one of them, and sums have a
@@ -76,17 +82,16 @@ def find_coordinates(
     ----------
     blocks : sequence of ndarray (rows, n_features)
         In order; an item may be read from the disk when it is asked for.
-    mean, scale : ndarray (n_features,) float64
-        What standardises the features.
     memory_bytes
         About what may be held at once, beside `blocks`.
     """
+    mean, scale, variance = standard
     n_features = len(mean)
     plan = plan_memory(n_rows, n_features, memory_bytes)
     if not plan.rotate:
         if plan.hold:
             blocks = [np.asarray(block, np.float64) for block in blocks]
-        return Coordinates(blocks, mean, scale, None, np.zeros(n_features), lambda v: v)
+        return Coordinates(blocks, mean, scale, None, n_rows * variance / scale**2, lambda v: v)
     most_rows = max(1, min(STRIPE_ROWS, memory_bytes // (2 * N_STRIPES * n_features * 8)))
     stripes = Stripes(blocks, mean, scale, most_rows, plan.hold_features)
     if n_rows < n_features:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from relearn.backend import import_keras
+from relearn.errors import TrainingError
 
 Layers = list[tuple[np.ndarray, np.ndarray]]
 
@@ -66,5 +67,10 @@ def fit_dense(
         verbose=0,
     )
     losses = history.history["val_loss"]
+    if not np.isfinite(losses).all():
+        raise TrainingError(
+            f"train.dense.learning_rate: {options['learning_rate']:g} made the loss NaN or infinite in epoch "
+            f"{int(np.flatnonzero(~np.isfinite(losses))[0]) + 1}; lower it"
+        )
     layers = [tuple(np.asarray(w, np.float64) for w in layer.get_weights()) for layer in model.layers if layer.weights]
     return layers, int(np.argmin(losses)) + 1, len(losses) < options["epochs"]  # type: ignore[return-value]

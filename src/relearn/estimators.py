@@ -1,13 +1,13 @@
 """How each head is fitted; what comes out is a `heads.Head`, the same whatever fitted it."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from relearn.coordinates import Coordinates, find_coordinates, plan_memory
+from relearn.coordinates import STRIPE_ROWS, Coordinates, Standard, find_coordinates, plan_memory
 from relearn.errors import TrainingError
 from relearn.features import SplitFeatures
 from relearn.heads import Head, LayeredHead, TreeHead
@@ -16,6 +16,9 @@ from relearn.params import TrainParams
 from relearn.threads import count_threads
 
 Options = dict[str, Any]
+
+# scikit-learn's own answers against those of what is exported.
+ESTIMATOR_TOLERANCE = 1e-6
 
 
 class TrainingData:
@@ -37,16 +40,15 @@ class TrainingData:
         self.classes = sorted(set(training.labels))
         self.truth = np.searchsorted(self.classes, training.labels)
         self.validation_truth = np.searchsorted(self.classes, validation.labels)
-        self.memory_bytes = params.memory_limit_mb * 1_000_000
+        # Half of it is for the splits, so far as they are in memory.
+        self.memory_bytes = params.memory_limit_mb * 500_000
         scaler = StandardScaler()
-        n_rows = 0
-        for block in training.blocks:
-            if not (finite := np.isfinite(block).all(axis=1)).all():
-                image = training.sha256[n_rows + int(np.flatnonzero(~finite)[0])]
-                raise TrainingError(f"training: wanted finite features, got NaN or infinity for image {image}")
-            n_rows += len(block)
+        for block in iterate_finite("training", training):
             scaler.partial_fit(block.astype(np.float64))
+        for _ in iterate_finite("validation", validation):
+            pass
         self.mean = np.asarray(scaler.mean_, np.float64)
+        self.variance = np.asarray(scaler.var_, np.float64)
         self.scale = np.asarray(scaler.scale_, np.float64) if params.scale else np.ones_like(self.mean)
         if not np.any(scaler.var_):
             raise TrainingError(
@@ -57,24 +59,25 @@ class TrainingData:
     @cached_property
     def coordinates(self) -> Coordinates:
         """The rows for a linear model."""
-        return find_coordinates(self.training.blocks, self.mean, self.scale, len(self.truth), self.memory_bytes)
+        standard = Standard(self.mean, self.scale, self.variance)
+        return find_coordinates(self.training.blocks, standard, len(self.truth), self.memory_bytes)
 
     def load(self, head: str) -> np.ndarray:
         """Return all features as they are, (images, n_features) float32."""
-        self.check_memory(head, 4 * len(self.truth) * len(self.mean))
+        self.check_memory(head, 3 * 4 * len(self.truth) * len(self.mean))  # and the head's own copies
         return self.training.features
 
     def load_standardised(self, head: str) -> np.ndarray:
         """Return all features, standardised, (images, n_features) float64."""
-        self.check_memory(head, 8 * len(self.truth) * len(self.mean))
+        self.check_memory(head, 4 * 8 * len(self.truth) * len(self.mean))  # and the head's own copies
         return (self.training.features - self.mean) / self.scale
 
     def check_memory(self, head: str, n_bytes: int) -> None:
         """Raise `TrainingError` if a head would need more than it may have."""
         if n_bytes > self.memory_bytes:
             raise TrainingError(
-                f"train.head: {head} wants {n_bytes / 1e6:,.0f} MB of features in memory, got train.memory_limit_mb "
-                f"{self.params.memory_limit_mb:,}; raise it, or take logistic_regression, which needs them not"
+                f"train.head: {head} wants {n_bytes / 5e5:,.0f} MB for the features, got train.memory_limit_mb "
+                f"{self.params.memory_limit_mb:,}; raise it, or take logistic_regression, which reads them in parts"
             )
 
     def weigh_rows(self) -> np.ndarray:
@@ -93,6 +96,19 @@ class TrainingData:
                     )
                 weights = np.array([given[name] for name in self.classes])
         return np.asarray(weights[self.truth])
+
+
+def iterate_finite(split: str, features: SplitFeatures) -> Iterator[np.ndarray]:
+    """Yield the blocks of a split; raise `TrainingError` at a number that is none."""
+    n_rows = 0
+    for block in features.blocks:
+        if not (finite := np.isfinite(block).all(axis=1)).all():
+            image = features.sha256[n_rows + int(np.flatnonzero(~finite)[0])]
+            raise TrainingError(
+                f"{split}: wanted finite features, got NaN or infinity for image {image}; see `dvc repro verify`"
+            )
+        n_rows += len(block)
+        yield block
 
 
 def fit_heads(name: str, candidates: Sequence[Options], data: TrainingData, row_weights: np.ndarray) -> list[Head]:
@@ -136,7 +152,7 @@ def _fit_linear_svm(options: Options, data: TrainingData, row_weights: np.ndarra
 
     n_rows, n_features = len(data.truth), len(data.mean)
     if not plan_memory(n_rows, n_features, data.memory_bytes).hold:
-        data.check_memory("linear_svm", 8 * n_rows * n_features)
+        data.check_memory("linear_svm", 2 * 8 * n_rows * n_features)
     present = row_weights > 0
     svm = LinearSVC(C=options["C"], tol=options["tol"], max_iter=options["max_iter"], dual=False)
     with warnings.catch_warnings(record=True) as caught:
@@ -144,21 +160,51 @@ def _fit_linear_svm(options: Options, data: TrainingData, row_weights: np.ndarra
         svm.fit(data.coordinates.load_rows()[present], data.truth[present], row_weights[present])
     converged = not any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
     weights = data.coordinates.restore(svm.coef_.T)
-    return LayeredHead(data.mean, data.scale, [(weights, svm.intercept_)], False, int(svm.n_iter_), converged)
+    head = LayeredHead(data.mean, data.scale, [(weights, svm.intercept_)], False, int(svm.n_iter_), converged)
+    rows = data.coordinates.load_rows()[:STRIPE_ROWS]
+    _check_scores("linear_svm", head, data, svm.decision_function(rows))
+    return head
+
+
+def _check_scores(name: str, head: Head, data: TrainingData, wanted: np.ndarray) -> None:
+    """Raise `TrainingError` if a head scores the first training images otherwise than the estimator it was made of."""
+    wanted = wanted.reshape(len(wanted), -1)
+    scores = head.compute_scores(np.concatenate([*_take_rows(data.training.blocks, len(wanted))]))
+    difference = np.abs(scores - wanted).max()
+    if not difference <= ESTIMATOR_TOLERANCE * max(1, np.abs(wanted).max()):
+        raise TrainingError(
+            f"train.head: {name}: wanted the scores of scikit-learn's estimator, got some that differ by "
+            f"{difference:.2g}; set train.scale: true, for the features may be too large or too unlike"
+        )
+
+
+def _take_rows(blocks: Sequence[np.ndarray], n_rows: int) -> Iterator[np.ndarray]:
+    for block in blocks:
+        if n_rows <= 0:
+            return
+        yield block[:n_rows]
+        n_rows -= len(block)
 
 
 def _fit_nearest_centroid(options: Options, data: TrainingData, row_weights: np.ndarray) -> Head:
     """Fit the centroids c of the standardised rows z; the score of a class is -|z - c|^2 + |z|^2 = 2 z c - |c|^2."""
     from sklearn.neighbors import NearestCentroid
 
-    if data.params.class_weight is not None:
-        raise TrainingError("train.class_weight: nearest_centroid knows no weights; wanted null")
     present = row_weights > 0
+    rows = data.load_standardised("nearest_centroid")[present]
+    varies = np.ptp(rows, axis=0) > 0  # of a constant feature the shrinkage would be 0 / 0
     centroid = NearestCentroid(shrink_threshold=options["shrink_threshold"])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a feature is constant, which does no harm here
-        centroid.fit(data.load_standardised("nearest_centroid")[present], data.truth[present])
-    weights, biases = 2 * centroid.centroids_.T, -(centroid.centroids_**2).sum(axis=1)
+        warnings.simplefilter("ignore")  # that a feature is constant within each class, which does no harm
+        centroid.fit(rows[:, varies], data.truth[present])
+    centroids = np.zeros((len(data.classes), len(data.mean)))
+    centroids[:, varies] = centroid.centroids_
+    if not np.isfinite(centroids).all():
+        raise TrainingError(
+            f"train.nearest_centroid.shrink_threshold: {options['shrink_threshold']} wants features that vary within a "
+            f"class, got {present.sum()} images of {len(data.classes)} classes; take null"
+        )
+    weights, biases = 2 * centroids.T, -(centroids**2).sum(axis=1)
     if len(data.classes) == 2:
         weights, biases = weights[:, 1:] - weights[:, :1], biases[1:] - biases[:1]
     return LayeredHead(data.mean, data.scale, [(weights, biases)], has_probabilities=False)
@@ -184,7 +230,7 @@ def _fit_dense(options: Options, data: TrainingData, row_weights: np.ndarray) ->
     from relearn.dense import fit_dense
 
     present = row_weights > 0
-    data.check_memory("dense", 4 * (len(data.truth) + len(data.validation.labels)) * len(data.mean))
+    data.check_memory("dense", 16 * (len(data.truth) + len(data.validation.labels)) * len(data.mean))
     layers, n_epochs, ended = fit_dense(
         training=((data.training.features[present] - data.mean) / data.scale).astype(np.float32),
         truth=data.truth[present],

@@ -4,6 +4,7 @@ The scores of a head are (images, outputs): one output a class, or for two class
 class is likelier. A calibration turns them into the probability of each class, (images, classes).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,8 +13,9 @@ import numpy as np
 from relearn.classifier import open_head
 from relearn.errors import TrainingError
 
-# float32 probabilities of the head against float64 ones here.
+# float32 probabilities of the head against float64 ones here; onnxruntime also adds up the trees' answers in float32.
 HEAD_TOLERANCE = 1e-6
+TREE_TOLERANCE = 1e-5
 LEAST_PROBABILITY = 1e-9  # of a tree's leaf, so that it has a logarithm
 # Of ONNX; those that onnxruntime has known for years.
 DOUBLE = 11
@@ -104,10 +106,22 @@ class TreeHead:
             options={id(self.estimator): {"zipmap": False}},
             target_opset=OPSETS,
         )
+        # Each tree's share of the answer is a fraction of 1, and float32 would add up hundreds of roundings of it.
+        n_trees = len(getattr(self.estimator, "estimators_", [0]))
+        for node in model.graph.node:
+            for attribute in node.attribute:
+                if attribute.name == "class_weights":
+                    attribute.floats[:] = [weight * n_trees for weight in attribute.floats]
         model = add_prefix(model, "tree_", rename_inputs=False)
         graph.nodes += model.graph.node
         graph.constants += model.graph.initializer
         values = graph.add("Cast", "tree_probabilities", to=DOUBLE)
+        values = graph.add("Div", values, np.array(float(n_trees)))
+        if (
+            self.estimator.n_classes_ == 2
+        ):  # the trees vote for the second class, and onnxruntime makes the first 1 - that
+            second = graph.add("Gather", values, np.array([1]), axis=1)
+            values = graph.add("Concat", graph.add("Sub", np.array(1.0), second), second, axis=1)
         values = graph.add("Log", graph.add("Max", values, np.array(LEAST_PROBABILITY)))
         if self.estimator.n_classes_ == 2:
             values = graph.add("MatMul", values, np.array([[-1.0], [1.0]]))
@@ -218,13 +232,13 @@ def calibrate(method: str, scores: np.ndarray, truth: np.ndarray) -> Calibration
             return Calibration(method, points)
 
 
-def export_head(head: Head, calibration: Calibration, classes: list[str], features: np.ndarray) -> bytes:
+def export_head(head: Head, calibration: Calibration, classes: list[str], blocks: Sequence[np.ndarray]) -> bytes:
     """Return a head as ONNX: input `features` float32; outputs `label` text, `probabilities` float32.
 
     Raises
     ------
     TrainingError
-        On `features`, the probabilities of the ONNX head are not those of `head`.
+        For a row of `blocks` the ONNX head has other probabilities than `head`, or another label than they say.
     """
     from onnx import helper
 
@@ -237,7 +251,7 @@ def export_head(head: Head, calibration: Calibration, classes: list[str], featur
         helper.make_graph(
             graph.nodes,
             "head",
-            [helper.make_tensor_value_info("features", FLOAT, [None, features.shape[1]])],
+            [helper.make_tensor_value_info("features", FLOAT, [None, blocks[0].shape[1]])],
             [
                 helper.make_tensor_value_info("label", STRING, [None]),
                 helper.make_tensor_value_info("probabilities", FLOAT, [None, len(classes)]),
@@ -248,11 +262,17 @@ def export_head(head: Head, calibration: Calibration, classes: list[str], featur
         ir_version=IR_VERSION,
     )
     content: bytes = model.SerializeToString(deterministic=True)
-    (answered,) = open_head(content).run(["probabilities"], {"features": features})
-    difference = float(np.abs(answered - calibration.compute_probabilities(head.compute_scores(features))).max())
-    if not difference <= HEAD_TOLERANCE:
-        raise TrainingError(
-            f"head.onnx: wanted the probabilities of the fitted model, got some that differ by {difference:.2g} "
-            f"(at most {HEAD_TOLERANCE:g})"
-        )
+    session = open_head(content)
+    tolerance = TREE_TOLERANCE if isinstance(head, TreeHead) else HEAD_TOLERANCE
+    for block in blocks:
+        features = np.asarray(block, np.float32)
+        answered, labels = session.run(["probabilities", "label"], {"features": features})
+        difference = float(np.abs(answered - calibration.compute_probabilities(head.compute_scores(features))).max())
+        if not difference <= tolerance:
+            raise TrainingError(
+                f"head.onnx: wanted the probabilities of the fitted model, got some that differ by {difference:.2g} "
+                f"(at most {tolerance:g})"
+            )
+        if list(labels) != [classes[column] for column in answered.argmax(axis=1)]:
+            raise TrainingError("head.onnx: wanted the label of the largest probability, got another")
     return content

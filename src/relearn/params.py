@@ -1,5 +1,6 @@
 """`params.yaml` as typed, frozen records: one block a stage, every key required, no key unknown."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -405,6 +406,8 @@ class TrainParams(Block):
     def _give_probabilities(self) -> "TrainParams":
         if self.calibration == "none" and (bare := {head for head, _ in self.grids} & set(HEADS_WITHOUT_PROBABILITIES)):
             raise ValueError(f"another calibration than none for {', '.join(sorted(bare))}, without probabilities else")
+        if self.class_weight is not None and "nearest_centroid" in {head for head, _ in self.grids}:
+            raise ValueError("class_weight: null with nearest_centroid, which knows no weights")
         return self
 
     @property
@@ -471,7 +474,9 @@ def read_params(path: Path) -> Params:
 
 def _describe_problem(detail: ErrorDetails) -> str:
     """Say of one error: key, wanted, got."""
-    key = ".".join(str(part) for part in detail["loc"]) or "the whole file"
+    # pydantic names the branch of a union as well: literal[...], dict[...], constrained-float
+    loc = [part for part in detail["loc"] if isinstance(part, int) or re.fullmatch(r"[\w;]+", part)]
+    key = ".".join(str(part) for part in loc) or "the whole file"
     context: dict[str, Any] = detail.get("ctx", {})
     wanted, got = detail["msg"].removeprefix("Input should be "), f", got {detail['input']!r}"
     match detail["type"]:
@@ -481,6 +486,8 @@ def _describe_problem(detail: ErrorDetails) -> str:
             return f"{key}: unknown key; known here are {', '.join(_known_keys(detail['loc'][:-1]))}"
         case "value_error":
             wanted, got = context["error"], ""
+        case "union_tag_not_found" | "union_tag_invalid" | "model_attributes_type":
+            wanted = f"an entry with head: one of {', '.join(HEADS)}"
         case "literal_error":
             wanted = f"one of {context['expected']}"
         case "model_type" if detail["loc"]:

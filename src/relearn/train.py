@@ -19,7 +19,7 @@ from relearn.features import describe_features, hash_features, read_features
 from relearn.files import read_json, write_csv, write_json
 from relearn.heads import Calibration, Head, calibrate, export_head
 from relearn.intervals import compute_wilson_interval
-from relearn.params import HEADS, TrainParams
+from relearn.params import HEADS, HEADS_WITHOUT_PROBABILITIES, TrainParams
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +38,18 @@ SEARCH_HEADER = (
 )
 
 
-# Options of which a larger value makes a simpler model.
-SMOOTHING = ("min_samples_leaf", "ccp_alpha", "dropout", "weight_decay", "shrink_threshold")
+# The options that say how much a head can fit, the weightier first, and whether that grows or falls with them.
+SIZES = {
+    "C": 1,
+    "max_depth": 1,
+    "units": 1,
+    "n_estimators": 1,
+    "min_samples_leaf": -1,
+    "ccp_alpha": -1,
+    "shrink_threshold": -1,
+    "dropout": -1,
+    "weight_decay": -1,
+}
 
 
 class Trial(NamedTuple):
@@ -69,11 +79,12 @@ class Trial(NamedTuple):
 
     @property
     def complexity(self) -> tuple[float, ...]:
-        """What is least for the simplest: the kind of head in the order of `HEADS`, then its options."""
+        """What is least for the simplest: the kind of head in the order of `HEADS`, then what makes it larger."""
         sizes = []
-        for name, value in sorted(self.options.items()):
-            size = math.inf if value is None else float(value) if isinstance(value, int | float) else 0.0
-            sizes.append((0.0 if value is None else -size) if name in SMOOTHING else size)
+        for name, sign in SIZES.items():
+            if (value := self.options.get(name, 0)) is None:  # no limit of a tree's depth, but no shrinkage either
+                value = math.inf if sign > 0 else 0
+            sizes.append(sign * float(value))
         return (HEADS.index(self.head), *sizes)
 
     @property
@@ -89,8 +100,9 @@ def run(params: TrainParams) -> None:
 
     1. Every head is fitted on the training split alone, its rows in the order of the manifest; so are the means and
        deviations of a standardisation.
-    2. It is judged on the validation split, or, with `train.select_by: folds`, on each fifth (of `n_folds`) of training
-       by a head that was fitted on the rest. `choose_trial` takes one by that.
+    2. It is judged on the validation split, or, with `train.select_by: folds`, on each of `n_folds` parts of training
+       by a head that was fitted on the others; copies of an image are in one part. The means and deviations are those
+       of all of training even so, which knows no labels. `choose_trial` takes one by that.
     3. Its scores are calibrated on the validation split, if it has no probabilities or a calibration is asked for.
     4. The evaluation split is not opened. Nothing is fitted again on training and validation together, so that what
        `evaluate` judges is what was chosen.
@@ -106,23 +118,27 @@ def run(params: TrainParams) -> None:
     IntegrityError
         The features are damaged.
     """
+    # Both bring a BLAS of their own, and only what is loaded can be held to one thread.
+    import scipy.linalg  # noqa: F401
+    import sklearn.linear_model  # noqa: F401
     from threadpoolctl import threadpool_limits
 
     check_verified()
-    memory_bytes = params.memory_limit_mb * 1_000_000
-    training = read_features(paths.FEATURES, "training", memory_bytes)
-    validation = read_features(paths.FEATURES, "validation", memory_bytes)
+    # The heads have the other half.
+    training = read_features(paths.FEATURES, "training", params.memory_limit_mb * 350_000)
+    validation = read_features(paths.FEATURES, "validation", params.memory_limit_mb * 150_000)
     check_labels(training.labels, validation.labels)
     # With two threads BLAS adds in another order, and the last bits of a model change.
     with threadpool_limits(1):
         data = TrainingData(training, validation, params)
+        check_calibration(data)
         trials = [trial for head, grid in params.grids for trial in try_head(head, grid, data)]
         best, verdicts = choose_trial(trials, params.one_standard_error)
-        check_converged(best, trials, params)
         head = best.fitted or fit_heads(best.head, [best.options], data, data.weigh_rows())[0]
+        check_converged(best, head, trials, params)
         scores = compute_scores(head, validation.blocks)
         calibration = choose_calibration(head, scores, data)
-        content = export_head(head, calibration, data.classes, np.asarray(validation.blocks[0], np.float32))
+        content = export_head(head, calibration, data.classes, validation.blocks)
     record = {
         "classes": data.classes,
         "head": best.head,
@@ -193,7 +209,7 @@ def _judge_on_validation(head: str, candidates: list[Options], data: TrainingDat
 
 
 def _judge_in_folds(head: str, candidates: list[Options], data: TrainingData) -> Iterator[tuple[Any, ...]]:
-    from sklearn.model_selection import StratifiedKFold
+    from sklearn.model_selection import StratifiedGroupKFold
 
     n_folds = data.params.n_folds
     rarest = int(np.bincount(data.truth).argmin())
@@ -204,8 +220,10 @@ def _judge_in_folds(head: str, candidates: list[Options], data: TrainingData) ->
         )
     row_weights = data.weigh_rows()
     fold_of = np.empty(len(data.truth), np.int64)
-    folds = StratifiedKFold(n_folds, shuffle=True, random_state=data.params.seed)
-    for number, (_, held_out) in enumerate(folds.split(np.zeros(len(data.truth)), data.truth)):
+    # Copies of an image stay together, for a head that has seen one has seen the other.
+    folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=data.params.seed)
+    rows = np.arange(len(data.truth))
+    for number, (_, held_out) in enumerate(folds.split(rows, data.truth, data.training.sha256)):
         fold_of[held_out] = number
     fitted_in = [fit_heads(head, candidates, data, np.where(fold_of == n, 0, row_weights)) for n in range(n_folds)]
     for number in range(len(candidates)):
@@ -264,29 +282,36 @@ def choose_trial(trials: list[Trial], one_standard_error: bool) -> tuple[Trial, 
             champion = min((t for t in alike if t.accuracy >= least), key=lambda trial: trial.complexity)
         champions[kind] = champion
     leader = min(trials, key=lambda trial: trial.merit)
-    tied = [t for t in champions.values() if compare_paired(leader.right, t.right).verdict != "worse"]
-    chosen = min(tied or [champions[leader.head]], key=lambda trial: trial.complexity)
+    tied = [
+        trial
+        for trial in champions.values()
+        if trial.head == leader.head or compare_paired(leader.right, trial.right).verdict != "worse"
+    ]
+    chosen = min(tied, key=lambda trial: trial.complexity)
     verdicts = []
     for trial in trials:
-        paired = compare_paired(leader.right, trial.right)
-        if trial is chosen:
-            simpler = f"chosen: simpler than {leader.name}, and {paired.verdict}"
-            verdicts.append("chosen: the best" if trial is leader else simpler)
-        else:
-            verdicts.append("the best" if trial is leader else paired.verdict)
+        verdict = "the best" if trial is leader else compare_paired(leader.right, trial.right).verdict
+        if trial is chosen and trial is not leader:
+            why = "within one standard error" if trial.head == leader.head else "no clear difference"
+            verdict = f"simpler than {leader.name}, {why}"
+        verdicts.append(f"chosen: {verdict}" if trial is chosen else verdict)
     return chosen, verdicts
 
 
-def check_converged(best: Trial, trials: list[Trial], params: TrainParams) -> None:
-    """Tell which trials did not converge; raise `TrainingError` if the chosen one must and did not."""
+def check_converged(best: Trial, head: Head, trials: list[Trial], params: TrainParams) -> None:
+    """Tell what did not converge; raise `TrainingError` if the chosen head must and did not."""
     for trial in trials:
         if not trial.converged:
             log.warning("%s did not converge in %s iterations", trial.name, trial.n_iter)
-    if params.must_converge and not best.converged:
+    if head.converged:
+        return
+    if params.must_converge:
         raise TrainingError(
-            f"{best.name}: wanted a solver that converges (train.must_converge), got {best.n_iter} iterations without; "
-            f"raise train.{best.head}.max_iter"
+            f"{best.name}: wanted a solver that converges (train.must_converge), got {head.n_iter} iterations without; "
+            f"raise {'epochs' if best.head == 'dense' else 'max_iter'} of {best.head}"
         )
+    if best.fitted is None:
+        log.warning("%s, fitted on all of training, did not converge in %s iterations", best.name, head.n_iter)
 
 
 def choose_calibration(head: Head, scores: np.ndarray, data: TrainingData) -> Calibration:
@@ -294,14 +319,19 @@ def choose_calibration(head: Head, scores: np.ndarray, data: TrainingData) -> Ca
     method = data.params.calibration
     if method == "auto":
         method = "none" if head.has_probabilities else "temperature"
-    if method == "none":
-        return Calibration("none", [])
-    if absent := sorted(set(data.classes) - set(data.validation.labels)):
+    return Calibration("none", []) if method == "none" else calibrate(method, scores, data.validation_truth)
+
+
+def check_calibration(data: TrainingData) -> None:
+    """Raise `TrainingError` if a calibration may be wanted and validation lacks a class."""
+    method = data.params.calibration
+    bare = {head for head, _ in data.params.grids} & set(HEADS_WITHOUT_PROBABILITIES)
+    absent = sorted(set(data.classes) - set(data.validation.labels))
+    if absent and (bare or method not in ("auto", "none")):
         raise TrainingError(
             f"validation: wanted images of every class to calibrate on (train.calibration {method}), got none of "
             f"{', '.join(absent)}; add some"
         )
-    return calibrate(method, scores, data.validation_truth)
 
 
 def summarise(
