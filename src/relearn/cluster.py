@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 ADDRESS = "DASK_SCHEDULER_ADDRESS"
 CONNECT_SECONDS = 30
 LOOK_SECONDS = 10  # after which it is looked whether there are workers at all
+FETCH_SECONDS = 30
 DESERTED_SECONDS = 300
 
 # Of a worker, whose threads share one network. Images are decoded while it computes.
@@ -155,9 +156,11 @@ class Crew:
             if task not in self.tasks:
                 continue  # its double was among those that came back
             try:
-                answer = task.result()
+                answer = task.result(timeout=FETCH_SECONDS)
             except UnlikeWorker as error:
                 log.warning("%s", error)
+                answer = None
+            except TimeoutError:  # its worker was done, and does not hand it over
                 answer = None
             yield self._drop(task), answer
 
