@@ -85,11 +85,6 @@ class LogisticRegressionProblem:
             solution = self._solve(C, solution, sample_weights, tol, max_iter)
             yield solution
 
-    def compute_margins(self, solution: Solution) -> np.ndarray:
-        """Return z W + b of every row, (n_rows, n_outputs)."""
-        weights, offset = self._unfold(solution.weights, solution.intercepts)
-        return np.concatenate([np.asarray(block, np.float64) @ weights + offset for block in self._coordinates.blocks])
-
     def _solve(
         self, C: float, start: Solution | None, sample_weights: np.ndarray, tol: float, max_iter: int
     ) -> Solution:
