@@ -69,11 +69,14 @@ def test_better_worse_and_no_clear_difference(revisions):
     better = compare_revisions("bad", "good")
     assert better.sentence == (
         "good is better than bad: of 60 images 18 right in good alone, 0 in bad alone; "
-        "McNemar's exact test: p = 7.63e-06."
+        "McNemar's exact test: p = 7.63e-06. "
+        "By their intervals clearly better: balanced_accuracy_score, macro_f1_score, roc_auc_score, log_loss."
     )
     assert compare_revisions("good", "bad").sentence.startswith("bad is worse than good: ")
     same = compare_revisions("HEAD", "workspace")
-    assert same.sentence.startswith("No clear difference between HEAD and workspace: of 60 images 0 right in workspace")
+    assert same.sentence.startswith(
+        "No clear difference in accuracy between HEAD and workspace: of 60 images 0 right in workspace"
+    )
     assert [image["path"] for image in same.only_first] == ["evaluation/cat/30.png"]
     assert same.only_first[0] == {
         "path": "evaluation/cat/30.png",
@@ -96,6 +99,7 @@ def test_differences_have_paired_intervals(revisions):
     assert found["log_loss"].high < 0
     same = {d.name: d for d in compare_revisions("good", "good").differences}
     assert all((d.difference, d.low, d.high) == (0, 0, 0) for d in same.values())
+    assert compare_revisions("good", "good").sentence == "good and good predict the same."
 
 
 @pytest.mark.slow
@@ -113,6 +117,9 @@ def test_output(revisions, capsys):
     assert "accuracy_score" in printed
     assert "good is better than bad" in printed
     assert "  and 8 more; --json lists them" in printed
+    sha = git(revisions, "rev-parse", "good").strip()
+    print_table(compare_revisions(sha, "workspace"))
+    assert f" {sha[:7]} " in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -186,7 +193,7 @@ def test_what_cannot_be_compared_is_told(revisions):
 @pytest.mark.slow
 def test_command(revisions):
     run = CliRunner().invoke
-    assert "No clear difference between HEAD and workspace" in run(cli.app, ["compare"]).stdout
+    assert "No clear difference in accuracy between HEAD and workspace" in run(cli.app, ["compare"]).stdout
     assert json.loads(run(cli.app, ["compare", "bad", "good", "--json"]).stdout)["paired"]["n_only_second"] == 18
     assert run(cli.app, ["compare", "bad", "--md"]).stdout.startswith("| | bad | workspace | difference |")
     assert run(cli.app, ["compare", "--md", "--json"]).exit_code == 2

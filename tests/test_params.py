@@ -106,7 +106,7 @@ def test_unknown_network_answers_with_the_list(workspace, set_params):
         ({"train.search": 3}, "train.search: wanted a valid list, got 3"),
         (
             {"train.calibration": "none", "train.head": "linear_svm"},
-            "train: wanted another calibration than none for linear_svm, without probabilities else",
+            "train: wanted calibration: auto, temperature, sigmoid or isotonic with linear_svm, got none",
         ),
         ({"train.class_weight": "half"}, "train.class_weight"),
         ({"restructure.labels": {True: "a"}}, "wanted a valid string, got True"),

@@ -468,7 +468,7 @@ def test_features_that_stay_on_the_disk_give_the_same_head(features):
 @pytest.mark.parametrize("head", ["nearest_centroid", "decision_tree", "random_forest", "dense"])
 def test_head_that_needs_more_memory_says_so(features, head):
     write_large(features, 10_000)
-    message = rf"train\.head: {head} wants \d+ MB for the features, got train\.memory_limit_mb 1; raise it, or take log"
+    message = rf"train: {head} wants \d+ MB for the features, got train\.memory_limit_mb 1; raise it, or take log"
     with pytest.raises(TrainingError, match=message):
         run(make_train_params(head, memory_limit_mb=1))
 

@@ -87,7 +87,9 @@ def predict(
 
 @app.command()
 def compare(
-    first: Annotated[str, typer.Argument(metavar="REV_A", help="A revision of git, or `workspace`.")] = "HEAD",
+    first: Annotated[
+        str, typer.Argument(metavar="REV_A", help="A branch, tag, commit or experiment, or `workspace`.")
+    ] = "HEAD",
     second: Annotated[str, typer.Argument(metavar="REV_B", help="The one that is compared with it.")] = "workspace",
     json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
     md: Annotated[bool, typer.Option("--md", help="Print Markdown.")] = False,

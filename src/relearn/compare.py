@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ N_RESAMPLES = 2000
 N_BINS = 15
 SEED = 0
 N_IMAGES_SHOWN = 10
+MIN_WIDTH = 160
 
 HEADER = ("path", "sha256", "label", "predicted")
 
@@ -76,10 +78,20 @@ class Comparison(NamedTuple):
             f"in {self.first} alone; McNemar's exact test: p = {paired.p_value:.3g}"
         )
         match paired.verdict:
+            case _ if all(d.difference == d.low == d.high == 0 for d in self.differences):
+                sentence = f"{self.first} and {self.second} predict the same."
             case "no clear difference":
-                return f"No clear difference between {self.first} and {self.second}: {counts}."
+                sentence = f"No clear difference in accuracy between {self.first} and {self.second}: {counts}."
             case verdict:
-                return f"{self.second} is {verdict} than {self.first}: {counts}."
+                sentence = f"{self.second} is {verdict} than {self.first}: {counts}."
+        clear: dict[str, list[str]] = {"better": [], "worse": []}
+        for name, *_, low, high in self.differences:
+            if name != "accuracy_score" and not low <= 0 <= high:
+                clear["better" if (low > 0) == name.endswith("_score") else "worse"].append(name)
+        for verdict, names in clear.items():
+            if names:
+                sentence += f" By their intervals clearly {verdict}: {', '.join(names)}."
+        return sentence
 
 
 def compare_revisions(first: str, second: str) -> Comparison:
@@ -264,14 +276,16 @@ def print_table(comparison: Comparison) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("", comparison.first, comparison.second, "difference", "95 % interval", box=None, pad_edge=False)
+    names = [re.sub(r"^([0-9a-f]{7})[0-9a-f]{33}$", r"\1", name) for name in (comparison.first, comparison.second)]
+    table = Table("", *names, "difference", "95 % interval", box=None, pad_edge=False)
     for column in table.columns:
         column.no_wrap = True
         column.justify = "left" if column is table.columns[0] else "right"
     for row in _tabulate(comparison):
         table.add_row(*row)
     console = Console(highlight=False, markup=False)
-    console.print(table, soft_wrap=True)
+    console.width = max(console.width, MIN_WIDTH)  # rather a line too long than a number cut short
+    console.print(table)
     print(comparison.sentence)
     for title, images in _list_groups(comparison):
         print(f"{title}:")

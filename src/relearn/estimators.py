@@ -20,6 +20,9 @@ Options = dict[str, Any]
 # scikit-learn's own answers against those of what is exported.
 ESTIMATOR_TOLERANCE = 1e-6
 
+# Bytes of memory for each number of the training features, the head's own copies included.
+NUMBER_BYTES = {"nearest_centroid": 32, "decision_tree": 12, "random_forest": 12, "dense": 24}
+
 
 class TrainingData:
     """The training split as the heads take it, each form of it made once, when it is asked for.
@@ -62,21 +65,23 @@ class TrainingData:
         standard = Standard(self.mean, self.scale, self.variance)
         return find_coordinates(self.training.blocks, standard, len(self.truth), self.memory_bytes)
 
-    def load(self, head: str) -> np.ndarray:
+    def load(self) -> np.ndarray:
         """Return all features as they are, (images, n_features) float32."""
-        self.check_memory(head, 3 * 4 * len(self.truth) * len(self.mean))  # and the head's own copies
         return self.training.features
 
-    def load_standardised(self, head: str) -> np.ndarray:
+    def load_standardised(self) -> np.ndarray:
         """Return all features, standardised, (images, n_features) float64."""
-        self.check_memory(head, 4 * 8 * len(self.truth) * len(self.mean))  # and the head's own copies
         return (self.training.features - self.mean) / self.scale
 
-    def check_memory(self, head: str, n_bytes: int) -> None:
+    def check_memory(self, head: str) -> None:
         """Raise `TrainingError` if a head would need more than it may have."""
+        n_rows, n_features = len(self.truth), len(self.mean)
+        n_bytes = NUMBER_BYTES.get(head, 0) * n_rows * n_features
+        if head == "linear_svm" and not plan_memory(n_rows, n_features, self.memory_bytes).hold:
+            n_bytes = 2 * 8 * n_rows * n_features
         if n_bytes > self.memory_bytes:
             raise TrainingError(
-                f"train.head: {head} wants {n_bytes / 5e5:,.0f} MB for the features, got train.memory_limit_mb "
+                f"train: {head} wants {n_bytes / 5e5:,.0f} MB for the features, got train.memory_limit_mb "
                 f"{self.params.memory_limit_mb:,}; raise it, or take logistic_regression, which reads them in parts"
             )
 
@@ -150,9 +155,6 @@ def _fit_linear_svm(options: Options, data: TrainingData, row_weights: np.ndarra
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.svm import LinearSVC
 
-    n_rows, n_features = len(data.truth), len(data.mean)
-    if not plan_memory(n_rows, n_features, data.memory_bytes).hold:
-        data.check_memory("linear_svm", 2 * 8 * n_rows * n_features)
     present = row_weights > 0
     svm = LinearSVC(C=options["C"], tol=options["tol"], max_iter=options["max_iter"], dual=False)
     with warnings.catch_warnings(record=True) as caught:
@@ -191,7 +193,7 @@ def _fit_nearest_centroid(options: Options, data: TrainingData, row_weights: np.
     from sklearn.neighbors import NearestCentroid
 
     present = row_weights > 0
-    rows = data.load_standardised("nearest_centroid")[present]
+    rows = data.load_standardised()[present]
     varies = np.ptp(rows, axis=0) > 0  # of a constant feature the shrinkage would be 0 / 0
     centroid = NearestCentroid(shrink_threshold=options["shrink_threshold"])
     with warnings.catch_warnings():
@@ -220,7 +222,7 @@ def _fit_trees(name: str, options: Options, data: TrainingData, row_weights: np.
         estimator = DecisionTreeClassifier(**options, random_state=data.params.seed)
     else:
         estimator = RandomForestClassifier(**options, random_state=data.params.seed, n_jobs=count_threads())
-    estimator.fit(data.load(name)[present], data.truth[present], row_weights[present])
+    estimator.fit(data.load()[present], data.truth[present], row_weights[present])
     if name == "random_forest":
         estimator.n_jobs = 1  # threads would add up the trees' answers in any order
     return TreeHead(estimator)
@@ -230,7 +232,6 @@ def _fit_dense(options: Options, data: TrainingData, row_weights: np.ndarray) ->
     from relearn.dense import fit_dense
 
     present = row_weights > 0
-    data.check_memory("dense", 16 * (len(data.truth) + len(data.validation.labels)) * len(data.mean))
     layers, n_epochs, ended = fit_dense(
         training=((data.training.features[present] - data.mean) / data.scale).astype(np.float32),
         truth=data.truth[present],

@@ -405,7 +405,9 @@ class TrainParams(Block):
     @model_validator(mode="after")
     def _give_probabilities(self) -> "TrainParams":
         if self.calibration == "none" and (bare := {head for head, _ in self.grids} & set(HEADS_WITHOUT_PROBABILITIES)):
-            raise ValueError(f"another calibration than none for {', '.join(sorted(bare))}, without probabilities else")
+            raise ValueError(
+                f"calibration: auto, temperature, sigmoid or isotonic with {', '.join(sorted(bare))}, got none"
+            )
         if self.class_weight is not None and "nearest_centroid" in {head for head, _ in self.grids}:
             raise ValueError("class_weight: null with nearest_centroid, which knows no weights")
         return self

@@ -15,7 +15,7 @@ from relearn.classifier import write_classifier
 from relearn.comparison import compare_paired
 from relearn.errors import TrainingError, ValidationFailed
 from relearn.estimators import Options, TrainingData, fit_heads
-from relearn.features import describe_features, hash_features, read_features
+from relearn.features import ShardsOnDisk, describe_features, hash_features, read_features
 from relearn.files import read_json, write_csv, write_json
 from relearn.heads import Calibration, Head, calibrate, export_head
 from relearn.intervals import compute_wilson_interval
@@ -132,6 +132,12 @@ def run(params: TrainParams) -> None:
     with threadpool_limits(1):
         data = TrainingData(training, validation, params)
         check_calibration(data)
+        for name, _ in params.grids:
+            data.check_memory(name)
+        if params.search:
+            log.info("train.search is set: train.head %s is not looked at", params.head)
+        if isinstance(training.blocks, ShardsOnDisk):
+            log.info("the features are larger than train.memory_limit_mb allows: they are read from the disk")
         trials = [trial for head, grid in params.grids for trial in try_head(head, grid, data)]
         best, verdicts = choose_trial(trials, params.one_standard_error)
         head = best.fitted or fit_heads(best.head, [best.options], data, data.weigh_rows())[0]
@@ -216,7 +222,7 @@ def _judge_in_folds(head: str, candidates: list[Options], data: TrainingData) ->
     if (n_images := int(np.bincount(data.truth)[rarest])) < n_folds:
         raise TrainingError(
             f"training: wanted at least {n_folds} images of every class (train.n_folds), got {n_images} of "
-            f"{data.classes[rarest]}; lower train.n_folds or take train.select_by validation"
+            f"class {data.classes[rarest]}; lower train.n_folds or take train.select_by validation"
         )
     row_weights = data.weigh_rows()
     fold_of = np.empty(len(data.truth), np.int64)
@@ -294,6 +300,8 @@ def choose_trial(trials: list[Trial], one_standard_error: bool) -> tuple[Trial, 
         if trial is chosen and trial is not leader:
             why = "within one standard error" if trial.head == leader.head else "no clear difference"
             verdict = f"simpler than {leader.name}, {why}"
+        if not trial.converged:
+            verdict += ", not converged"
         verdicts.append(f"chosen: {verdict}" if trial is chosen else verdict)
     return chosen, verdicts
 
