@@ -198,7 +198,7 @@ print(json.dumps({"opened": sorted(opened), "modules": modules}))
 def test_pipeline_reads_and_writes_what_dvc_yaml_says(clone, set_params):
     """Each stage is run with an eye on every file that it opens, and on every module of ours that it imports."""
     write_small_set(clone)
-    set_params(SMALL, clone / "params.yaml")
+    set_params(SMALL | {"train.search": [{"head": "logistic_regression"}, {"head": "dense"}]}, clone / "params.yaml")
     (clone / ".watch.py").write_text(WATCHER)
     for stage in STAGES:
         answer = subprocess.run(
