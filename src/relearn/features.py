@@ -10,6 +10,7 @@ import numpy as np
 from relearn.errors import IntegrityError
 from relearn.files import hash_file, read_csv, read_json, write_array, write_csv, write_json
 from relearn.manifest import SPLITS, ManifestRow
+from relearn.threads import count_threads, map_ahead
 
 # A new image writes the shard anew that it falls into, and DVC keeps the old one beside the new one. So shards are
 # small, but not so many that DVC spends its time on files.
@@ -63,28 +64,34 @@ class ShardsOnDisk(Sequence[np.ndarray]):
 def write_features(
     folder: Path, manifest: Sequence[ManifestRow], read: Callable[[str], np.ndarray], record: dict[str, Any]
 ) -> None:
-    """Write the features of the manifest's images, a shard in memory at a time.
+    """Write the features of the manifest's images, a few shards in memory at a time.
 
     Parameters
     ----------
     read
         Returns the features of an image by its sha256: `record["n_features"]` of the type `record["feature_dtype"]`.
     """
-    index: list[tuple[object, ...]] = []
-    shards: list[tuple[object, ...]] = []
     dtype = np.dtype(record["feature_dtype"]).newbyteorder("<")
     n_features = int(record["n_features"])
+    plan = []
     for split in SPLITS:
         images = [image for image in manifest if image.split == split]
         most_rows = choose_shard_rows(len(images), n_features * dtype.itemsize)
         for prefix, group in plan_shards(images, most_rows):
-            shard = f"{split}-{prefix}.npy" if prefix else f"{split}.npy"
-            values = np.empty((len(group), n_features), dtype)
-            for row, image in enumerate(group):
-                values[row] = read(image.sha256)
-                index.append((shard, row, image.sha256, image.split, image.label))
-            write_array(folder / shard, values)
-            shards.append((shard, hash_file(folder / shard), *values.shape, dtype.name))
+            plan.append((f"{split}-{prefix}.npy" if prefix else f"{split}.npy", group))
+
+    def write_shard(part: tuple[str, Sequence[ManifestRow]]) -> tuple[object, ...]:
+        shard, group = part
+        values = np.empty((len(group), n_features), dtype)
+        for row, image in enumerate(group):
+            values[row] = read(image.sha256)
+        write_array(folder / shard, values)
+        return shard, hash_file(folder / shard), *values.shape, dtype.name
+
+    shards = list(map_ahead(write_shard, plan, 2 * count_threads()))
+    index = [
+        (shard, row, image.sha256, image.split, image.label) for shard, group in plan for row, image in enumerate(group)
+    ]
     write_csv(folder / INDEX, IndexRow._fields, index)
     write_csv(folder / SHARDS, SHARDS_HEADER, shards)
     write_json(folder / EXTRACTOR, record)
