@@ -29,7 +29,7 @@ def trained(tmp_path_factory):
     content = read_yaml(ROOT / "params.yaml")
     content["restructure"] |= {"source": "images", "layout": "split_class_folders"}
     content["extract"] |= {"batch_size": 8}
-    content["train"] |= {"C": [0.01]}
+    content["train"]["logistic_regression"] |= {"C": 0.01}
     content["evaluate"] |= {"n_resamples": 100}
     params = Params.model_validate(content)
     for number, (split, count) in enumerate({"training": 7, "validation": 3, "evaluation": 3}.items()):
