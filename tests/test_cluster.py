@@ -92,21 +92,12 @@ def test_features_are_those_of_one_machine(local, clone, cluster_of, n_workers):
     assert read_features(clone) == local
 
 
-def test_images_of_a_lost_worker_are_done_by_another(local, clone, cluster_of):
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSTOP])
+def test_images_of_a_worker_that_is_lost_or_stands_still_are_done_by_another(local, clone, cluster_of, sent):
     address, _, workers = cluster_of(2)
     with start_extract(clone, address) as child:
         assert wait_for_stored(clone, 3) < 28
-        workers[0].send_signal(signal.SIGKILL)
-        printed = child.stderr.read()
-    assert child.returncode == 0, printed
-    assert read_features(clone) == local
-
-
-def test_a_worker_that_stands_still_does_not_hold_up_the_end(local, clone, cluster_of):
-    address, _, workers = cluster_of(2)
-    with start_extract(clone, address) as child:
-        wait_for_stored(clone, 3)
-        workers[0].send_signal(signal.SIGSTOP)
+        workers[0].send_signal(sent)
         printed = child.stderr.read()
     workers[0].send_signal(signal.SIGCONT)
     assert child.returncode == 0, printed

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from relearn.errors import ImageError, IntegrityError, NetworkError
-from relearn.files import hash_bytes, write_file
+from relearn.files import write_file
 from relearn.manifest import ManifestRow
 from relearn.networks import Extractor, UnfitFeature, describe_way, group_items
 from relearn.params import NetworkParams
@@ -299,7 +299,7 @@ def compute_batch(
             raise UnlikeWorker(f"worker {worker.address}: {differing}")
         if weights is not None:
             # keras goes by how the name ends.
-            path = Path(worker.local_directory) / f"{hash_bytes(weights)}-{Path(fields['weights']).name}"
+            path = Path(worker.local_directory) / f"{fields['weights_sha256']}-{Path(fields['weights']).name}"
             if not path.exists():
                 with write_file(path) as file:
                     file.write(weights)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from relearn.coordinates import STRIPE_ROWS, Coordinates, Standard, find_coordinates, plan_memory
+from relearn.coordinates import Coordinates, Standard, find_coordinates, plan_memory
 from relearn.errors import TrainingError
 from relearn.features import SplitFeatures
 from relearn.heads import Head, LayeredHead, TreeHead
@@ -65,13 +65,9 @@ class TrainingData:
         standard = Standard(self.mean, self.scale, self.variance)
         return find_coordinates(self.training.blocks, standard, len(self.truth), self.memory_bytes)
 
-    def load(self) -> np.ndarray:
-        """Return all features as they are, (images, n_features) float32."""
-        return self.training.features
-
-    def load_standardised(self) -> np.ndarray:
-        """Return all features, standardised, (images, n_features) float64."""
-        return (self.training.features - self.mean) / self.scale
+    def standardise(self, features: np.ndarray) -> np.ndarray:
+        """Return features (images, n_features) standardised, float64."""
+        return np.asarray((features - self.mean) / self.scale)
 
     def check_memory(self, head: str) -> None:
         """Raise `TrainingError` if a head would need more than it may have."""
@@ -156,23 +152,22 @@ def _fit_linear_svm(options: Options, data: TrainingData, row_weights: np.ndarra
     from sklearn.svm import LinearSVC
 
     present = row_weights > 0
+    rows = data.coordinates.load_rows()
     svm = LinearSVC(C=options["C"], tol=options["tol"], max_iter=options["max_iter"], dual=False)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        svm.fit(data.coordinates.load_rows()[present], data.truth[present], row_weights[present])
+        svm.fit(rows[present], data.truth[present], row_weights[present])
     converged = not any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
     weights = data.coordinates.restore(svm.coef_.T)
     head = LayeredHead(data.mean, data.scale, [(weights, svm.intercept_)], False, int(svm.n_iter_), converged)
-    rows = data.coordinates.load_rows()[:STRIPE_ROWS]
-    _check_scores("linear_svm", head, data, svm.decision_function(rows))
+    first = data.training.blocks[0]
+    _check_scores("linear_svm", head.compute_scores(first), svm.decision_function(rows[: len(first)]))
     return head
 
 
-def _check_scores(name: str, head: Head, data: TrainingData, wanted: np.ndarray) -> None:
-    """Raise `TrainingError` if a head scores the first training images otherwise than the estimator it was made of."""
-    wanted = wanted.reshape(len(wanted), -1)
-    scores = head.compute_scores(np.concatenate([*_take_rows(data.training.blocks, len(wanted))]))
-    difference = np.abs(scores - wanted).max()
+def _check_scores(name: str, scores: np.ndarray, wanted: np.ndarray) -> None:
+    """Raise `TrainingError` if the scores of a head are not those of the estimator that it was made of."""
+    difference = np.abs(scores - wanted.reshape(scores.shape)).max()
     if not difference <= ESTIMATOR_TOLERANCE * max(1, np.abs(wanted).max()):
         raise TrainingError(
             f"train.head: {name}: wanted the scores of scikit-learn's estimator, got some that differ by "
@@ -180,20 +175,12 @@ def _check_scores(name: str, head: Head, data: TrainingData, wanted: np.ndarray)
         )
 
 
-def _take_rows(blocks: Sequence[np.ndarray], n_rows: int) -> Iterator[np.ndarray]:
-    for block in blocks:
-        if n_rows <= 0:
-            return
-        yield block[:n_rows]
-        n_rows -= len(block)
-
-
 def _fit_nearest_centroid(options: Options, data: TrainingData, row_weights: np.ndarray) -> Head:
     """Fit the centroids c of the standardised rows z; the score of a class is -|z - c|^2 + |z|^2 = 2 z c - |c|^2."""
     from sklearn.neighbors import NearestCentroid
 
     present = row_weights > 0
-    rows = data.load_standardised()[present]
+    rows = data.standardise(data.training.features[present])
     varies = np.ptp(rows, axis=0) > 0  # of a constant feature the shrinkage would be 0 / 0
     centroid = NearestCentroid(shrink_threshold=options["shrink_threshold"])
     with warnings.catch_warnings():
@@ -222,7 +209,7 @@ def _fit_trees(name: str, options: Options, data: TrainingData, row_weights: np.
         estimator = DecisionTreeClassifier(**options, random_state=data.params.seed)
     else:
         estimator = RandomForestClassifier(**options, random_state=data.params.seed, n_jobs=count_threads())
-    estimator.fit(data.load()[present], data.truth[present], row_weights[present])
+    estimator.fit(data.training.features[present], data.truth[present], row_weights[present])
     if name == "random_forest":
         estimator.n_jobs = 1  # threads would add up the trees' answers in any order
     return TreeHead(estimator)
@@ -233,10 +220,10 @@ def _fit_dense(options: Options, data: TrainingData, row_weights: np.ndarray) ->
 
     present = row_weights > 0
     layers, n_epochs, ended = fit_dense(
-        training=((data.training.features[present] - data.mean) / data.scale).astype(np.float32),
+        training=data.standardise(data.training.features[present]).astype(np.float32),
         truth=data.truth[present],
         row_weights=row_weights[present],
-        validation=((data.validation.features - data.mean) / data.scale).astype(np.float32),
+        validation=data.standardise(data.validation.features).astype(np.float32),
         validation_truth=data.validation_truth,
         n_classes=len(data.classes),
         options=options,

@@ -23,7 +23,6 @@ from relearn.threads import count_threads, map_ahead
 
 log = logging.getLogger(__name__)
 
-
 MAX_ATTEMPTS = 5
 
 

@@ -117,15 +117,15 @@ class TreeHead:
         graph.constants += model.graph.initializer
         values = graph.add("Cast", "tree_probabilities", to=DOUBLE)
         values = graph.add("Div", values, np.array(float(n_trees)))
-        if (
-            self.estimator.n_classes_ == 2
-        ):  # the trees vote for the second class, and onnxruntime makes the first 1 - that
-            second = graph.add("Gather", values, np.array([1]), axis=1)
-            values = graph.add("Concat", graph.add("Sub", np.array(1.0), second), second, axis=1)
-        values = graph.add("Log", graph.add("Max", values, np.array(LEAST_PROBABILITY)))
-        if self.estimator.n_classes_ == 2:
-            values = graph.add("MatMul", values, np.array([[-1.0], [1.0]]))
-        return values
+
+        def add_logarithm(shares: str) -> str:
+            return graph.add("Log", graph.add("Max", shares, np.array(LEAST_PROBABILITY)))
+
+        if self.estimator.n_classes_ > 2:
+            return add_logarithm(values)
+        # The trees vote for the second class alone; the first column is 1 - that, which is wrong for many votes.
+        second = graph.add("Gather", values, np.array([1]), axis=1)
+        return graph.add("Sub", add_logarithm(second), add_logarithm(graph.add("Sub", np.array(1.0), second)))
 
 
 Head = LayeredHead | TreeHead

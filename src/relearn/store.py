@@ -174,12 +174,13 @@ class FeatureStore:
 
     def open_space(self, spec: dict[str, Any]) -> Space:
         """Return the space of a way to compute features, given by all that decides them, as JSON can hold it."""
-        space = Space(self._database, json.dumps(spec, sort_keys=True), None)
+        text = json.dumps(spec, sort_keys=True)
+        space = Space(self._database, text, None)
         key = bytes.fromhex(space.name)
         for record, check in self._database.execute("SELECT record, hash FROM space WHERE name = ?", (key,)):
             if check == _hash_text(space.name, str(record)):
                 self._database.execute("UPDATE space SET used = ? WHERE name = ?", (time.time(), key))
-                return Space(self._database, json.dumps(spec, sort_keys=True), json.loads(record))
+                return Space(self._database, text, json.loads(record))
             log.warning("%s: the record of a space is damaged; begun anew", self._path)
             self._database.execute("DELETE FROM space WHERE name = ?", (key,))
         return space
