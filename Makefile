@@ -5,7 +5,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BACKEND ?= cpu
 LOCK := $(if $(filter gpu,$(BACKEND)),requirements-gpu.lock,requirements.lock)
 READY := .venv/ready-$(BACKEND)
-SOURCES := src flows tests benchmarks data/make_digits.py
+SOURCES := src flows pretraining tests benchmarks data
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
@@ -23,7 +23,7 @@ unexport SSL_CERT_FILE
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-fast check format data-docs flow ui lock clean
+.PHONY: help setup repro test test-fast check format data-docs food5k pretrain flow ui lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -58,6 +58,12 @@ check: $(READY)  ## format, lint, types: nothing is changed
 format: $(READY)  ## format, and mend what the linter can
 	ruff format $(SOURCES)
 	ruff check --fix $(SOURCES)
+
+food5k: $(READY)  ## VGG16 with ImageNet weights on Food-5K, as a DVC experiment (FOOD5K=PATH or address, ARGS for dvc exp run)
+	@python data/food5k.py "$(FOOD5K)" $(ARGS)
+
+pretrain: $(READY)  ## train mini_vgg on CIFAR-10 again, an hour on two cores; see pretraining/README.md
+	cd pretraining && dvc repro
 
 data-docs: $(READY)  ## write Great Expectations' own pages on the images to reports/data_docs/
 	@relearn data-docs

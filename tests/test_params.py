@@ -141,7 +141,7 @@ def test_what_is_no_params_file(workspace, content, message):
 
 
 def test_no_params_file(tmp_path):
-    assert "params.yaml: no such file; run relearn from the folder that has it" in read_error(tmp_path / "params.yaml")
+    assert "params.yaml: no such file; run from the folder that has it" in read_error(tmp_path / "params.yaml")
 
 
 def test_labels_may_be_numbers(workspace, set_params):

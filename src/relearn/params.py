@@ -11,8 +11,8 @@ from ruamel.yaml.error import YAMLError
 
 from relearn.errors import ParamsError
 
-# extract.network -> the function of keras.applications. A table, so that a wrong name is told at once and without the
-# seconds that importing keras takes; a test holds it against keras.
+# extract.network -> the function of keras.applications, or our own MiniVGG. A table, so that a wrong name is told at
+# once and without the seconds that importing keras takes; a test holds it against keras.
 NETWORKS = {
     "convnext_base": "ConvNeXtBase",
     "convnext_large": "ConvNeXtLarge",
@@ -39,6 +39,7 @@ NETWORKS = {
     "efficientnet_v2_s": "EfficientNetV2S",
     "inception_resnet_v2": "InceptionResNetV2",
     "inception_v3": "InceptionV3",
+    "mini_vgg": "MiniVGG",
     "mobilenet": "MobileNet",
     "mobilenet_v2": "MobileNetV2",
     "mobilenet_v3_large": "MobileNetV3Large",
@@ -70,6 +71,9 @@ class Block(BaseModel):
     """A block of `params.yaml`. YAML's types are taken as they are: "1" is no number, 1 is no text."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+Blocks = TypeVar("Blocks", bound=Block)
 
 
 class SplitFolders(Block):
@@ -243,6 +247,8 @@ class NetworkParams(Block):
 
     @model_validator(mode="after")
     def _name_the_bytes(self) -> "NetworkParams":
+        if self.network == "mini_vgg" and self.weights == "imagenet":
+            raise ValueError("weights: random or a path with mini_vgg (its file is in pretraining/), got imagenet")
         if self.weights_are_file and self.weights_sha256 is None:
             raise ValueError(f"weights_sha256 beside the path {self.weights} (`sha256sum {self.weights}` prints it)")
         if not self.weights_are_file and self.weights_sha256 is not None:
@@ -452,7 +458,12 @@ class Params(Block):
 
 
 def read_params(path: Path) -> Params:
-    """Read and check `params.yaml`.
+    """Read and check `params.yaml`; see `read_blocks`."""
+    return read_blocks(path, Params)
+
+
+def read_blocks(path: Path, model: type[Blocks]) -> Blocks:
+    """Read a YAML file of blocks and check it against its model.
 
     YAML 1.2 by the library that DVC uses, so that `1e-3` is the same number to both.
 
@@ -464,17 +475,17 @@ def read_params(path: Path) -> Params:
     try:
         content = YAML(typ="safe", pure=True).load(path.read_bytes())
     except FileNotFoundError:
-        raise ParamsError(f"{path}: no such file; run relearn from the folder that has it") from None
+        raise ParamsError(f"{path}: no such file; run from the folder that has it") from None
     except (YAMLError, UnicodeDecodeError) as error:
         raise ParamsError(f"{path}: wanted YAML, got: {' '.join(str(error).split())}") from None
     try:
-        return Params.model_validate(content)
+        return model.model_validate(content)
     except ValidationError as error:
-        problems = "".join(f"\n  {_describe_problem(detail)}" for detail in error.errors())
+        problems = "".join(f"\n  {_describe_problem(detail, model)}" for detail in error.errors())
         raise ParamsError(f"{path}: {error.error_count()} wrong{problems}") from None
 
 
-def _describe_problem(detail: ErrorDetails) -> str:
+def _describe_problem(detail: ErrorDetails, model: type[Block]) -> str:
     """Say of one error: key, wanted, got."""
     # pydantic names the branch of a union as well: literal[...], dict[...], constrained-float
     loc = [part for part in detail["loc"] if isinstance(part, int) or re.fullmatch(r"[\w;]+", part)]
@@ -485,7 +496,7 @@ def _describe_problem(detail: ErrorDetails) -> str:
         case "missing":
             return f"{key}: missing, and there is no default"
         case "extra_forbidden":
-            return f"{key}: unknown key; known here are {', '.join(_known_keys(detail['loc'][:-1]))}"
+            return f"{key}: unknown key; known here are {', '.join(_known_keys(model, detail['loc'][:-1]))}"
         case "value_error":
             wanted, got = context["error"], ""
         case "union_tag_not_found" | "union_tag_invalid" | "model_attributes_type":
@@ -493,15 +504,15 @@ def _describe_problem(detail: ErrorDetails) -> str:
         case "literal_error":
             wanted = f"one of {context['expected']}"
         case "model_type" if detail["loc"]:
-            wanted = f"a block with the keys {', '.join(_known_keys(detail['loc']))}"
+            wanted = f"a block with the keys {', '.join(_known_keys(model, detail['loc']))}"
         case "string_pattern_mismatch":
             wanted = "64 hexadecimal digits"
     return f"{key}: wanted {wanted}{got}"
 
 
-def _known_keys(loc: tuple[int | str, ...]) -> list[str]:
+def _known_keys(model: type[Block], loc: tuple[int | str, ...]) -> list[str]:
     """List the keys of the block at `loc`, as they are written in the file."""
-    block: type[BaseModel] = Params
+    block: type[BaseModel] = model
     for part in loc:
         if isinstance(part, int) or part == "search":  # an entry of which has the keys of the head that it names
             continue
