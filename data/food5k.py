@@ -27,26 +27,26 @@ def fetch_source(address: str, folder: Path) -> Path:
     Raises
     ------
     SourceError
-        It cannot be had.
+        It cannot be had, or is not Food-5K.
     """
     target = folder / ("Food-5K.zip" if address.endswith(".zip") else "Food-5K")
     if target.exists():
         print(f"{target} is there; remove it to fetch it again")
         return target
     print(f"fetching {address}", flush=True)
-    partial = target.with_name(f".{target.name}.partial")
-    answer = subprocess.run(
-        [*DVC, "get-url", "--quiet", "--force", address, str(partial)], capture_output=True, text=True, check=False
-    )
+    partial = target.with_name(f".partial-{target.name}")
+    command = [*DVC, "get-url", "--force", address, str(partial)]
+    answer = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
     if answer.returncode:
-        reason = " ".join(answer.stderr.split())[:300]
-        raise SourceError(f"{address} cannot be fetched ({reason}); name the file or folder: make food5k FOOD5K=PATH")
+        reason = (answer.stderr.strip().splitlines() or ["no reason given"])[0].removeprefix("ERROR: ")
+        raise SourceError(f"{address}: cannot be fetched: {reason}; name the file or folder: make food5k FOOD5K=PATH")
+    find_subfolder(partial, address)
     partial.replace(target)
     return target
 
 
-def find_subfolder(source: Path) -> str | None:
-    """Return the folder of a source in which the folders of the splits are; None if at its top.
+def find_subfolder(source: Path, name: str) -> str | None:
+    """Return the folder of a source in which the folders of the splits are; None if at its top. Errors call it `name`.
 
     Raises
     ------
@@ -55,11 +55,11 @@ def find_subfolder(source: Path) -> str | None:
     """
     found = set()
     for file in iterate_source(source):
-        *above, split, name = file.path.split("/")
-        if split in SPLITS and not any(part.startswith((".", "__")) for part in (*above, name)):
-            found.add("/".join(above))
+        *above, split, _ = ["", *file.path.split("/")]
+        if split in SPLITS and not any(part.startswith((".", "__")) for part in file.path.split("/")):
+            found.add("/".join(above[1:]))
     if not found:
-        raise SourceError(f"{source}: wanted training/, validation/ and evaluation/ with 0_N.jpg and 1_N.jpg, got none")
+        raise SourceError(f"{name}: wanted training/, validation/ and evaluation/ with 0_N.jpg and 1_N.jpg, got none")
     return min(found, key=len) or None
 
 
@@ -67,7 +67,7 @@ def run_experiment(source: Path, arguments: list[str]) -> int:
     """Run the pipeline on Food-5K and return DVC's exit code."""
     values = {
         "restructure.source": source.as_posix(),
-        "restructure.subfolder": find_subfolder(source) or "null",
+        "restructure.subfolder": find_subfolder(source, str(source)) or "null",
         "restructure.layout": "food5k",
         "+restructure.labels": "{0: non_food, 1: food}",
         "extract.network": "vgg16",
@@ -91,9 +91,7 @@ def main() -> None:
         raise RelearnError(
             f"the experiment {NAME} exists; `dvc exp remove {NAME}` first, or name this one: ARGS='-n ...'"
         )
-    if code := run_experiment(fetch_source(address or ADDRESS, Path("data/raw")), arguments):
-        sys.exit(code)
-    print("`dvc exp show` tells the result; `dvc exp apply NAME` brings it into the workspace")
+    sys.exit(run_experiment(fetch_source(address or ADDRESS, Path("data/raw")), arguments))
 
 
 if __name__ == "__main__":
