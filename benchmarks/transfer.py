@@ -1,13 +1,14 @@
 """Does pretraining help, and which layer is best? Linear probes of mini_vgg by the stages themselves.
 
-Usage: python benchmarks/transfer.py DATASET SOURCE [WEIGHTS]
+Usage: python benchmarks/transfer.py DATASET SOURCE [NAME=WEIGHTS ...]
 
 DATASET is `digits` (SOURCE: data/raw/digits.zip) or `food5k` (SOURCE: the folder with training/, validation/ and
 evaluation/). Every image is judged once, by a classifier that did not see it: the images, each taken once, are cut by
 their hash into five parts, of which in turn one is evaluation, one validation, and three are training. Every layer of
-the network, pretrained and random, is probed at 32 px by extract, verify, train and evaluate, and so are the pixels
-themselves. Of each kind the layer with the best accuracy on the validation parts is then compared with the others' on
-the evaluation parts, by McNemar's exact test.
+the network, with each of the weights (pretrained=pretraining/mini_vgg.weights.h5) and with random ones, is probed at 32
+px by extract, verify, train and evaluate, and so are the pixels themselves. Of each kind the layer with the best
+accuracy on the validation parts is then compared with that of the first kind on the evaluation parts, by McNemar's
+exact test.
 """
 
 import csv
@@ -97,16 +98,20 @@ def judge(params):
 
 
 def main():
-    dataset, source = sys.argv[1], Path(sys.argv[2]).resolve()
-    weights = Path(sys.argv[3] if len(sys.argv) > 3 else ROOT / "pretraining/mini_vgg.weights.h5").resolve()
+    dataset, source, *named = sys.argv[1:]
+    source = Path(source).resolve()
     logging.disable(logging.INFO)
     network = {"network": "mini_vgg", "seed": 0}
-    pretrained = network | {"weights": str(weights), "weights_sha256": hash_file(weights)}
-    random = network | {"weights": "random", "weights_sha256": None}
-    probes = {("pixels", "input", "flatten"): random | {"layer": "input", "pooling": "flatten"}}
-    for kind, extractor in (("pretrained", pretrained), ("random", random)):
-        for layer, pooling in LAYERS:
-            probes[kind, layer, pooling] = extractor | {"layer": layer, "pooling": pooling}
+    kinds = {}
+    for name, path in (pair.split("=") for pair in named or [f"pretrained={ROOT / 'pretraining/mini_vgg.weights.h5'}"]):
+        kinds[name] = network | {"weights": str(Path(path).resolve()), "weights_sha256": hash_file(Path(path))}
+    kinds["random"] = network | {"weights": "random", "weights_sha256": None}
+    probes = {
+        (kind, layer, pooling): extractor | {"layer": layer, "pooling": pooling}
+        for kind, extractor in kinds.items()
+        for layer, pooling in LAYERS
+    }
+    probes["pixels", "input", "flatten"] = kinds["random"] | {"layer": "input", "pooling": "flatten"}
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         Path("images").mkdir()
@@ -114,7 +119,7 @@ def main():
         scores, right = {probe: [] for probe in probes}, {probe: {} for probe in probes}
         for fold in range(N_FOLDS):
             write_labels(Path("images/labels.csv"), rows, fold)
-            run_stages(make_params(pretrained | {"layer": None, "pooling": "avg"}), "restructure", "validate")
+            run_stages(make_params(next(iter(probes.values()))), "restructure", "validate")
             for probe, extractor in probes.items():
                 score, answers = judge(make_params(extractor))
                 scores[probe].append(score)
@@ -140,9 +145,10 @@ def report(dataset, scores, right):
         if probe[0] not in best or np.mean(scores[probe]) > np.mean(scores[best[probe[0]]]):
             best[probe[0]] = probe
     print()
-    for kind in ("random", "pixels"):
-        first, second = (np.array([right[best[k]][image] for image in images]) for k in (kind, "pretrained"))
-        print(f"{best[kind]} -> {best['pretrained']}: {json.dumps(compare_paired(first, second)._asdict())}")
+    first, *others = best.values()
+    for other in others:
+        paired = compare_paired(*(np.array([right[probe][image] for image in images]) for probe in (other, first)))
+        print(f"{' '.join(first)} against {' '.join(other)}: {json.dumps(paired._asdict())}")
 
 
 if __name__ == "__main__":

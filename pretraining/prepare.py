@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from relearn.backend import import_keras
 from relearn.errors import RelearnError, SourceError
 from relearn.files import hash_bytes, write_file
 from relearn.images import decode_image
@@ -40,6 +41,11 @@ def read_images(source: Path) -> Iterator[LabelledImage]:
     SourceError
         The source cannot be read, or an image has another size or place.
     """
+    if not source.exists():
+        raise SourceError(
+            f"prepare.source: {source}: no such file or folder; put CIFAR-10 there as train/CLASS/N.jpg and "
+            "test/CLASS/N.jpg, or set null, and keras downloads it"
+        )
 
     def list_files() -> Iterator[tuple[str, bytes]]:
         for file in iterate_source(source):
@@ -69,8 +75,7 @@ def download_images() -> Iterator[LabelledImage]:
     SourceError
         They are not on this machine and cannot be downloaded.
     """
-    import keras
-
+    keras = import_keras("float32")
     try:
         parts = keras.datasets.cifar10.load_data()
     except Exception as error:  # noqa: BLE001 (keras.utils.get_file raises no narrower one)

@@ -95,6 +95,41 @@ def test_what_is_not_cifar10_is_told(small_cifar, tmp_path):
         prepare_from(tmp_path / "large")
 
 
+def test_nothing_there_is_told(small_cifar):
+    with pytest.raises(SourceError, match=r"prepare\.source: nowhere: no such file or folder; put CIFAR-10 there as"):
+        prepare_from("nowhere")
+
+
+@pytest.mark.slow
+def test_what_keras_gives_is_taken(small_cifar, monkeypatch):
+    import keras
+
+    rng = np.random.default_rng(0)
+    parts = [
+        (rng.integers(0, 256, (n, 32, 32, 3), np.uint8), np.arange(n, dtype=np.uint8)[:, None] % 10) for n in (40, 10)
+    ]
+    monkeypatch.setattr(keras.datasets.cifar10, "load_data", lambda: parts)
+    prepare.prepare(PrepareParams(source=None, validation_fraction=0.25))
+    with np.load("data/cifar10.npz", allow_pickle=False) as arrays:
+        pixels = np.concatenate([arrays["training_pixels"], arrays["validation_pixels"]])
+        assert {image.tobytes() for image in pixels} == {image.tobytes() for image in parts[0][0]}
+        for image, label in zip(arrays["test_pixels"], arrays["test_labels"], strict=True):
+            assert np.array_equal(image, parts[1][0][label])
+
+
+@pytest.mark.slow
+def test_no_internet_is_told(folder, set_params):
+    set_params({"prepare.source": None})
+    nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTPS_PROXY"), "http://127.0.0.1:9")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "KERAS_HOME": str(folder / "keras"), **nowhere}
+    answer = subprocess.run(
+        [sys.executable, "prepare.py"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert answer.returncode == 1
+    assert answer.stderr.startswith("prepare: prepare.source: null: CIFAR-10 is not on this machine and cannot be down")
+    assert answer.stderr.endswith("; name a folder or an archive with train/CLASS/N.jpg and test/CLASS/N.jpg\n")
+
+
 def test_a_wrong_key_of_the_recipe_is_told(folder, set_params):
     set_params({"pretrain.epoch": 3, "pretrain.momentum": 1.0})
     with pytest.raises(ParamsError) as caught:
