@@ -10,18 +10,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cifar10 import ARRAYS, CLASSES, N_IMAGES
 from relearn.backend import import_keras
-from relearn.errors import RelearnError, SourceError
+from relearn.errors import ImageError, RelearnError, SourceError
 from relearn.files import hash_bytes, write_file
 from relearn.images import decode_image
 from relearn.sources import iterate_source
 from relearn.threads import map_ahead
 from settings import PrepareParams, read_settings
-
-OUTPUT = Path("data/cifar10.npz")
-# (Krizhevsky 2009, "Learning multiple layers of features from tiny images"), in the order of its numbers.
-CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-N_IMAGES = {"train": 50_000, "test": 10_000}
 
 
 class LabelledImage(NamedTuple):
@@ -50,12 +46,17 @@ def read_images(source: Path) -> Iterator[LabelledImage]:
     def list_files() -> Iterator[tuple[str, bytes]]:
         for file in iterate_source(source):
             if len(parts := file.path.split("/")) >= 3 and parts[-3] in N_IMAGES:
+                if file.refusal:
+                    raise SourceError(f"{source}: {file.path}: {file.refusal}")
                 yield file.path, file.read()
 
     def decode(file: tuple[str, bytes]) -> LabelledImage:
         path, content = file
         split, label, _ = path.split("/")[-3:]
-        pixels = np.asarray(decode_image(content).rgb)
+        try:
+            pixels = np.asarray(decode_image(content).rgb)
+        except ImageError as error:
+            raise SourceError(f"{source}: {path}: {error}") from None
         if pixels.shape != (32, 32, 3) or label not in CLASSES:
             raise SourceError(
                 f"{source}: {path}: wanted {split}/CLASS/NAME with 32 x 32 px and a class of {', '.join(CLASSES)}, got "
@@ -120,13 +121,12 @@ def prepare(params: PrepareParams) -> None:
     for split, (pixels, labels) in split_images(images, params.validation_fraction).items():
         arrays |= {f"{split}_pixels": pixels, f"{split}_labels": labels}
         print(f"{split}: {len(labels):,} images")
-    OUTPUT.parent.mkdir(exist_ok=True)
-    with write_file(OUTPUT) as file:
+    with write_file(ARRAYS) as file:
         np.savez(file, allow_pickle=False, **arrays)
 
 
 if __name__ == "__main__":
     try:
         prepare(read_settings().prepare)
-    except RelearnError as error:
+    except (RelearnError, OSError) as error:
         sys.exit(f"prepare: {error}")
