@@ -154,7 +154,7 @@ def test_committed_recipe_is_valid_and_in_the_pipeline(monkeypatch):
 
 
 def test_committed_weights_are_those_of_the_committed_code_and_recipe():
-    """Each file that `dvc.lock` names and git holds has the hash that it had when the stage ran, each number its value."""
+    """Each file that `dvc.lock` names and git holds has the hash that it had when the stage ran, each number too."""
     params = read_yaml(FOLDER / "params.yaml")
     n_files = 0
     for name, stage in read_yaml(FOLDER / "dvc.lock")["stages"].items():
