@@ -26,7 +26,7 @@ endif
 .PHONY: help setup repro test test-fast check format data-docs food5k pretrain flow ui lock clean
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 12
 
 setup: $(READY)  ## make .venv from the lock (BACKEND=gpu for TensorFlow with CUDA)
 
@@ -59,7 +59,7 @@ format: $(READY)  ## format, and mend what the linter can
 	ruff format $(SOURCES)
 	ruff check --fix $(SOURCES)
 
-food5k: $(READY)  ## VGG16 with ImageNet weights on Food-5K, as a DVC experiment (FOOD5K=PATH or address, ARGS for dvc exp run)
+food5k: $(READY)  ## VGG16 with ImageNet weights on Food-5K as a DVC experiment (FOOD5K=path or address, ARGS=...)
 	@python data/food5k.py "$(FOOD5K)" $(ARGS)
 
 pretrain: $(READY)  ## train mini_vgg on CIFAR-10 again, an hour on two cores; see pretraining/README.md

@@ -154,6 +154,12 @@ def test_readme_shows_the_committed_result_in_its_first_lines(monkeypatch):
     assert set(describe_evaluation()) <= set(lines[:40])
 
 
+def test_make_lists_its_targets():
+    targets = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
+    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {line.split()[0] for line in listed.splitlines()} == set(targets)
+
+
 def test_links_of_the_documents_lead_somewhere():
     n_links = 0
     for document in [*ROOT.glob("*.md"), *ROOT.glob("*/README.md")]:
