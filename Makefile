@@ -5,7 +5,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BACKEND ?= cpu
 LOCK := $(if $(filter gpu,$(BACKEND)),requirements-gpu.lock,requirements.lock)
 READY := .venv/ready-$(BACKEND)
-SOURCES := src flows pretraining tests benchmarks data
+SOURCES := src flows pretraining tests benchmarks data/*.py
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1

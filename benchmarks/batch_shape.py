@@ -27,9 +27,8 @@ def main() -> None:
     files = sorted(path for path in folder.rglob("*") if path.suffix == ".jpg")[:n_images]
     for network in ("vgg16", "mobilenet_v2", "resnet50"):
         settings = {"network": network, "layer": None, "pooling": "avg", "image_size_px": 224}
-        settings |= {"weights": "random", "weights_sha256": None}
-        if network == "mobilenet_v2" and weights:
-            settings |= {"weights": weights, "weights_sha256": hash_file(Path(weights))}
+        own = weights if network == "mobilenet_v2" else None
+        settings |= {"weights": own or "random", "weights_sha256": hash_file(Path(own)) if own else None}
         base = params.model_copy(update=settings)
         reference = None
         for batch_size in SIZES:

@@ -12,6 +12,7 @@ test.
 """
 
 import csv
+import importlib
 import itertools
 import json
 import logging
@@ -23,30 +24,16 @@ from pathlib import Path
 
 import numpy as np
 
-from relearn import evaluate, extract, restructure, train, validate, verify
 from relearn.comparison import compare_paired
 from relearn.files import hash_bytes, hash_file, read_json
 from relearn.intervals import compute_wilson_interval
 from relearn.params import Params, read_params
 
 ROOT = Path(__file__).resolve().parent.parent
-STAGES = {
-    "restructure": restructure,
-    "validate": validate,
-    "extract": extract,
-    "verify": verify,
-    "train": train,
-    "evaluate": evaluate,
-}
 N_FOLDS = 5
 SPLITS = ("evaluation", "validation", "training", "training", "training")
-LAYERS = (
-    *(("block1_pool", pooling) for pooling in ("flatten", "avg")),
-    *(("block2_pool", pooling) for pooling in ("flatten", "avg")),
-    *(("block3_conv1", pooling) for pooling in ("flatten", "avg")),
-    *(("block3_conv2", pooling) for pooling in ("flatten", "avg")),
-    *(("block3_pool", pooling) for pooling in ("flatten", "avg", "max")),
-)
+NAMES = ("block1_pool", "block2_pool", "block3_conv1", "block3_conv2", "block3_pool")
+LAYERS = (*itertools.product(NAMES, ("flatten", "avg")), ("block3_pool", "max"))
 
 
 def copy_images(dataset, source, folder):
@@ -79,7 +66,7 @@ def write_labels(path, rows, fold):
 
 def run_stages(params, *names):
     for name in names:
-        STAGES[name].run(params.get_block(name))
+        importlib.import_module(f"relearn.{name}").run(params.get_block(name))
 
 
 def make_params(extractor):

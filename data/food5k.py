@@ -10,7 +10,7 @@ experiment runs in a folder of its own, so that the workspace and its params.yam
 import shutil
 import subprocess
 import sys
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from relearn.errors import RelearnError, SourceError
 from relearn.sources import iterate_source
@@ -84,13 +84,13 @@ def find_subfolder(source: Path) -> str | None:
     """
     found: dict[str, set[str]] = {}
     for file in iterate_source(source):
-        *above, split, _ = ["", *file.path.split("/")]
-        if split in SPLITS:
-            found.setdefault("/".join(above[1:]), set()).add(split)
-    whole = [folder for folder, splits in found.items() if splits == SPLITS and not folder.startswith(("__", "."))]
+        split = PurePosixPath(file.path).parent
+        if split.name in SPLITS and split.parts[0] != "__MACOSX":
+            found.setdefault(split.parent.as_posix(), set()).add(split.name)
+    whole = [folder for folder, splits in found.items() if splits == SPLITS]
     if not whole:
         raise SourceError(f"{source}: wanted training/, validation/ and evaluation/ with 0_N.jpg and 1_N.jpg, got none")
-    return min(whole, key=len) or None
+    return None if "." in whole else min(whole, key=len)
 
 
 def run_experiment(source: Path, arguments: list[str]) -> int:

@@ -6,15 +6,12 @@ from pathlib import Path
 import numpy as np
 from scipy.special import log_softmax
 
-from cifar10 import ARRAYS, CLASSES
+from cifar10 import ARRAYS, CLASSES, TOP, WEIGHTS
 from relearn.errors import RelearnError
 from relearn.files import hash_file, write_csv, write_json
 from relearn.intervals import compute_wilson_interval
 from relearn.networks import Extractor
 from relearn.params import NetworkParams
-
-WEIGHTS = Path("mini_vgg.weights.h5")
-TOP = Path("top.npz")
 
 
 def evaluate() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from cifar10 import ARRAYS, CLASSES, TOP, WEIGHTS
 from relearn import mini_vgg
 from relearn.backend import import_keras
 from relearn.errors import RelearnError, TrainingError
@@ -23,12 +24,8 @@ from relearn.folding import fold_normalisation
 from relearn.mini_vgg import MiniVGG, preprocess_input
 from settings import PretrainParams, read_settings
 
-DATA = Path("data/cifar10.npz")
 CHECKPOINT = Path("checkpoint")
-WEIGHTS = Path("mini_vgg.weights.h5")
-TOP = Path("top.npz")
 CURVES = Path("curves")
-N_CLASSES = 10
 
 
 def augment_images(pixels: np.ndarray, rng: np.random.Generator, crop_px: int, cutout_px: int) -> np.ndarray:
@@ -72,7 +69,7 @@ def iterate_batches(
 
     Each epoch draws from its own generator. What is left of an epoch after the last full batch is not used in it.
     """
-    truth = np.eye(N_CLASSES, dtype=np.float32)[labels]
+    truth = np.eye(len(CLASSES), dtype=np.float32)[labels]
     size = params.batch_size
     for epoch in itertools.count(first_epoch):
         rng = np.random.default_rng([params.seed, epoch])
@@ -87,7 +84,7 @@ def build_network(keras: Any, params: PretrainParams, n_steps_per_epoch: int) ->
     keras.utils.set_random_seed(params.seed)
     trunk = MiniVGG(normalised=True)
     values = keras.layers.GlobalAveragePooling2D(name="pool")(trunk.output)
-    network = keras.Model(trunk.input, keras.layers.Dense(N_CLASSES, dtype="float32", name="classes")(values))
+    network = keras.Model(trunk.input, keras.layers.Dense(len(CLASSES), dtype="float32", name="classes")(values))
     n_warmup_steps = params.warmup_epochs * n_steps_per_epoch
     # A line up, then half a cosine down (Loshchilov and Hutter 2017, "SGDR").
     learning_rate = keras.optimizers.schedules.CosineDecay(
@@ -114,12 +111,10 @@ def build_network(keras: Any, params: PretrainParams, n_steps_per_epoch: int) ->
     return network
 
 
-def name_training(params: PretrainParams) -> str:
+def name_training(keras: Any, params: PretrainParams) -> str:
     """Return a hash of all that a checkpoint must have in common with the training that goes on from it."""
-    import keras
-
     code = [Path(__file__), Path(mini_vgg.__file__)]
-    parts = [params.model_dump_json(), hash_file(DATA), keras.__version__, *(hash_file(path) for path in code)]
+    parts = [params.model_dump_json(), hash_file(ARRAYS), keras.__version__, *(hash_file(path) for path in code)]
     return hash_bytes(json.dumps(parts).encode())
 
 
@@ -152,7 +147,7 @@ def train(keras: Any, params: PretrainParams, data: dict[str, np.ndarray]) -> An
             f"{params.batch_size}"
         )
     network = build_network(keras, params, n_steps)
-    name, live_folder = name_training(params), Path(f".{CURVES}.partial")
+    name, live_folder = name_training(keras, params), Path(f".{CURVES}.partial")
     shutil.rmtree(live_folder, ignore_errors=True)
     n_done = 0
     if find_checkpoint(name):
@@ -189,7 +184,7 @@ def train(keras: Any, params: PretrainParams, data: dict[str, np.ndarray]) -> An
         epochs=params.epochs,
         validation_data=(
             preprocess_input(data["validation_pixels"].astype(np.float32)),
-            np.eye(N_CLASSES, dtype=np.float32)[data["validation_labels"]],
+            np.eye(len(CLASSES), dtype=np.float32)[data["validation_labels"]],
         ),
         validation_batch_size=500,
         callbacks=[DVCLiveCallback(live=live), keras.callbacks.LambdaCallback(on_epoch_end=keep)],
@@ -229,7 +224,7 @@ def write_network(keras: Any, network: Any) -> None:
 
 def pretrain(params: PretrainParams) -> None:
     """Write `mini_vgg.weights.h5`, `top.npz` and `curves/`, and remove the checkpoint."""
-    with np.load(DATA, allow_pickle=False) as arrays:
+    with np.load(ARRAYS, allow_pickle=False) as arrays:
         data = {name: arrays[name] for name in arrays if not name.startswith("test_")}
     keras = import_keras(params.precision)
     write_network(keras, train(keras, params, data))

@@ -108,7 +108,7 @@ def test_heavy_libraries_are_imported_where_they_are_allowed():
     allowed = {
         "prefect": {"flows"},
         "great_expectations": {"expectations", "checks", "verify", "data_docs"},
-        "keras": {"backend", "mini_vgg", "pretrain"},
+        "keras": {"backend", "mini_vgg"},
         "sklearn": {"train", "estimators", "heads", "evaluate"},
         "tensorflow": set(),
         "dvc": {"compare"},
