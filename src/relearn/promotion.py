@@ -25,7 +25,8 @@ def decide_promotion(params: RetrainParams, failed_checks: Sequence[str], paired
 
     The protocol. Both are judged on the same images: the evaluation split of the candidate's data, old images and new
     ones, without those that the classifier in use was trained or chosen on. No candidate is chosen on them. The
-    difference in accuracy, candidate - in use, has a score interval of `retrain.confidence` (`compute_paired_interval`).
+    difference in accuracy, candidate - in use, has a score interval of `retrain.confidence`; see
+    `compute_paired_interval`.
 
     1. A check of the gate with severity error that failed, or fewer than `retrain.min_images` common images: blocked by
        data, whatever the accuracy.
@@ -46,26 +47,22 @@ def decide_promotion(params: RetrainParams, failed_checks: Sequence[str], paired
         return Decision(False, "blocked by data", f"{len(failed_checks)} failed: {'; '.join(failed_checks)}")
     if paired is None:
         return Decision(True, "first", "no classifier was in use")
-    n = paired.n_images
+    n, first, second = paired.n_images, paired.n_only_first, paired.n_only_second
     if n < params.min_images:
         wanted = f"wanted at least {params.min_images:,} evaluation images in common (retrain.min_images), got {n:,}"
         return Decision(False, "blocked by data", wanted)
-    low, high = compute_paired_interval(n, paired.n_only_first, paired.n_only_second, params.confidence)
-    found = (
-        f"of {n:,} evaluation images {paired.n_only_second:,} are right with the candidate alone, "
-        f"{paired.n_only_first:,} with the one in use alone: accuracy {(paired.n_only_second - paired.n_only_first) / n:+.2%}"
-        f" ({params.confidence:.0%} interval {low:+.2%} to {high:+.2%})"
+    low, high = compute_paired_interval(n, first, second, params.confidence)
+    verdict: Verdict = "better" if low > 0 else "worse" if high < 0 else "no clear difference"
+    reason = (
+        f"of {n:,} evaluation images {second:,} are right with the candidate alone, {first:,} with the one in use alone: "
+        f"accuracy {(second - first) / n:+.2%} ({params.confidence:.0%} interval {low:+.2%} to {high:+.2%})"
     )
-    if low > 0:
-        return Decision(True, "better", found)
-    if high < 0:
-        return Decision(False, "worse", found)
-    if low > -params.margin:
-        return Decision(
-            True, "no clear difference", f"{found}; not worse by {params.margin:.2%} or more (retrain.margin)"
-        )
-    reason = f"{found}; it may be worse by {params.margin:.2%} or more (retrain.margin)"
-    return Decision(False, "no clear difference", reason)
+    promoted = verdict == "better"
+    if verdict == "no clear difference":
+        promoted = low > -params.margin
+        shown = "not worse" if promoted else "it may be worse"
+        reason += f"; {shown} by {params.margin:.2%} or more (retrain.margin)"
+    return Decision(promoted, verdict, reason)
 
 
 def compute_paired_interval(
@@ -75,8 +72,8 @@ def compute_paired_interval(
 
     Tango 1998, "Equivalence test and confidence interval for the difference in proportions for the paired-sample
     design": all differences D that the score test does not reject. It inverts
-    z(D) = (b - c - n D) / sqrt(n (2 q + D (1 - D))) with b = n_only_second, c = n_only_first, n = n_images, where q, the
-    likeliest share that the first alone gets right given D, is the larger root of
+    z(D) = (b - c - n D) / sqrt(n (2 q + D (1 - D))) with b = n_only_second, c = n_only_first, n = n_images, where q,
+    the likeliest share that the first alone gets right given D, is the larger root of
     2n q^2 + (D (2n - b + c) - b - c) q - c D (1 - D) = 0. It holds its level with few images, and where no two answers
     differ.
     """
