@@ -54,8 +54,8 @@ def decide_promotion(params: RetrainParams, failed_checks: Sequence[str], paired
     low, high = compute_paired_interval(n, first, second, params.confidence)
     verdict: Verdict = "better" if low > 0 else "worse" if high < 0 else "no clear difference"
     reason = (
-        f"of {n:,} evaluation images {second:,} are right with the candidate alone, {first:,} with the one in use alone: "
-        f"accuracy {(second - first) / n:+.2%} ({params.confidence:.0%} interval {low:+.2%} to {high:+.2%})"
+        f"of {n:,} evaluation images {second:,} are right with the candidate alone, {first:,} with the one in use "
+        f"alone: accuracy {(second - first) / n:+.2%} ({params.confidence:.0%} interval {low:+.2%} to {high:+.2%})"
     )
     promoted = verdict == "better"
     if verdict == "no clear difference":
