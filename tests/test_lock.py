@@ -13,7 +13,7 @@ from pathlib import Path
 from relearn.lock import hold_lock
 
 with hold_lock(Path("pipeline.lock"), "retraining") as descriptor:
-    child = subprocess.Popen(["sleep", "60"], pass_fds=[descriptor] if "hand" in sys.argv else [])
+    child = subprocess.Popen(["sleep", "60"], stdout=-3, pass_fds=[descriptor] if "hand" in sys.argv else [])
     print(child.pid, flush=True)
     time.sleep(60)
 """
