@@ -27,6 +27,7 @@ def main() -> None:
     files = sorted(path for path in folder.rglob("*") if path.suffix == ".jpg")[:n_images]
     for network in ("vgg16", "mobilenet_v2", "resnet50"):
         settings = {"network": network, "layer": None, "pooling": "avg", "image_size_px": 224}
+        settings |= {"weights": "random", "weights_sha256": None}
         if network == "mobilenet_v2" and weights:
             settings |= {"weights": weights, "weights_sha256": hash_file(Path(weights))}
         base = params.model_copy(update=settings)

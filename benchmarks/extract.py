@@ -40,6 +40,7 @@ N_IN_BATCH = 32
 def make_params(network, weights, precision):
     block = read_params(ROOT / "params.yaml").extract.model_dump()
     block |= {"network": network, "layer": None, "image_size_px": 224, "batch_size": N_IN_BATCH, "precision": precision}
+    block |= {"weights": "random", "weights_sha256": None}
     block["pooling"] = "flatten" if network.startswith("vgg") else "avg"
     if weights != "random":
         block |= {"weights": weights, "weights_sha256": hash_file(Path(weights))}

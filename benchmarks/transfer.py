@@ -1,13 +1,14 @@
 """Does pretraining help, and which layer is best? Linear probes of mini_vgg by the stages themselves.
 
-Usage: python benchmarks/transfer.py DATASET SOURCE [WEIGHTS]
+Usage: python benchmarks/transfer.py DATASET SOURCE [NAME=WEIGHTS ...]
 
 DATASET is `digits` (SOURCE: data/raw/digits.zip) or `food5k` (SOURCE: the folder with training/, validation/ and
 evaluation/). Every image is judged once, by a classifier that did not see it: the images, each taken once, are cut by
-their hash into five parts, of which in turn one is evaluation, one validation, and three are training. Every layer of
-the network, pretrained and random, is probed at 32 px by extract, verify, train and evaluate, and so are the pixels
-themselves. Of each kind the layer with the best accuracy on the validation parts is then compared with the others' on
-the evaluation parts, by McNemar's exact test.
+their hash into five parts, of which in turn one is evaluation, one validation, and three are training. Some layers of
+the network, with each of the weights (pretrained=pretraining/mini_vgg.weights.h5) and with random ones, are probed at
+32 px by extract, verify, train and evaluate, and so are the pixels themselves. Of each kind and in each fold the layer
+that is best on its validation part stands for it on its evaluation part, and the first kind is compared with the others
+by McNemar's exact test.
 """
 
 import csv
@@ -59,7 +60,9 @@ def copy_images(dataset, source, folder):
         ]
     rows = {}
     for name, label, content in found:
-        rows.setdefault(hash_bytes(content), (name.replace("/", "-"), label, content))
+        kept = rows.setdefault(hash_bytes(content), (name.replace("/", "-"), label, content))
+        if kept[1] != label:
+            raise SystemExit(f"{source}: {name} has the bytes of {kept[0]} and another label")
     for name, _, content in rows.values():
         (folder / name).write_bytes(content)
     return [(name, label, sha256) for sha256, (name, label, _) in rows.items()]
@@ -97,52 +100,59 @@ def judge(params):
 
 
 def main():
-    dataset, source = sys.argv[1], Path(sys.argv[2]).resolve()
-    weights = Path(sys.argv[3] if len(sys.argv) > 3 else ROOT / "pretraining/mini_vgg.weights.h5").resolve()
+    dataset, source, *named = sys.argv[1:]
+    source = Path(source).resolve()
     logging.disable(logging.INFO)
     network = {"network": "mini_vgg", "seed": 0}
-    pretrained = network | {"weights": str(weights), "weights_sha256": hash_file(weights)}
-    random = network | {"weights": "random", "weights_sha256": None}
-    probes = {("pixels", "input", "flatten"): random | {"layer": "input", "pooling": "flatten"}}
-    for kind, extractor in (("pretrained", pretrained), ("random", random)):
-        for layer, pooling in LAYERS:
-            probes[kind, layer, pooling] = extractor | {"layer": layer, "pooling": pooling}
+    kinds = {}
+    for name, path in (
+        pair.split("=", 1) for pair in named or [f"pretrained={ROOT / 'pretraining/mini_vgg.weights.h5'}"]
+    ):
+        kinds[name] = network | {"weights": str(Path(path).resolve()), "weights_sha256": hash_file(Path(path))}
+    kinds["random"] = network | {"weights": "random", "weights_sha256": None}
+    probes = {
+        (kind, layer, pooling): extractor | {"layer": layer, "pooling": pooling}
+        for kind, extractor in kinds.items()
+        for layer, pooling in LAYERS
+    }
+    probes["pixels", "input", "flatten"] = kinds["random"] | {"layer": "input", "pooling": "flatten"}
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         Path("images").mkdir()
         rows = copy_images(dataset, source, Path("images"))
-        scores, right = {probe: [] for probe in probes}, {probe: {} for probe in probes}
+        judged = {probe: [] for probe in probes}
         for fold in range(N_FOLDS):
             write_labels(Path("images/labels.csv"), rows, fold)
-            run_stages(make_params(pretrained | {"layer": None, "pooling": "avg"}), "restructure", "validate")
+            run_stages(make_params(next(iter(probes.values()))), "restructure", "validate")
             for probe, extractor in probes.items():
-                score, answers = judge(make_params(extractor))
-                scores[probe].append(score)
-                right[probe] |= answers
-                print(f"fold {fold} {probe}: validation {score:.4f}", file=sys.stderr, flush=True)
-        report(dataset, scores, right)
+                judged[probe].append(judge(make_params(extractor)))
+                print(f"fold {fold} {probe}: validation {judged[probe][-1][0]:.4f}", file=sys.stderr, flush=True)
+        report(dataset, judged)
 
 
-def report(dataset, scores, right):
-    """Print a row for each probe, and the comparison of the best of each kind."""
-    images = sorted(next(iter(right.values())))
-    print(f"{dataset}: {len(images)} images, each judged once\n")
-    print(
-        "| weights | layer | pooling | validation | accuracy | 95 % interval |\n| --- | --- | --- | --- | --- | --- |"
-    )
-    for (kind, layer, pooling), answers in right.items():
-        n_right = sum(answers.values())
-        low, high = compute_wilson_interval(n_right, len(images))
-        figures = f"{np.mean(scores[kind, layer, pooling]):.4f} | {n_right / len(images):.4f} | {low:.4f} to {high:.4f}"
-        print(f"| {kind} | `{layer}` | {pooling} | {figures} |")
-    best = {}
-    for probe in right:
-        if probe[0] not in best or np.mean(scores[probe]) > np.mean(scores[best[probe[0]]]):
-            best[probe[0]] = probe
+def report(dataset, judged):
+    """Print a row for each probe, and the comparison of the kinds, of each the layer that its validation chose."""
+    answers = {" `".join(probe[:2]) + f"` {probe[2]}": merge(folds) for probe, folds in judged.items()}
+    chosen = {}
+    for kind in dict.fromkeys(probe[0] for probe in judged):
+        folds = zip(*(judged[probe] for probe in judged if probe[0] == kind), strict=True)
+        chosen[kind] = merge([max(fold, key=lambda scored: scored[0]) for fold in folds])
+    n_images = len(next(iter(answers.values())))
+    print(f"{dataset}: {n_images} images, each judged once\n")
+    print("| features | accuracy | 95 % interval |\n| --- | --- | --- |")
+    for name, right in (answers | {f"**{kind}**, chosen": right for kind, right in chosen.items()}).items():
+        low, high = compute_wilson_interval(sum(right.values()), n_images)
+        print(f"| {name} | {sum(right.values()) / n_images:.4f} | {low:.4f} to {high:.4f} |")
     print()
-    for kind in ("random", "pixels"):
-        first, second = (np.array([right[best[k]][image] for image in images]) for k in (kind, "pretrained"))
-        print(f"{best[kind]} -> {best['pretrained']}: {json.dumps(compare_paired(first, second)._asdict())}")
+    (first, rights), *others = chosen.items()
+    for name, right in others:
+        paired = compare_paired(*(np.array([each[image] for image in sorted(rights)]) for each in (right, rights)))
+        print(f"{first} against {name}: {json.dumps(paired._asdict())}")
+
+
+def merge(folds):
+    """Return which images were right, over all folds."""
+    return {image: right for _, answers in folds for image, right in answers.items()}
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ experiment runs in a folder of its own, so that the workspace and its params.yam
 `-S extract.network=...` among the arguments takes precedence over what is set here.
 """
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,52 +23,78 @@ SPLITS = {"training", "validation", "evaluation"}
 
 
 def fetch_source(address: str, folder: Path) -> Path:
-    """Copy a file or folder below `folder`, unless it is there, and return where it is.
+    """Copy a file or folder below `folder` and return where it is; the default is not fetched where there is one.
 
     Raises
     ------
     SourceError
-        It cannot be had, or is not Food-5K.
+        It cannot be had, is not Food-5K, or another one is there.
     """
     target = folder / ("Food-5K.zip" if address.endswith(".zip") else "Food-5K")
     if target.exists():
-        print(f"{target} is there; remove it to fetch it again")
+        if address not in (ADDRESS, str(target)):
+            raise SourceError(
+                f"{target} is there already; remove it and {address} is fetched, or name it: FOOD5K={target}"
+            )
         return target
     print(f"fetching {address}", flush=True)
     partial = target.with_name(f".partial-{target.name}")
-    command = [*DVC, "get-url", "--force", address, str(partial)]
-    answer = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
-    if answer.returncode:
-        reason = (answer.stderr.strip().splitlines() or ["no reason given"])[0].removeprefix("ERROR: ")
-        raise SourceError(f"{address}: cannot be fetched: {reason}; name the file or folder: make food5k FOOD5K=PATH")
-    find_subfolder(partial, address)
-    partial.replace(target)
+    try:
+        remove(partial)  # what a killed run left: DVC would fetch into it
+        command = [*DVC, "get-url", address, str(partial)]
+        answer = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+        if answer.returncode:
+            raise SourceError(
+                f"{address}: cannot be fetched: {find_reason(answer.stderr)}; name the file or folder: "
+                "make food5k FOOD5K=PATH"
+            )
+        try:
+            find_subfolder(partial)
+        except SourceError as error:
+            raise SourceError(str(error).replace(str(partial), address)) from None
+        partial.replace(target)
+    finally:
+        remove(partial)
     return target
 
 
-def find_subfolder(source: Path, name: str) -> str | None:
-    """Return the folder of a source in which the folders of the splits are; None if at its top. Errors call it `name`.
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def find_reason(told: str) -> str:
+    """Return the first line of what DVC said in error."""
+    return (told.strip().splitlines() or ["no reason given"])[0].removeprefix("ERROR: ")
+
+
+def find_subfolder(source: Path) -> str | None:
+    """Return the folder of a source in which the folders of all splits are; None if they are at its top.
 
     Raises
     ------
     SourceError
-        There are none.
+        There is none.
     """
-    found = set()
+    found: dict[str, set[str]] = {}
     for file in iterate_source(source):
         *above, split, _ = ["", *file.path.split("/")]
-        if split in SPLITS and not any(part.startswith((".", "__")) for part in file.path.split("/")):
-            found.add("/".join(above[1:]))
-    if not found:
-        raise SourceError(f"{name}: wanted training/, validation/ and evaluation/ with 0_N.jpg and 1_N.jpg, got none")
-    return min(found, key=len) or None
+        if split in SPLITS:
+            found.setdefault("/".join(above[1:]), set()).add(split)
+    whole = [folder for folder, splits in found.items() if splits == SPLITS and not folder.startswith(("__", "."))]
+    if not whole:
+        raise SourceError(f"{source}: wanted training/, validation/ and evaluation/ with 0_N.jpg and 1_N.jpg, got none")
+    return min(whole, key=len) or None
 
 
 def run_experiment(source: Path, arguments: list[str]) -> int:
     """Run the pipeline on Food-5K and return DVC's exit code."""
     values = {
         "restructure.source": source.as_posix(),
-        "restructure.subfolder": find_subfolder(source, str(source)) or "null",
+        "restructure.subfolder": find_subfolder(source) or "null",
         "restructure.layout": "food5k",
         "+restructure.labels": "{0: non_food, 1: food}",
         "extract.network": "vgg16",
@@ -84,10 +111,13 @@ def run_experiment(source: Path, arguments: list[str]) -> int:
 
 
 def main() -> None:
-    """Fetch Food-5K, run the experiment, and say how to look at it."""
+    """Fetch Food-5K, run the experiment, and end with DVC's exit code."""
     address, *arguments = sys.argv[1:] or [ADDRESS]
-    names = subprocess.run([*DVC, "exp", "list", "--name-only"], capture_output=True, text=True, check=True).stdout
-    if "-n" not in arguments and NAME in names.split():
+    listed = subprocess.run([*DVC, "exp", "list", "--name-only"], capture_output=True, text=True, check=False)
+    if listed.returncode:
+        raise RelearnError(f"experiments of DVC cannot be listed: {find_reason(listed.stderr)}")
+    named = any(argument.startswith(("-n", "--name")) for argument in arguments)
+    if not named and NAME in listed.stdout.split():
         raise RelearnError(
             f"the experiment {NAME} exists; `dvc exp remove {NAME}` first, or name this one: ARGS='-n ...'"
         )

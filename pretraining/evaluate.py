@@ -6,14 +6,13 @@ from pathlib import Path
 import numpy as np
 from scipy.special import log_softmax
 
-from prepare import CLASSES
+from cifar10 import ARRAYS, CLASSES
 from relearn.errors import RelearnError
 from relearn.files import hash_file, write_csv, write_json
 from relearn.intervals import compute_wilson_interval
 from relearn.networks import Extractor
 from relearn.params import NetworkParams
 
-DATA = Path("data/cifar10.npz")
 WEIGHTS = Path("mini_vgg.weights.h5")
 TOP = Path("top.npz")
 
@@ -37,7 +36,7 @@ def evaluate() -> None:
         )
     )
     metrics: dict[str, float] = {"n_parameters": extractor.record.n_parameters}
-    with np.load(DATA, allow_pickle=False) as data, np.load(TOP, allow_pickle=False) as top:
+    with np.load(ARRAYS, allow_pickle=False) as data, np.load(TOP, allow_pickle=False) as top:
         for split, prefix in (("validation", "validation_"), ("test", "")):
             labels = data[f"{split}_labels"]
             features = np.array(list(extractor.compute_rows(data[f"{split}_pixels"])))
@@ -51,7 +50,7 @@ def evaluate() -> None:
                 f"{prefix}accuracy_score_ci95_high": round(high, 6),
                 f"{prefix}log_loss": round(-float(log_probabilities[np.arange(len(labels)), labels].mean()), 6),
             }
-    metrics["majority_accuracy_score"] = round(float(np.bincount(labels).max() / len(labels)), 6)
+    metrics["majority_baseline_score"] = round(float(np.bincount(labels).max() / len(labels)), 6)
     write_json(Path("metrics.json"), metrics)
     recalls = ([name, (labels == k).sum(), f"{right[labels == k].mean():.4f}"] for k, name in enumerate(CLASSES))
     write_csv(Path("classes.csv"), ["label", "n_images", "recall"], recalls)
@@ -61,5 +60,5 @@ def evaluate() -> None:
 if __name__ == "__main__":
     try:
         evaluate()
-    except RelearnError as error:
+    except (RelearnError, OSError) as error:
         sys.exit(f"evaluate: {error}")

@@ -10,17 +10,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from relearn.errors import RelearnError, SourceError
+from cifar10 import ARRAYS, CLASSES, N_IMAGES
+from relearn.backend import import_keras
+from relearn.errors import ImageError, RelearnError, SourceError
 from relearn.files import hash_bytes, write_file
 from relearn.images import decode_image
 from relearn.sources import iterate_source
 from relearn.threads import map_ahead
 from settings import PrepareParams, read_settings
-
-OUTPUT = Path("data/cifar10.npz")
-# (Krizhevsky 2009, "Learning multiple layers of features from tiny images"), in the order of its numbers.
-CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-N_IMAGES = {"train": 50_000, "test": 10_000}
 
 
 class LabelledImage(NamedTuple):
@@ -40,16 +37,26 @@ def read_images(source: Path) -> Iterator[LabelledImage]:
     SourceError
         The source cannot be read, or an image has another size or place.
     """
+    if not source.exists():
+        raise SourceError(
+            f"prepare.source: {source}: no such file or folder; put CIFAR-10 there as train/CLASS/N.jpg and "
+            "test/CLASS/N.jpg, or set null, and keras downloads it"
+        )
 
     def list_files() -> Iterator[tuple[str, bytes]]:
         for file in iterate_source(source):
             if len(parts := file.path.split("/")) >= 3 and parts[-3] in N_IMAGES:
+                if file.refusal:
+                    raise SourceError(f"{source}: {file.path}: {file.refusal}")
                 yield file.path, file.read()
 
     def decode(file: tuple[str, bytes]) -> LabelledImage:
         path, content = file
         split, label, _ = path.split("/")[-3:]
-        pixels = np.asarray(decode_image(content).rgb)
+        try:
+            pixels = np.asarray(decode_image(content).rgb)
+        except ImageError as error:
+            raise SourceError(f"{source}: {path}: {error}") from None
         if pixels.shape != (32, 32, 3) or label not in CLASSES:
             raise SourceError(
                 f"{source}: {path}: wanted {split}/CLASS/NAME with 32 x 32 px and a class of {', '.join(CLASSES)}, got "
@@ -69,8 +76,7 @@ def download_images() -> Iterator[LabelledImage]:
     SourceError
         They are not on this machine and cannot be downloaded.
     """
-    import keras
-
+    keras = import_keras("float32")
     try:
         parts = keras.datasets.cifar10.load_data()
     except Exception as error:  # noqa: BLE001 (keras.utils.get_file raises no narrower one)
@@ -115,13 +121,12 @@ def prepare(params: PrepareParams) -> None:
     for split, (pixels, labels) in split_images(images, params.validation_fraction).items():
         arrays |= {f"{split}_pixels": pixels, f"{split}_labels": labels}
         print(f"{split}: {len(labels):,} images")
-    OUTPUT.parent.mkdir(exist_ok=True)
-    with write_file(OUTPUT) as file:
+    with write_file(ARRAYS) as file:
         np.savez(file, allow_pickle=False, **arrays)
 
 
 if __name__ == "__main__":
     try:
         prepare(read_settings().prepare)
-    except RelearnError as error:
+    except (RelearnError, OSError) as error:
         sys.exit(f"prepare: {error}")

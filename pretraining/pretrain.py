@@ -161,6 +161,7 @@ def train(keras: Any, params: PretrainParams, data: dict[str, np.ndarray]) -> An
         n_done = int(np.asarray(network.optimizer.iterations)) // n_steps
         print(f"going on after epoch {n_done}")
     live = Live(str(live_folder), resume=n_done > 0, save_dvc_exp=False, dvcyaml=False)
+    live.step = n_done  # after a single epoch it would begin at 0 again
 
     started = time.monotonic()
 
@@ -238,5 +239,5 @@ def pretrain(params: PretrainParams) -> None:
 if __name__ == "__main__":
     try:
         pretrain(read_settings().pretrain)
-    except RelearnError as error:
+    except (RelearnError, OSError) as error:
         sys.exit(f"pretrain: {error}")

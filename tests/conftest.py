@@ -134,10 +134,13 @@ def features(workspace: Path) -> dict[str, SplitFeatures]:
     return splits
 
 
+# A network of keras.applications that needs no file.
+VGG16 = {"network": "vgg16", "weights": "random", "weights_sha256": None, "layer": "block2_pool", "pooling": "flatten"}
 SMALL = {
     "restructure.source": "images",
     "restructure.layout": "split_class_folders",
     "validate.min_images.min": 2,
+    **{f"extract.{key}": value for key, value in VGG16.items()},
     "extract.image_size_px": 32,
     "train.logistic_regression.C": [0.01, 0.1],
     "evaluate.n_resamples": 100,

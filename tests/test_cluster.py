@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from conftest import SMALL, execute, make_environment, repro, wait_for_stored, write_small_set
+from conftest import SMALL, VGG16, execute, make_environment, repro, wait_for_stored, write_small_set
 from relearn import cluster
 from relearn.errors import NetworkError
 from relearn.files import hash_file
@@ -202,5 +202,5 @@ def test_nobody_answers(monkeypatch):
 
 
 def test_executor_decides_no_feature(root):
-    block = read_params(root / "params.yaml").extract
+    block = read_params(root / "params.yaml").extract.model_copy(update=VGG16)
     assert describe_way(block) == describe_way(block.model_copy(update={"executor": "dask"}))

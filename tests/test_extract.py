@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pydantic import BaseModel
 
-from conftest import draw_image, encode_image, write_images
+from conftest import VGG16, draw_image, encode_image, write_images
 from relearn import extract, networks, paths
 from relearn.errors import IntegrityError, NetworkError, StoreError, ValidationFailed
 from relearn.features import read_features
@@ -122,7 +122,7 @@ def fake(workspace, monkeypatch):
 
 @pytest.fixture
 def block(root):
-    return read_params(root / "params.yaml").extract.model_copy(update={"batch_size": 4})
+    return read_params(root / "params.yaml").extract.model_copy(update=VGG16 | {"batch_size": 4})
 
 
 def write_set(n_images, n_copies=0):

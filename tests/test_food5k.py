@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -11,6 +12,7 @@ from collections import defaultdict
 import pytest
 
 from conftest import execute, git, make_environment, write_images
+from relearn.errors import SourceError
 from relearn.files import hash_file
 
 pytestmark = pytest.mark.slow
@@ -44,7 +46,7 @@ def test_food5k_with_pretrained_mobilenet_v2(shared, clone):
     assert answer.returncode == 0, answer.stderr
     assert (clone / "params.yaml").read_bytes() == before
     assert git(clone, "status", "--porcelain") == ""
-    again = run_food5k(clone, source)
+    again = run_food5k(clone, "data/raw/Food-5K")
     assert again.returncode == 1
     assert again.stderr.startswith("food5k: the experiment food5k-vgg16 exists; `dvc exp remove food5k-vgg16` first")
     assert execute(clone, "dvc", "exp", "apply", "food5k-vgg16").returncode == 0
@@ -83,7 +85,32 @@ def test_what_is_not_food5k_is_told(clone, tmp_path):
     assert answer.stderr.endswith(
         "other: wanted training/, validation/ and evaluation/ with 0_N.jpg and 1_N.jpg, got none\n"
     )
-    assert sorted(path.name for path in (clone / "data" / "raw").iterdir() if path.name[0] != ".") == ["digits.zip"]
+    (tmp_path / "half.zip").write_bytes(b"half of a zip")
+    answer = run_food5k(clone, tmp_path / "half.zip")
+    assert (answer.returncode, "Traceback" in answer.stderr) == (1, False)
+    assert answer.stderr.startswith(f"food5k: {tmp_path / 'half.zip'}: wanted ")
+    assert [path.name for path in (clone / "data" / "raw").iterdir()] == ["digits.zip"]
+
+
+def test_what_a_killed_run_left_is_not_taken_and_what_is_there_is_not_replaced(clone, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(clone / "data")
+    import food5k
+
+    write_images(tmp_path / "partial", ["training/0_9.png"])
+    write_images(tmp_path / "Food-5K", [f"{split}/{n}_{n}.png" for split in SPLITS for n in range(2)])
+    raw = clone / "data" / "raw"
+    shutil.copytree(tmp_path / "partial", raw / ".partial-Food-5K")
+    with pytest.raises(SourceError, match="partial: wanted training/, validation/ and evaluation/ with"):
+        food5k.fetch_source(str(tmp_path / "partial"), raw)
+    shutil.copytree(tmp_path / "partial", raw / ".partial-Food-5K")
+    assert food5k.fetch_source(str(tmp_path / "Food-5K"), raw) == raw / "Food-5K"
+    assert len(list((raw / "Food-5K").rglob("*.png"))) == 6
+    assert food5k.find_subfolder(raw / "Food-5K") is None
+    assert food5k.fetch_source(str(raw / "Food-5K"), raw) == raw / "Food-5K"
+    with pytest.raises(
+        SourceError, match=r"data/raw/Food-5K is there already; remove it and /other/Food-5K is fetched"
+    ):
+        food5k.fetch_source("/other/Food-5K", raw)
 
 
 def test_a_zip_with_a_folder_around_everything_is_found_to_have_it(clone, tmp_path):

@@ -88,6 +88,7 @@ def test_committed_weights_are_those_of_params_and_of_the_model_card():
     params = read_params(ROOT / "params.yaml").extract
     assert (params.network, ROOT / params.weights, params.weights_sha256) == ("mini_vgg", WEIGHTS, hash_file(WEIGHTS))
     assert WEIGHTS.stat().st_size <= 1_500_000
+    assert read_json(ROOT / "metrics" / "evaluation.json")["accuracy_score"] >= 0.985
     metrics = read_json(ROOT / "pretraining" / "metrics.json")
     card = (ROOT / "pretraining" / "README.md").read_text()
     assert metrics["accuracy_score"] >= 0.88

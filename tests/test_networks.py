@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 
-from conftest import ROOT, draw_image
+from conftest import ROOT, VGG16, draw_image
 from relearn.errors import NetworkError
 from relearn.files import hash_file
 from relearn.networks import (
@@ -22,7 +22,6 @@ from relearn.params import NETWORKS, ExtractParams, read_params
 
 pytestmark = pytest.mark.slow
 
-VGG16 = {"network": "vgg16", "weights": "random", "weights_sha256": None, "layer": None, "pooling": "flatten"}
 BASE = read_params(ROOT / "params.yaml").extract.model_copy(update=VGG16)
 MOBILENET_SHA256 = "dd82ae25c2138d0dc9e76b0abff0c6d3f4e5ba7b74842f56a3aba3ff9ff102df"
 

@@ -68,10 +68,14 @@ def test_unknown_network_answers_with_the_list(workspace, set_params):
     ("changes", "message"),
     [
         (
-            {"extract.weights": "w.h5"},
+            {"extract.weights": "w.h5", "extract.weights_sha256": None},
             r"extract: wanted weights_sha256 beside the path w.h5 (`sha256sum w.h5` prints it)",
         ),
-        ({"extract.weights_sha256": "0" * 64}, "extract: wanted weights_sha256: null with weights: random"),
+        ({"extract.weights": "random"}, "extract: wanted weights_sha256: null with weights: random"),
+        (
+            {"extract.weights": "imagenet", "extract.weights_sha256": None},
+            "extract: wanted weights: random or a path with mini_vgg (its file is in pretraining/), got imagenet",
+        ),
         (
             {"extract.weights": "w.h5", "extract.weights_sha256": "abc"},
             "extract.weights_sha256: wanted 64 hexadecimal digits, got 'abc'",

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from conftest import ROOT, draw_image, encode_image, read_yaml, write_images
+from conftest import ROOT, VGG16, draw_image, encode_image, read_yaml, write_images
 from relearn import cli, evaluate, extract, paths, predict, restructure, train
 from relearn.errors import ImageError, IntegrityError, NetworkError
 from relearn.features import hash_features, read_features
@@ -28,7 +28,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     content = read_yaml(ROOT / "params.yaml")
     content["restructure"] |= {"source": "images", "layout": "split_class_folders"}
-    content["extract"] |= {"batch_size": 8}
+    content["extract"] |= VGG16 | {"batch_size": 8}
     content["train"]["logistic_regression"] |= {"C": 0.01}
     content["evaluate"] |= {"n_resamples": 100}
     params = Params.model_validate(content)

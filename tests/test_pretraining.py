@@ -1,5 +1,6 @@
 """The pretraining of mini_vgg, on few images and for few epochs."""
 
+import hashlib
 import os
 import shutil
 import signal
@@ -12,10 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import cifar10
 import prepare
 import pretrain
 from conftest import ROOT, encode_image, read_yaml
 from relearn.errors import ParamsError, SourceError
+from relearn.files import read_csv, read_json
+from relearn.mini_vgg import MiniVGG, preprocess_input
 from settings import PrepareParams, PretrainParams, Settings, read_settings
 
 FOLDER = ROOT / "pretraining"
@@ -25,7 +29,7 @@ RECIPE = PretrainParams.model_validate(read_yaml(FOLDER / "params.yaml")["pretra
 @pytest.fixture
 def folder(tmp_path, monkeypatch, set_params):
     """A copy of the pretraining to work in, with a short recipe."""
-    for name in ("params.yaml", "prepare.py", "pretrain.py", "settings.py"):
+    for name in ("params.yaml", "cifar10.py", "evaluate.py", "prepare.py", "pretrain.py", "settings.py"):
         shutil.copy(FOLDER / name, tmp_path)
     monkeypatch.chdir(tmp_path)
     short = {"epochs": 4, "batch_size": 20, "learning_rate": 0.05, "warmup_epochs": 1, "ema_momentum": 0.9}
@@ -47,7 +51,8 @@ def write_images(folder, n_training=40, n_test=10, size=(32, 32)):
 
 @pytest.fixture
 def small_cifar(tmp_path, monkeypatch):
-    monkeypatch.setattr(prepare, "N_IMAGES", {"train": 40, "test": 10})
+    monkeypatch.setitem(prepare.N_IMAGES, "train", 40)
+    monkeypatch.setitem(prepare.N_IMAGES, "test", 10)
     monkeypatch.chdir(tmp_path)
     write_images(tmp_path / "images")
     return tmp_path / "images"
@@ -77,7 +82,7 @@ def test_an_archive_gives_the_bytes_that_its_folder_gives(small_cifar):
 
 def test_the_cut_does_not_depend_on_the_other_images(small_cifar, monkeypatch):
     _, before = prepare_from(small_cifar)
-    monkeypatch.setattr(prepare, "N_IMAGES", {"train": 60, "test": 10})
+    monkeypatch.setitem(prepare.N_IMAGES, "train", 60)
     write_images(small_cifar, n_training=60)
     _, after = prepare_from(small_cifar)
     kept = {pixels.tobytes() for pixels in after["validation_pixels"]}
@@ -93,6 +98,41 @@ def test_what_is_not_cifar10_is_told(small_cifar, tmp_path):
         SourceError, match=r"wanted train/CLASS/NAME with 32 x 32 px and a class of airplane, .* 30 x 40"
     ):
         prepare_from(tmp_path / "large")
+
+
+def test_nothing_there_is_told(small_cifar):
+    with pytest.raises(SourceError, match=r"prepare\.source: nowhere: no such file or folder; put CIFAR-10 there as"):
+        prepare_from("nowhere")
+
+
+@pytest.mark.slow
+def test_what_keras_gives_is_taken(small_cifar, monkeypatch):
+    import keras
+
+    rng = np.random.default_rng(0)
+    parts = [
+        (rng.integers(0, 256, (n, 32, 32, 3), np.uint8), np.arange(n, dtype=np.uint8)[:, None] % 10) for n in (40, 10)
+    ]
+    monkeypatch.setattr(keras.datasets.cifar10, "load_data", lambda: parts)
+    prepare.prepare(PrepareParams(source=None, validation_fraction=0.25))
+    with np.load("data/cifar10.npz", allow_pickle=False) as arrays:
+        pixels = np.concatenate([arrays["training_pixels"], arrays["validation_pixels"]])
+        assert {image.tobytes() for image in pixels} == {image.tobytes() for image in parts[0][0]}
+        for image, label in zip(arrays["test_pixels"], arrays["test_labels"], strict=True):
+            assert np.array_equal(image, parts[1][0][label])
+
+
+@pytest.mark.slow
+def test_no_internet_is_told(folder, set_params):
+    set_params({"prepare.source": None})
+    nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTPS_PROXY"), "http://127.0.0.1:9")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "KERAS_HOME": str(folder / "keras"), **nowhere}
+    answer = subprocess.run(
+        [sys.executable, "prepare.py"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert answer.returncode == 1
+    assert answer.stderr.startswith("prepare: prepare.source: null: CIFAR-10 is not on this machine and cannot be down")
+    assert answer.stderr.endswith("; name a folder or an archive with train/CLASS/N.jpg and test/CLASS/N.jpg\n")
 
 
 def test_a_wrong_key_of_the_recipe_is_told(folder, set_params):
@@ -111,6 +151,21 @@ def test_committed_recipe_is_valid_and_in_the_pipeline(monkeypatch):
     for stage, block in (("prepare", settings.prepare), ("pretrain", settings.pretrain)):
         assert stages[stage]["params"] == [f"{stage}.{key}" for key in type(block).model_fields]
     assert list(Settings.model_fields) == ["prepare", "pretrain"]
+
+
+def test_committed_weights_are_those_of_the_committed_code_and_recipe():
+    """Each file that `dvc.lock` names and git holds has the hash that it had when the stage ran, each number too."""
+    params = read_yaml(FOLDER / "params.yaml")
+    n_files = 0
+    for name, stage in read_yaml(FOLDER / "dvc.lock")["stages"].items():
+        for file in stage["deps"] + stage["outs"]:
+            if (path := FOLDER / file["path"]).is_file():
+                assert hashlib.md5(path.read_bytes()).hexdigest() == file["md5"], f"{name}: {path}"
+                n_files += 1
+        for key, value in stage.get("params", {}).get("params.yaml", {}).items():
+            block, field = key.split(".")
+            assert params[block][field] == value, key
+    assert n_files >= 12
 
 
 # --- pretrain ------------------------------------------------------------------------------------------------------
@@ -132,6 +187,10 @@ def test_augmentation_shifts_mirrors_and_blanks():
     flat = np.tile(np.arange(32, dtype=np.uint8)[:, None, None], (200, 1, 32, 3))  # a row's number in every pixel
     shifted = pretrain.augment_images(flat, np.random.default_rng(0), 4, 0)
     assert set(shifted[:, 16, 0, 0] - 16) == set(range(-4, 5))
+    across = np.tile(np.arange(32, dtype=np.uint8)[None, :, None], (200, 32, 1, 3))
+    shifted = pretrain.augment_images(across, np.random.default_rng(0), 4, 0)
+    shifts = {int(row[16] - 16 if row[17] > row[16] else 15 - row[16]) for row in shifted[:, 0, :, 0]}
+    assert shifts == set(range(-4, 5))
 
 
 def test_batches_of_an_epoch_are_the_same_wherever_the_training_began():
@@ -237,3 +296,36 @@ def test_a_training_that_cannot_be_ends_in_one_line(folder, set_params):
     assert code == 1
     assert told.splitlines()[-1].startswith("pretrain: pretrain.learning_rate: 1e+30 made the loss NaN or infinite in")
     assert "Traceback" not in told
+
+
+# --- evaluate ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_evaluation_counts_what_is_right_on_the_test_images(folder):
+    """The top is made from the features, so that it answers with the class of the images that it was made from."""
+    import keras
+
+    write_arrays()
+    shutil.copy(FOLDER / "mini_vgg.weights.h5", folder)
+    with np.load("data/cifar10.npz") as arrays:
+        pixels, labels = arrays["test_pixels"].copy(), arrays["test_labels"].copy()
+    network = MiniVGG()
+    network.load_weights(folder / "mini_vgg.weights.h5")
+    features = keras.ops.convert_to_numpy(network(preprocess_input(pixels))).mean(axis=(1, 2))
+    centred = features - features.mean(axis=0)
+    kernel = np.linalg.lstsq(centred, np.eye(10)[labels], rcond=None)[0].astype(np.float32)
+    bias = -features.mean(axis=0) @ kernel
+    np.savez("top.npz", kernel=kernel, bias=bias)
+    right = (features @ kernel + bias).argmax(axis=1) == labels
+    answer = subprocess.run(
+        [sys.executable, "evaluate.py"], env=os.environ | {"PYTHONPATH": str(ROOT / "src")}, check=True
+    )
+    assert answer.returncode == 0
+    metrics = read_json(Path("metrics.json"))
+    assert metrics["n_images"] == metrics["validation_n_images"] == 50
+    assert metrics["accuracy_score"] == right.mean() > metrics["majority_baseline_score"] == 0.1
+    assert metrics["accuracy_score_ci95_low"] < metrics["accuracy_score"] <= metrics["accuracy_score_ci95_high"]
+    recalls = {row[0]: float(row[2]) for row in read_csv(Path("classes.csv"), ["label", "n_images", "recall"])}
+    assert list(recalls) == list(cifar10.CLASSES)
+    assert recalls["bird"] == round(right[labels == 2].mean(), 4)

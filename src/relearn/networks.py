@@ -248,7 +248,10 @@ def load_weights_file(network: Any, params: NetworkParams) -> None:
     for weight in network.weights:
         if "float" in str(weight.dtype):
             weight.assign(np.full(weight.shape, np.nan, np.float32))
-    unfit = f"extract.weights: {path} does not hold the weights of {params.network} without its top: "
+    unfit = (
+        f"extract.weights: {path} does not hold the weights of {params.network} without its top (name the file that "
+        "does, or set imagenet or random with weights_sha256: null): "
+    )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
