@@ -7,11 +7,12 @@ evaluation/). Every image is judged once, by a classifier that did not see it: t
 their hash into five parts, of which in turn one is evaluation, one validation, and three are training. Some layers of
 the network, with each of the weights (pretrained=pretraining/mini_vgg.weights.h5) and with random ones, are probed at
 32 px by extract, verify, train and evaluate, and so are the pixels themselves. Of each kind and in each fold the layer
-that is best on its validation part stands for it on its evaluation part, and the first kind is compared with the others
-by McNemar's exact test.
+that is best on its validation part stands for it on its evaluation part, and the kinds are compared by McNemar's exact
+test.
 """
 
 import csv
+import itertools
 import json
 import logging
 import os
@@ -144,10 +145,9 @@ def report(dataset, judged):
         low, high = compute_wilson_interval(sum(right.values()), n_images)
         print(f"| {name} | {sum(right.values()) / n_images:.4f} | {low:.4f} to {high:.4f} |")
     print()
-    (first, rights), *others = chosen.items()
-    for name, right in others:
-        paired = compare_paired(*(np.array([each[image] for image in sorted(rights)]) for each in (right, rights)))
-        print(f"{first} against {name}: {json.dumps(paired._asdict())}")
+    for (one, its), (other, others) in itertools.combinations(chosen.items(), 2):
+        paired = compare_paired(*(np.array([right[image] for image in sorted(its)]) for right in (others, its)))
+        print(f"{one} against {other}: {json.dumps(paired._asdict())}")
 
 
 def merge(folds):

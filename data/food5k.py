@@ -23,7 +23,7 @@ SPLITS = {"training", "validation", "evaluation"}
 
 
 def fetch_source(address: str, folder: Path) -> Path:
-    """Copy a file or folder below `folder` and return where it is; the default is not fetched where there is one.
+    """Copy a file or folder below `folder`, unless that was done before, and return where it is.
 
     Raises
     ------
@@ -31,11 +31,13 @@ def fetch_source(address: str, folder: Path) -> Path:
         It cannot be had, is not Food-5K, or another one is there.
     """
     target = folder / ("Food-5K.zip" if address.endswith(".zip") else "Food-5K")
+    origin = folder / f".{target.name}.from"
     if target.exists():
-        if address not in (ADDRESS, str(target)):
+        if address not in (str(target), origin.read_text() if origin.exists() else None):
             raise SourceError(
                 f"{target} is there already; remove it and {address} is fetched, or name it: FOOD5K={target}"
             )
+        print(f"{target} is there")
         return target
     print(f"fetching {address}", flush=True)
     partial = target.with_name(f".partial-{target.name}")
@@ -52,6 +54,7 @@ def fetch_source(address: str, folder: Path) -> Path:
             find_subfolder(partial)
         except SourceError as error:
             raise SourceError(str(error).replace(str(partial), address)) from None
+        origin.write_text(address)
         partial.replace(target)
     finally:
         remove(partial)

@@ -39,8 +39,8 @@ def read_images(source: Path) -> Iterator[LabelledImage]:
     """
     if not source.exists():
         raise SourceError(
-            f"prepare.source: {source}: no such file or folder; put CIFAR-10 there as train/CLASS/N.jpg and "
-            "test/CLASS/N.jpg, or set null, and keras downloads it"
+            f"prepare.source: {source}: no such file or folder in {Path.cwd().name}/; put CIFAR-10 there as "
+            "train/CLASS/N.jpg and test/CLASS/N.jpg, or set null in its params.yaml, and keras downloads it"
         )
 
     def list_files() -> Iterator[tuple[str, bytes]]:

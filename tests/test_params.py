@@ -74,7 +74,7 @@ def test_unknown_network_answers_with_the_list(workspace, set_params):
         ({"extract.weights": "random"}, "extract: wanted weights_sha256: null with weights: random"),
         (
             {"extract.weights": "imagenet", "extract.weights_sha256": None},
-            "extract: wanted weights: random or a path with mini_vgg (its file is in pretraining/), got imagenet",
+            "extract: wanted weights: random or a path with mini_vgg, got imagenet, which the other networks",
         ),
         (
             {"extract.weights": "w.h5", "extract.weights_sha256": "abc"},

@@ -154,6 +154,19 @@ def test_readme_shows_the_committed_result_in_its_first_lines(monkeypatch):
     assert set(describe_evaluation()) <= set(lines[:40])
 
 
+def test_links_of_the_documents_lead_somewhere():
+    n_links = 0
+    for document in [*ROOT.glob("*.md"), *ROOT.glob("*/README.md")]:
+        for path, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)", document.read_text()):
+            target = document.parent / path if path else document
+            assert target.exists(), f"{document}: {path}"
+            headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE) if anchor else []
+            slugs = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            assert not anchor or anchor in slugs, f"{document}: #{anchor}"
+            n_links += 1
+    assert n_links > 10
+
+
 def test_lock_files_carry_no_address():
     for path in ROOT.glob("*.lock"):
         assert "://" not in path.read_text(), path

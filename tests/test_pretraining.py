@@ -101,7 +101,7 @@ def test_what_is_not_cifar10_is_told(small_cifar, tmp_path):
 
 
 def test_nothing_there_is_told(small_cifar):
-    with pytest.raises(SourceError, match=r"prepare\.source: nowhere: no such file or folder; put CIFAR-10 there as"):
+    with pytest.raises(SourceError, match=r"prepare\.source: nowhere: no such file or folder in .*/; put CIFAR-10"):
         prepare_from("nowhere")
 
 

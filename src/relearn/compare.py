@@ -112,7 +112,7 @@ def compare_revisions(first: str, second: str) -> Comparison:
     if not common:
         raise ComparisonError(
             f"{paths.PREDICTIONS}: wanted evaluation images that {first} and {second} have in common, got none of "
-            f"{len(a.rows):,} and {len(b.rows):,}"
+            f"{len(a.rows):,} and {len(b.rows):,}: they are of different data"
         )
     for image in common:
         if a.rows[image][2] != b.rows[image][2]:

@@ -250,7 +250,7 @@ def load_weights_file(network: Any, params: NetworkParams) -> None:
             weight.assign(np.full(weight.shape, np.nan, np.float32))
     unfit = (
         f"extract.weights: {path} does not hold the weights of {params.network} without its top (name the file that "
-        "does, or set imagenet or random with weights_sha256: null): "
+        "does, with its hash, or -S extract.weights=imagenet -S extract.weights_sha256=null, or random): "
     )
     try:
         with warnings.catch_warnings():

@@ -248,11 +248,13 @@ class NetworkParams(Block):
     @model_validator(mode="after")
     def _name_the_bytes(self) -> "NetworkParams":
         if self.network == "mini_vgg" and self.weights == "imagenet":
-            raise ValueError("weights: random or a path with mini_vgg (its file is in pretraining/), got imagenet")
+            raise ValueError("weights: random or a path with mini_vgg, got imagenet, which the other networks have")
         if self.weights_are_file and self.weights_sha256 is None:
             raise ValueError(f"weights_sha256 beside the path {self.weights} (`sha256sum {self.weights}` prints it)")
         if not self.weights_are_file and self.weights_sha256 is not None:
-            raise ValueError(f"weights_sha256: null with weights: {self.weights}; it belongs to a path")
+            raise ValueError(
+                f"weights_sha256: null with weights: {self.weights} (-S extract.weights_sha256=null), which is a path's"
+            )
         return self
 
     @property
