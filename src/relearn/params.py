@@ -442,6 +442,14 @@ class EvaluateParams(Block):
     seed: Annotated[int, Field(ge=0)]
 
 
+class RetrainParams(Block):
+    """When and how a retraining replaces the classifier in use; see `promotion`."""
+
+    margin: Annotated[float, Field(gt=0, lt=1)]
+    confidence: Annotated[float, Field(gt=0.5, lt=1)]
+    min_images: Count
+
+
 class Params(Block):
     """The whole of `params.yaml`."""
 

@@ -1,0 +1,98 @@
+"""Whether a newly trained classifier may take the place of the one in use."""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from relearn.comparison import Paired
+from relearn.params import RetrainParams
+
+LARGE = 1e9
+Verdict = Literal["first", "better", "no clear difference", "worse", "blocked by data"]
+
+
+class Decision(NamedTuple):
+    """What was decided, and why in words."""
+
+    promoted: bool
+    verdict: Verdict
+    reason: str
+
+
+def decide_promotion(params: RetrainParams, failed_checks: Sequence[str], paired: Paired | None) -> Decision:
+    """Decide whether a candidate takes the place of the classifier in use.
+
+    The protocol. Both are judged on the same images: the evaluation split of the candidate's data, old images and new
+    ones, without those that the classifier in use was trained or chosen on. No candidate is chosen on them. The
+    difference in accuracy, candidate - in use, has a score interval of `retrain.confidence`; see
+    `compute_paired_interval`.
+
+    1. A check of the gate with severity error that failed, or fewer than `retrain.min_images` common images: blocked by
+       data, whatever the accuracy.
+    2. Nothing is in use yet: promoted as the first.
+    3. The whole interval is above 0: better, promoted. The whole interval is below 0: worse.
+    4. Else there is no clear difference. The candidate knows the newer images, so it is promoted, provided that it is
+       shown not to be worse by more than `retrain.margin`: the lower end of the interval is above -margin (a test of
+       non-inferiority). A candidate that is clearly worse is promoted by none of this, however small the difference.
+
+    Parameters
+    ----------
+    failed_checks
+        What the gate found, a line each; only what is an error.
+    paired
+        The classifier in use first, the candidate second; None if nothing is in use.
+    """
+    if failed_checks:
+        return Decision(False, "blocked by data", f"{len(failed_checks)} failed: {'; '.join(failed_checks)}")
+    if paired is None:
+        return Decision(True, "first", "no classifier was in use")
+    n, first, second = paired.n_images, paired.n_only_first, paired.n_only_second
+    if n < params.min_images:
+        wanted = f"wanted at least {params.min_images:,} evaluation images in common (retrain.min_images), got {n:,}"
+        return Decision(False, "blocked by data", wanted)
+    low, high = compute_paired_interval(n, first, second, params.confidence)
+    verdict: Verdict = "better" if low > 0 else "worse" if high < 0 else "no clear difference"
+    reason = (
+        f"of {n:,} evaluation images {second:,} are right with the candidate alone, {first:,} with the one in use "
+        f"alone: accuracy {(second - first) / n:+.2%} ({params.confidence:.0%} interval {low:+.2%} to {high:+.2%})"
+    )
+    promoted = verdict == "better"
+    if verdict == "no clear difference":
+        promoted = low > -params.margin
+        shown = "not worse" if promoted else "it may be worse"
+        reason += f"; {shown} by {params.margin:.2%} or more (retrain.margin)"
+    return Decision(promoted, verdict, reason)
+
+
+def compute_paired_interval(
+    n_images: int, n_only_first: int, n_only_second: int, confidence: float
+) -> tuple[float, float]:
+    """Return the score interval of the difference of two shares on the same images, second - first.
+
+    Tango 1998, "Equivalence test and confidence interval for the difference in proportions for the paired-sample
+    design": all differences D that the score test does not reject. It inverts
+    z(D) = (b - c - n D) / sqrt(n (2 q + D (1 - D))) with b = n_only_second, c = n_only_first, n = n_images, where q,
+    the likeliest share that the first alone gets right given D, is the larger root of
+    2n q^2 + (D (2n - b + c) - b - c) q - c D (1 - D) = 0. It holds its level with few images, and where no two answers
+    differ.
+    """
+    from scipy.optimize import brentq
+    from scipy.stats import norm
+
+    n, b, c = n_images, n_only_second, n_only_first
+    z = float(norm.isf((1 - confidence) / 2))
+
+    def compute_score(difference: float) -> float:
+        middle = difference * (2 * n - b + c) - b - c
+        root = np.sqrt(middle**2 + 8 * n * c * difference * (1 - difference))
+        variance = n * (2 * (root - middle) / (4 * n) + difference * (1 - difference))
+        distance = b - c - n * difference
+        if distance == 0:
+            return 0.0
+        return float(distance / np.sqrt(variance)) if variance > 0 else float(np.copysign(LARGE, distance))
+
+    estimate, edge = (b - c) / n, 1 - 1e-12
+    low = -1.0 if estimate == -1 else brentq(lambda d: compute_score(d) - z, -edge, estimate)
+    high = 1.0 if estimate == 1 else brentq(lambda d: compute_score(d) + z, estimate, edge)
+    return float(low), float(high)

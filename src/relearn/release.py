@@ -1,0 +1,87 @@
+"""The classifier in use: `release/current`, and those that it was before.
+
+    release/versions/v1/        a copy of models/classifier/, never changed once it is there
+    release/versions/v2/
+    release/current -> versions/v2
+
+The link is replaced by a rename, so whoever opens `release/current` finds one whole version, before and after.
+"""
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+from relearn.errors import IntegrityError
+from relearn.files import write_folder
+
+CURRENT = "current"
+VERSIONS = "versions"
+VERSION = re.compile(r"v[1-9][0-9]*")
+
+
+def list_versions(release: Path) -> list[str]:
+    """Return the names of the versions that are kept, the oldest first."""
+    names = [path.name for path in (release / VERSIONS).glob("v*") if VERSION.fullmatch(path.name)]
+    return sorted(names, key=lambda name: int(name[1:]))
+
+
+def find_current(release: Path) -> str | None:
+    """Return the name of the version in use; None where nothing is.
+
+    Raises
+    ------
+    IntegrityError
+        `current` is no link to a version that is there.
+    """
+    link = release / CURRENT
+    if not link.is_symlink() and not link.exists():
+        return None
+    name = os.readlink(link).removeprefix(f"{VERSIONS}/") if link.is_symlink() else ""
+    if name not in list_versions(release):
+        raise IntegrityError(
+            f"{link}: wanted a link to one of {release / VERSIONS}, got {name or 'something else'}; "
+            "`relearn rollback` sets it"
+        )
+    return name
+
+
+def keep_version(release: Path, classifier: Path, name: str) -> None:
+    """Copy a classifier to the versions, on the disk when this returns; one that is there already stays as it is."""
+    target = release / VERSIONS / name
+    if target.exists():
+        return
+    with write_folder(target) as folder:
+        for source in sorted(classifier.iterdir()):
+            with source.open("rb") as reading, (folder / source.name).open("wb") as writing:
+                shutil.copyfileobj(reading, writing)
+                writing.flush()
+                os.fsync(writing.fileno())
+        _flush_folder(folder)
+    _flush_folder(target.parent)
+
+
+def switch_current(release: Path, name: str) -> None:
+    """Let `current` be another version that is kept, at once and for good.
+
+    Raises
+    ------
+    IntegrityError
+        There is no such version.
+    """
+    if name not in (kept := list_versions(release)):
+        raise IntegrityError(f"{release / VERSIONS}: wanted {name}, got {', '.join(kept) or 'none'}")
+    partial = release / f".{CURRENT}.{os.getpid()}.partial"
+    partial.unlink(missing_ok=True)
+    partial.symlink_to(f"{VERSIONS}/{name}")
+    partial.replace(release / CURRENT)
+    _flush_folder(release)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
