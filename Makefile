@@ -5,6 +5,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BACKEND ?= cpu
 LOCK := $(if $(filter gpu,$(BACKEND)),requirements-gpu.lock,requirements.lock)
 READY := .venv/ready-$(BACKEND)
+PORT ?= 4200
+LOCAL_API = http://127.0.0.1:$(PORT)/api
 SOURCES := src flows pretraining tests benchmarks data/*.py
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -23,7 +25,7 @@ unexport SSL_CERT_FILE
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-fast check format data-docs food5k pretrain flow ui lock clean
+.PHONY: help setup repro test test-fast check format data-docs food5k pretrain flow ui retrain schedule lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 12
@@ -41,7 +43,7 @@ $(READY): pyproject.toml $(LOCK)
 	@touch $@
 
 repro: $(READY)  ## run what is not up to date of the pipeline, and tell how good the classifier is
-	dvc repro
+	@python -m flows.repro
 	@relearn report
 
 test: $(READY)  ## run all tests
@@ -69,10 +71,17 @@ data-docs: $(READY)  ## write Great Expectations' own pages on the images to rep
 	@relearn data-docs
 
 flow: $(READY)  ## run the pipeline as a Prefect flow (PREFECT_API_URL names a server, else a temporary one)
-	python -m flows.pipeline
+	@python -m flows.pipeline
 
-ui: $(READY)  ## start a Prefect server with its UI on this machine
-	prefect server start
+ui: $(READY)  ## start a Prefect server with its UI on this machine (PORT=4200)
+	@echo "http://127.0.0.1:$(PORT) has the UI; PREFECT_API_URL=$(LOCAL_API)"
+	@PREFECT_UI_API_URL=$(LOCAL_API) prefect server start --host 127.0.0.1 --port $(PORT)
+
+retrain: $(READY)  ## retrain once, now, on what is new (PREFECT_API_URL names a server, else a temporary one)
+	@python -m flows.retrain
+
+schedule: $(READY)  ## retrain as retrain.cron says, until this is stopped (PREFECT_API_URL, else the server of `make ui`)
+	@PREFECT_API_URL=$${PREFECT_API_URL:-$(LOCAL_API)} python -m flows.schedule
 
 lock: $(READY)  ## resolve the dependencies anew, with versions and hashes and no address of an index
 	$(LOCK_COMMAND) --extra cpu --output-file requirements.lock

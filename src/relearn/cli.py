@@ -116,6 +116,83 @@ def report() -> None:
     print("\n".join(describe_evaluation()))
 
 
+@app.command(rich_help_panel="Retraining")
+def decide(
+    in_use: Annotated[
+        Path | None, typer.Argument(metavar="[FOLDER]", help="The classifier in use; without, it is release/current.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Write all that was found there, as JSON.")] = None,
+) -> None:
+    """Tell whether the classifier that was just trained may take the place of the one in use."""
+    from relearn.contest import describe_contest, describe_json, hold_contest
+    from relearn.files import write_file
+    from relearn.release import CURRENT, find_current
+
+    if in_use is None and find_current(paths.RELEASE):
+        in_use = (paths.RELEASE / CURRENT).resolve()
+    contest = hold_contest(in_use, read_params(paths.PARAMS).retrain)
+    if output:
+        with write_file(output) as file:
+            file.write(describe_json(contest).encode())
+    print(describe_contest(contest))
+
+
+@app.command(rich_help_panel="Retraining")
+def rollback(
+    version: Annotated[
+        str | None, typer.Argument(metavar="[TAG]", help="classifier@v1.0.0, or v1; without, the one before.")
+    ] = None,
+) -> None:
+    """Put an earlier classifier in use again, and record that."""
+    from relearn.retraining import roll_back
+
+    print("\n".join(roll_back(Path(), read_params(paths.PARAMS).retrain.branch, version)))
+
+
+@app.command(rich_help_panel="Retraining")
+def lineage(
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL_OR_TAG", help="A tag or its version, a revision, or a folder.")
+    ] = None,
+    image: Annotated[
+        str | None, typer.Option(help="The SHA-256 of an image, or its file: which models saw it?")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print all of it, every image by its hash, as JSON.")] = False,
+) -> None:
+    """Tell which images, parameters, code and environment a classifier came from, or which classifiers saw an image."""
+    import json as format_json
+
+    from relearn.files import hash_file
+    from relearn.lineage import describe_lineage, find_lineage, find_sightings
+
+    if (model is None) == (image is None):
+        raise typer.BadParameter("wanted a model, or --image")
+    if model is not None:
+        found = find_lineage(model)
+        print(format_json.dumps(found._asdict(), indent=2) if json else "\n".join(describe_lineage(found)))
+        return
+    assert image
+    sha256 = hash_file(Path(image)) if Path(image).is_file() else image
+    sightings = find_sightings(sha256)
+    if json:
+        print(format_json.dumps({"sha256": sha256, "splits": dict(sightings)}, indent=2))
+    else:
+        lines = [f"{tag}  {split}" for tag, split in sightings]
+        print("\n".join(lines or [f"no classifier that was promoted has seen {sha256}"]))
+
+
+@app.command()
+def mistakes(
+    output: Annotated[Path, typer.Option(help="Where the page is written.")] = paths.MISTAKES_PAGE,
+    md: Annotated[int | None, typer.Option(min=1, metavar="N", help="Print so many as Markdown as well.")] = None,
+) -> None:
+    """Show the evaluation images that the classifier got wrong, the surest first, on one page."""
+    from relearn.mistakes import describe_markdown, write_mistakes
+
+    n_mistakes = write_mistakes(output)
+    print(describe_markdown(md) if md else f"{output}: {n_mistakes:,} mistakes")
+
+
 store = typer.Typer(no_args_is_help=True, help="See, check and prune the store of features.")
 app.add_typer(store, name="store")
 

@@ -107,7 +107,17 @@ def compare_revisions(first: str, second: str) -> Comparison:
     ComparisonError
         A revision or its predictions are not there, they have no image in common, or give one another label.
     """
-    a, b = read_predictions(first), read_predictions(second)
+    return compare_predictions(first, second, read_predictions(first), read_predictions(second))
+
+
+def compare_predictions(first: str, second: str, a: Predictions, b: Predictions) -> Comparison:
+    """Compare two classifiers, whatever they are called, on the images that both have predicted.
+
+    Raises
+    ------
+    ComparisonError
+        There is no such image, or one has another label with the other.
+    """
     common = sorted(a.rows.keys() & b.rows.keys(), key=lambda image: a.rows[image][0])
     if not common:
         raise ComparisonError(

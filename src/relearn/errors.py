@@ -39,3 +39,7 @@ class TrainingError(RelearnError):
 
 class ComparisonError(RelearnError):
     """Two revisions cannot be compared."""
+
+
+class RepositoryError(RelearnError):
+    """The git repository is not in the state that a retraining needs."""

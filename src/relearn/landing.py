@@ -51,6 +51,11 @@ class Landing:
             raise SourceError(f"retrain.landing: {address}: {error}") from None
         self._root = root.rstrip("/")
 
+    @property
+    def is_remote(self) -> bool:
+        """Tell whether it is reached by a network."""
+        return "://" in self.address and not self.address.startswith("file:")
+
     def list_waiting(self, settle_seconds: float) -> list[Waiting]:
         """Return the files that nothing has written to for so many seconds, by path."""
         try:

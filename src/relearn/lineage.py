@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import re
-import subprocess
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,9 +13,11 @@ from relearn.classifier import RECORD
 from relearn.errors import IntegrityError
 from relearn.files import hash_bytes, read_json
 from relearn.manifest import SPLITS
+from relearn.repository import find_commit, run_git
 
 # The tags that the model registry of DVC reads: https://dvc.org/doc/gto/user-guide
-TAG = re.compile(r"classifier@v(\d+)\.0\.0")
+TAG = re.compile(r"classifier@(v[1-9]\d*)\.0\.0")
+VERSION = re.compile(r"(?:classifier@)?v?([1-9]\d*)(?:\.0\.0)?")
 ENVIRONMENT = Path("requirements.lock")
 
 
@@ -49,8 +50,27 @@ class Lineage(NamedTuple):
     metrics: dict[str, Any]
 
 
+def name_tag(version: str) -> str:
+    """Return the tag of a version, which may be given as v3, 3, classifier@v3 or the tag itself."""
+    match = VERSION.fullmatch(version)
+    return f"classifier@v{match[1]}.0.0" if match else version
+
+
+def list_tags(root: Path = Path()) -> list[str]:
+    """Return the tags of promoted classifiers, the newest first."""
+    tags = [tag for tag in run_git(root, "tag", "--list").split() if TAG.fullmatch(tag)]
+    return sorted(tags, key=lambda tag: int(name_version(tag)[1:]), reverse=True)
+
+
+def name_version(tag: str) -> str:
+    """Return the version that a tag names, such as v3."""
+    match = TAG.fullmatch(tag)
+    assert match
+    return match[1]
+
+
 def find_lineage(name: str) -> Lineage:
-    """Return where a classifier came from, told by a tag, another revision of git, or its folder.
+    """Return where a classifier came from, told by a tag, its version, another revision of git, or its folder.
 
     Raises
     ------
@@ -58,40 +78,41 @@ def find_lineage(name: str) -> Lineage:
         There is no such revision, it has no classifier, or no tag has the classifier of the folder.
     """
     if not (Path(name) / RECORD).is_file():
-        return read_lineage(name)
+        return read_lineage(name_tag(name))
     sha256 = read_json(Path(name) / RECORD, ["record_sha256"])["record_sha256"]
     for tag in list_tags():
-        if (found := read_lineage(tag)).record["record_sha256"] == sha256:
-            return found
-    raise IntegrityError(f"{name}: no tag {TAG.pattern} has this classifier (record_sha256 {sha256})")
-
-
-def list_tags() -> list[str]:
-    """Return the tags of promoted classifiers, the newest first."""
-    tags = [tag for tag in _run_git("tag", "--list").split() if TAG.fullmatch(tag)]
-    return sorted(tags, key=lambda tag: int(TAG.fullmatch(tag)[1]), reverse=True)  # type: ignore[index]
+        if json.loads(read_committed(Path(), tag, paths.CLASSIFIER / RECORD))["record_sha256"] == sha256:
+            return read_lineage(tag)
+    raise IntegrityError(f"{name}: wanted the classifier of a tag classifier@vN.0.0, got one of record_sha256 {sha256}")
 
 
 def read_lineage(revision: str) -> Lineage:
     """Read what a revision of git says of its classifier; large files come from DVC's cache or remote."""
-    commit = _run_git("rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}").strip()
-    manifest = _read(commit, paths.MANIFEST)
-    rows = csv.DictReader(io.StringIO(manifest))
+    commit = find_commit(Path(), revision)
+    if commit is None:
+        known = ", ".join(list_tags()) or "none yet"
+        raise IntegrityError(f"{revision}: wanted a tag ({known}), another revision of git, or a classifier's folder")
+    manifest = read_committed(Path(), commit, paths.MANIFEST)
     return Lineage(
         revision if TAG.fullmatch(revision) else None,
         commit,
-        {row["sha256"]: row["split"] for row in rows},
-        hash_bytes(manifest.encode()),
-        hash_bytes(_read(commit, ENVIRONMENT).encode()),
-        _read(commit, paths.PARAMS),
-        json.loads(_read(commit, paths.CLASSIFIER / RECORD)),
-        json.loads(_read(commit, paths.EVALUATION_METRICS)),
+        parse_images(manifest),
+        hash_bytes(manifest),
+        hash_bytes(read_committed(Path(), commit, ENVIRONMENT)),
+        read_committed(Path(), commit, paths.PARAMS).decode(),
+        json.loads(read_committed(Path(), commit, paths.CLASSIFIER / RECORD)),
+        json.loads(read_committed(Path(), commit, paths.EVALUATION_METRICS)),
     )
+
+
+def parse_images(manifest: bytes) -> dict[str, str]:
+    """Return the split of each image of a manifest, by its SHA-256."""
+    return {row["sha256"]: row["split"] for row in csv.DictReader(io.StringIO(manifest.decode()))}
 
 
 def find_sightings(sha256: str) -> list[tuple[str, str]]:
     """Return the tags of the classifiers whose data had an image, the newest first, with its split in each."""
-    found = ((tag, read_lineage(tag).images.get(sha256)) for tag in list_tags())
+    found = ((tag, parse_images(read_committed(Path(), tag, paths.MANIFEST)).get(sha256)) for tag in list_tags())
     return [(tag, split) for tag, split in found if split]
 
 
@@ -113,21 +134,23 @@ def describe_lineage(lineage: Lineage) -> list[str]:
     ]
 
 
-def _read(commit: str, path: Path) -> str:
+def read_committed(root: Path, revision: str, path: Path) -> bytes:
+    """Return the content of a file at a revision of git; what DVC tracks comes from its cache or remote.
+
+    Raises
+    ------
+    IntegrityError
+        It is in none of them.
+    """
     import dvc.api
     from dvc.exceptions import DvcException
+    from scmrepo.exceptions import SCMError
 
     try:
-        text: str = dvc.api.read(path.as_posix(), repo=".", rev=commit, encoding="utf-8")
-    except (DvcException, FileNotFoundError) as error:
+        with dvc.api.open(path.as_posix(), repo=str(root), rev=revision, mode="rb") as file:
+            content: bytes = file.read()
+    except (DvcException, SCMError, OSError) as error:
         raise IntegrityError(
-            f"{path} of {commit[:12]}: not in git, in DVC's cache or on its remote: {' '.join(str(error).split())}"
+            f"{path} of {revision}: not in git, in DVC's cache or on its remote: {' '.join(str(error).split())}"
         ) from None
-    return text
-
-
-def _run_git(*arguments: str) -> str:
-    answer = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)  # noqa: S607
-    if answer.returncode:
-        raise IntegrityError(f"git {' '.join(arguments)}: {answer.stderr.strip()}")
-    return answer.stdout
+    return content

@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -15,6 +16,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from relearn.errors import RelearnError
+from relearn.files import is_alive
+
+LOCK = Path(".relearn/lock")  # of whoever runs the pipeline, in the repository
+DYING_SECONDS = 20  # more than `flows/supervise.py` gives a stage to end
+POLL_SECONDS = 0.05
 
 
 class Owner(NamedTuple):
@@ -34,8 +40,14 @@ class Locked(RelearnError):
 
 
 @contextmanager
-def hold_lock(path: Path, what: str) -> Iterator[int]:
+def hold_lock(path: Path, what: str, patience_seconds: float = 0) -> Iterator[int]:
     """Hold the lock while a block runs, and give its file descriptor, which a child may be handed to hold it as well.
+
+    Parameters
+    ----------
+    patience_seconds
+        How long to wait for another owner. One that is dead on this machine is waited for in any case, as long as its
+        last children need to end.
 
     Raises
     ------
@@ -45,10 +57,12 @@ def hold_lock(path: Path, what: str) -> Iterator[int]:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Locked(describe_owner(path)) from None
+        start = time.monotonic()
+        while not _try_lock(descriptor):
+            waited = time.monotonic() - start
+            if waited >= patience_seconds and (waited >= DYING_SECONDS or not _is_dead(read_owner(path))):
+                raise Locked(describe_owner(path))
+            time.sleep(POLL_SECONDS)
         owner = Owner(
             what, os.getpid(), socket.gethostname(), datetime.now().astimezone().isoformat(timespec="seconds")
         )
@@ -59,9 +73,26 @@ def hold_lock(path: Path, what: str) -> Iterator[int]:
         os.close(descriptor)
 
 
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_dead(owner: Owner | None) -> bool:
+    return owner is not None and owner.host == socket.gethostname() and not is_alive(owner.pid)
+
+
+def read_owner(path: Path) -> Owner | None:
+    """Return who holds the lock, or held it last; None while that is just being written."""
+    try:
+        return Owner(**json.loads(path.read_bytes()))
+    except (ValueError, TypeError):
+        return None
+
+
 def describe_owner(path: Path) -> str:
     """Say who holds the lock, as far as the file tells."""
-    try:
-        return str(Owner(**json.loads(path.read_bytes())))
-    except (ValueError, TypeError):  # it is just being written
-        return "another run has just begun"
+    return str(read_owner(path) or "another run has just begun")

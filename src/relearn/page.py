@@ -103,17 +103,22 @@ def draw_thumbnail(row: dict[Any, Any]) -> Thumbnail:
         f"{row['width_px']} x {row['height_px']} px",
         row["source_path"],
     )
+    return Thumbnail(draw_picture(row["path"]), *texts)
+
+
+def draw_picture(path: str) -> str:
+    """Return an image of the data set as a data URI, empty if it cannot be read."""
     try:
-        if ".." in Path(row["path"]).parts or Path(row["path"]).is_absolute():
+        if ".." in Path(path).parts or Path(path).is_absolute():
             raise ImageError("outside the data set")
-        rgb = decode_image((paths.DATASET / row["path"]).read_bytes()).rgb
+        rgb = decode_image((paths.DATASET / path).read_bytes()).rgb
     except (OSError, ImageError):
-        return Thumbnail("", *texts)
+        return ""
     rgb.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
     buffer = io.BytesIO()
     rgb.save(buffer, "JPEG", quality=75)
     encoded = base64.b64encode(buffer.getvalue()).decode()
-    return Thumbnail(f"data:image/jpeg;base64,{encoded}", *texts)
+    return f"data:image/jpeg;base64,{encoded}"
 
 
 def draw_bars(rows: pd.DataFrame) -> list[Bar]:

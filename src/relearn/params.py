@@ -442,9 +442,21 @@ class EvaluateParams(Block):
     seed: Annotated[int, Field(ge=0)]
 
 
-class RetrainParams(Block):
-    """When and how a retraining replaces the classifier in use; see `promotion`."""
+# What git takes as the name of a branch, as far as one is likely to be mistaken.
+Branch = Annotated[str, Field(pattern=r"^[^\s~^:?*\[\\.-][^\s~^:?*\[\\]*$")]
 
+
+class RetrainParams(Block):
+    """When and how a retraining replaces the classifier in use; see `retraining` and `promotion`."""
+
+    cron: Annotated[str, Field(min_length=1)]
+    timezone: Annotated[str, Field(min_length=1)]
+    base: Branch
+    branch: Branch
+    landing: Annotated[str, Field(min_length=1)] | None
+    settle_seconds: Annotated[float, Field(ge=0)]
+    git_remote: Annotated[str, Field(min_length=1)] | None
+    time_limit_minutes: Annotated[float, Field(gt=0)]
     margin: Annotated[float, Field(gt=0, lt=1)]
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
     min_images: Count
@@ -460,6 +472,7 @@ class Params(Block):
     verify: VerifyParams
     train: TrainParams
     evaluate: EvaluateParams
+    retrain: RetrainParams
 
     def get_block(self, stage: str) -> Block:
         """Return the block of a stage by the name that it has in the file."""

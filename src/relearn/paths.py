@@ -35,6 +35,8 @@ def find_feature_store() -> Path:
     return find_cache() / "features-2.sqlite"
 
 
+RELEASE = Path("release")
+
 DATASET = Path("data/dataset")
 MANIFEST = Path("data/manifest.csv")
 SIGHTINGS = Path("data/sightings.csv")
@@ -56,6 +58,7 @@ SEARCH = Path("reports/search.csv")
 EVALUATION_METRICS = Path("metrics/evaluation.json")
 PREDICTIONS = Path("reports/predictions.csv")
 CLASS_REPORT = Path("reports/classes.csv")
+MISTAKES_PAGE = Path("reports/mistakes.html")
 
 PLOTS = Path("reports/plots")
 SCORE_BY_C = PLOTS / "score_by_c.csv"

@@ -9,7 +9,7 @@ from relearn.comparison import Paired
 from relearn.params import RetrainParams
 
 LARGE = 1e9
-Verdict = Literal["first", "better", "no clear difference", "worse", "blocked by data"]
+Verdict = Literal["first", "better", "no clear difference", "the same", "worse", "blocked by data"]
 
 
 class Decision(NamedTuple):

@@ -1,7 +1,7 @@
 """The classifier in use: `release/current`, and those that it was before.
 
-    release/versions/v1/        a copy of models/classifier/, never changed once it is there
-    release/versions/v2/
+    release/versions/v1/        models/classifier/ as it was recorded, and images.csv: the images that it was made of
+    release/versions/v2/        never changed once it is there
     release/current -> versions/v2
 
 The link is replaced by a rename, so whoever opens `release/current` finds one whole version, before and after.
@@ -9,13 +9,14 @@ The link is replaced by a rename, so whoever opens `release/current` finds one w
 
 import os
 import re
-import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from relearn.errors import IntegrityError
 from relearn.files import write_folder
 
 CURRENT = "current"
+IMAGES = "images.csv"
 VERSIONS = "versions"
 VERSION = re.compile(r"v[1-9][0-9]*")
 
@@ -46,15 +47,23 @@ def find_current(release: Path) -> str | None:
     return name
 
 
-def keep_version(release: Path, classifier: Path, name: str) -> None:
-    """Copy a classifier to the versions, on the disk when this returns; one that is there already stays as it is."""
+def keep_version(release: Path, contents: Mapping[str, bytes], name: str) -> None:
+    """Write the files of a classifier as a version, on the disk when this returns; the same one may be there already.
+
+    Raises
+    ------
+    IntegrityError
+        Another one has the name.
+    """
     target = release / VERSIONS / name
     if target.exists():
+        if {path.name: path.read_bytes() for path in target.iterdir()} != contents:
+            raise IntegrityError(f"{target}: wanted the classifier that is recorded as {name}, got another; remove it")
         return
     with write_folder(target) as folder:
-        for source in sorted(classifier.iterdir()):
-            with source.open("rb") as reading, (folder / source.name).open("wb") as writing:
-                shutil.copyfileobj(reading, writing)
+        for file, content in contents.items():
+            with (folder / file).open("wb") as writing:
+                writing.write(content)
                 writing.flush()
                 os.fsync(writing.fileno())
         _flush_folder(folder)

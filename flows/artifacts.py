@@ -1,0 +1,88 @@
+"""What a person sees of a run in the UI beside its logs."""
+
+import base64
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+from prefect.artifacts import (
+    create_image_artifact,
+    create_markdown_artifact,
+    create_table_artifact,
+)
+
+from relearn import paths
+from relearn.confusion import draw_confusion
+
+N_IMAGES = 20
+
+# The stages that check, the artifact that tells what they found, and their report.
+GATES = {"validate": ("validation", paths.VALIDATION_REPORT), "verify": ("verification", paths.VERIFICATION_REPORT)}
+
+
+def publish_findings(root: Path, key: str, path: Path) -> None:
+    """Publish the report of a gate, if there is one, as a markdown artifact."""
+    if not (root / path).exists():
+        return
+    report = json.loads((root / path).read_text())
+    title = f"{key.capitalize()} {'passed' if report['passed'] else 'failed'}"
+    lines = [f"## {title}: {report['n_images']:,} images", ""]
+    lines += ["| check | severity | wanted | found | passed | first rows |", "| --- | --- | --- | --- | --- | --- |"]
+    for finding in report["findings"]:
+        rows = "<br>".join(escape_markdown(row) for row in finding["rows"][:5])
+        mark = "yes" if finding["passed"] else "**no**"
+        cells = [finding["name"], finding["severity"], finding["wanted"], finding["observed"]]
+        lines.append(f"| {' | '.join(escape_markdown(cell) for cell in cells)} | {mark} | {rows} |")
+    create_markdown_artifact(key=key, markdown="\n".join(lines), description=title)
+
+
+def escape_markdown(text: str) -> str:
+    """Keep the name of a file from breaking a table."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("\n", " ")
+
+
+def publish_contest(contest: dict[str, Any], version: str | None) -> None:
+    """Publish what was decided, in words, and the metrics of both, with intervals, as a table."""
+    promoted = contest["promoted"]
+    lines = [f"## {'Promoted' if promoted else 'Not promoted'}: {contest['verdict']}", ""]
+    lines += [escape_markdown(line) for line in contest["reason"].split("; ")]
+    if contest["n_judged"]:
+        lines += ["", f"Judged on {contest['n_judged']:,} evaluation images, {contest['n_new']:,} of them new."]
+    for title, key in (("the one in use", "only_in_use"), ("the candidate", "only_candidate")):
+        if contest[key]:
+            lines += ["", f"Right with {title} alone:", ""]
+            lines += [f"- `{image['path']}`" for image in contest[key][:N_IMAGES]]
+            lines += [f"- and {len(contest[key]) - N_IMAGES:,} more"] * (len(contest[key]) > N_IMAGES)
+    title = f"{'promoted' if promoted else 'not promoted'}, {contest['verdict']}"
+    create_markdown_artifact(key="verdict", markdown="\n".join(lines), description=title)
+    if contest["differences"]:
+        table = [
+            {
+                "metric": metric["name"],
+                version or "in use": round(metric["first"], 4),
+                "candidate": round(metric["second"], 4),
+                "difference": f"{metric['difference']:+.4f}",
+                "95 % interval": f"{metric['low']:+.4f} to {metric['high']:+.4f}",
+            }
+            for metric in contest["differences"]
+        ]
+        create_table_artifact(key="comparison", table=table, description="The one in use and the candidate")
+
+
+def publish_confusion(root: Path) -> None:
+    """Publish the confusion matrix as an image."""
+    header, *rows = csv.reader((root / paths.PREDICTIONS).read_text().splitlines())
+    label, predicted = header.index("label"), header.index("predicted")
+    svg = draw_confusion((row[label], row[predicted]) for row in rows)
+    encoded = base64.b64encode(svg.encode()).decode()
+    create_image_artifact(
+        key="confusion", image_url=f"data:image/svg+xml;base64,{encoded}", description="Confusion of the candidate"
+    )
+
+
+def publish_mistakes(markdown: list[str], page: Path) -> None:
+    """Publish the surest mistakes, with pictures, and a link to the page of all."""
+    lines = ["## Mistakes", "", "\n\n".join(markdown), "", f"All of them: [{page}]({page.as_uri()})"]
+    title = "The images that the candidate gets wrong"
+    create_markdown_artifact(key="mistakes", markdown="\n".join(lines), description=title)

@@ -1,0 +1,101 @@
+"""Commands in process groups of their own, whose end is that of the process that asked for them."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from relearn.errors import RelearnError
+
+ROOT = Path(__file__).resolve().parent.parent
+SUPERVISE = ROOT / "flows" / "supervise.py"
+N_LAST_LINES = 10
+
+
+class OutOfTime(RelearnError):
+    """A command ran longer than it was given."""
+
+
+def run_child(
+    command: list[str],
+    report: Callable[[str], None],
+    *,
+    folder: Path = ROOT,
+    variables: Mapping[str, str] | None = None,
+    descriptors: Sequence[int] = (),
+    deadline: float | None = None,
+) -> tuple[int, list[str]]:
+    """Run a command in its own process group, and report each line as it comes.
+
+    However this function is left, and also if this process is killed, no process of the group goes on.
+
+    Parameters
+    ----------
+    variables
+        Of the environment, beside this process's own.
+    descriptors
+        Open files that the group holds open too, such as a lock.
+    deadline
+        By `time.monotonic()`: when the group is ended.
+
+    Returns
+    -------
+    The exit code and the last lines.
+
+    Raises
+    ------
+    OutOfTime
+        The deadline came first.
+    """
+    last_lines: deque[str] = deque(maxlen=N_LAST_LINES)
+    environment = {
+        **os.environ,
+        "DVC_NO_ANALYTICS": "1",
+        "PYTHONUNBUFFERED": "1",
+        # The `python` of dvc.yaml is this one.
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+        **(variables or {}),
+    }
+    late = threading.Event()
+    with subprocess.Popen(
+        [sys.executable, str(SUPERVISE), *command],
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+        pass_fds=descriptors,
+    ) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        owner = child.stdin
+
+        def end() -> None:
+            late.set()
+            owner.close()
+
+        timer = threading.Timer(max(0, deadline - time.monotonic()), end) if deadline is not None else None
+        try:
+            if timer:
+                timer.start()
+            for line in child.stdout:
+                if line := line.rstrip():
+                    last_lines.append(line)
+                    report(line)
+        finally:
+            if timer:
+                timer.cancel()
+            owner.close()
+            child.wait()
+    if late.is_set():
+        raise OutOfTime(
+            f"{' '.join(command[1:])}: ended, for the time limit has passed; its last line: {[*last_lines, 'none'][-1]}"
+        )
+    return child.returncode, list(last_lines)

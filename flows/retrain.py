@@ -1,0 +1,346 @@
+"""Retraining: what is new is trained on, judged against the classifier in use, recorded, and put in use if it may be.
+
+Usage: python -m flows.retrain
+
+All of it happens in a git worktree of its own, so that nobody's working copy is touched. How a run ended is the name of
+its state: Skipped, Promoted and NotPromoted are completed, Blocked (by bad data) and Failed are failed.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, ParamSpec, TypeVar
+
+from prefect import Task, flow, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.states import Completed, Failed, State
+
+from flows.artifacts import GATES, publish_confusion, publish_contest, publish_findings, publish_mistakes
+from flows.child import ROOT, run_child
+from flows.notify import notify
+from flows.pipeline import read_stages
+from relearn import paths
+from relearn.errors import RelearnError, RepositoryError
+from relearn.landing import Arrival, Landing, Waiting
+from relearn.lock import LOCK, Locked, hold_lock
+from relearn.params import RetrainParams, read_params
+from relearn.release import VERSIONS
+from relearn.repository import add_worktree, check_branch_is_free, remove_worktree, run_git
+from relearn.retraining import (
+    Start,
+    align_release,
+    describe_old_news,
+    find_start,
+    has_new_base,
+    hash_waiting,
+    list_data_files,
+    list_imports,
+    list_kept_files,
+    publish_record,
+    write_record,
+)
+
+STATE = Path(".relearn/retrain")
+N_MISTAKES = 24  # in the artifact; the page has them all
+RETRY_SECONDS: list[float] = [10, 60, 300]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+DVC = [sys.executable, "-m", "dvc"]
+WORKTREE = ROOT / STATE / "relearn-retraining"  # git names its own folder of it like the last part
+UNPUSHED = ROOT / STATE / "unpushed"
+
+
+class Blocked(RelearnError):
+    """A gate failed: what it found stands in its report."""
+
+
+class CommandFailed(RelearnError):
+    """A command ended with another exit code than 0."""
+
+
+class Run(NamedTuple):
+    """What the tasks of one retraining share: settings, the lock's descriptor, and by when it must have ended."""
+
+    params: RetrainParams
+    lock: int
+    deadline: float
+
+    def execute(self, command: list[str], folder: Path = WORKTREE, report: Callable[[str], None] | None = None) -> None:
+        """Run a command in a folder, with the code that is there, and report its lines, to the log if nowhere else.
+
+        Raises
+        ------
+        CommandFailed
+            Its exit code is not 0; its last lines are told.
+        """
+        code, last_lines = run_child(
+            command,
+            report or get_run_logger().info,
+            folder=folder,
+            variables={"PYTHONPATH": str(folder / "src"), "RELEARN_CACHE": str(paths.find_cache().absolute())},
+            descriptors=[self.lock],
+            deadline=self.deadline,
+        )
+        if code:
+            told = "\n".join(last_lines)
+            raise CommandFailed(f"{' '.join(command[2:])} ended with exit code {code}; its last lines:\n{told}")
+
+
+@flow(name="retrain", on_failure=[notify], on_crashed=[notify], on_cancellation=[notify])
+def run_retraining() -> State:
+    """Retrain on what is new, and let the release follow if the candidate may take the place of the one in use."""
+    os.chdir(ROOT)  # whoever started this: the settings and the lock are those of this repository
+    try:
+        params = read_params(ROOT / paths.PARAMS).retrain
+        with hold_lock(ROOT / LOCK, "retraining") as lock:
+            deadline = time.monotonic() + 60 * params.time_limit_minutes
+            run = Run(params, lock, deadline)
+            try:
+                return retrain(run)
+            finally:
+                clean_up()
+    except Locked as error:
+        return skip(str(error))
+    except RelearnError as error:
+        return Failed(message=str(error))
+
+
+def retrain(run: Run) -> State:
+    """Retrain under the lock."""
+    params = run.params
+    landing = find_landing(params)
+    start = recover(run)
+    waiting = retry(look_for_images, landing.is_remote)(landing, params.settle_seconds) if landing else []
+    imports = list_imports(ROOT, start.base)
+    landing_sha256 = hash_waiting(waiting)
+    is_waiting = landing_sha256 is not None and (start.record is None or landing_sha256 != start.record.landing_sha256)
+    is_new = has_new_base(ROOT, start)
+    if not (is_new or is_waiting or imports):
+        return finish(run, skip(describe_old_news(start, landing_sha256)))
+
+    open_worktree(run, start)
+    retry(fetch_data, bool(imports) or has_remote(run))(run, imports)
+    arrivals = retry(grow_source, landing.is_remote)(run, landing, waiting) if landing and waiting else []
+    if not is_new and not run_git(WORKTREE, "status", "--porcelain", "--", *list_data_files(WORKTREE, "HEAD")):
+        if landing:
+            retry(take_away, landing.is_remote)(landing, arrivals)
+        return finish(run, skip("nothing new"))
+
+    blocked = False
+    try:
+        for stage in read_stages(WORKTREE / "dvc.yaml"):
+            run_stage.with_options(name=stage, task_run_name=stage)(run, stage)
+    except Blocked:
+        blocked = True
+    contest = decide(run, start)
+    if contest["verdict"] == "the same" and not contest["promoted"] and not is_new:
+        return skip(f"nothing new: {contest['reason']}")
+    publish_contest(contest, start.version)
+    if not blocked:
+        show_mistakes(run)
+    version = record(run, start, contest, landing_sha256)
+    if contest["promoted"] and landing:
+        retry(take_away, landing.is_remote)(landing, arrivals)
+    message = f"{contest['verdict']}: {contest['reason']}"
+    if contest["promoted"]:
+        return finish(run, Completed(name="Promoted", message=f"{version} is in use, {message}"))
+    told = f"{version or 'nothing'} stays in use, {message}"
+    if blocked:
+        return finish(run, Failed(name="Blocked", message=told))
+    return finish(run, Completed(name="NotPromoted", message=told))
+
+
+def finish(run: Run, state: State) -> State:
+    """Push, if anything was recorded since the last push; where that fails, the run does, and the next tries again."""
+    if not UNPUSHED.exists():
+        return state
+    try:
+        retry(push, True)(run, WORKTREE if WORKTREE.exists() else ROOT)
+    except RelearnError as error:
+        return Failed(message=f"{state.message}; not pushed, which the next run tries again: {error}")
+    return state
+
+
+def retry(step: Task[P, R], is_network: bool) -> Task[P, R]:
+    """Let a task be tried again where the network may be what fails."""
+    return step.with_options(retries=len(RETRY_SECONDS), retry_delay_seconds=RETRY_SECONDS) if is_network else step
+
+
+def skip(reason: str) -> State:
+    """Return the state of a run that had nothing to do."""
+    get_run_logger().info("Skipped: %s", reason)
+    return Completed(name="Skipped", message=f"Skipped: {reason}")
+
+
+def find_landing(params: RetrainParams) -> Landing | None:
+    """Return the landing folder, a path being relative to the repository."""
+    if params.landing is None:
+        return None
+    return Landing(params.landing if "://" in params.landing else str(ROOT / params.landing))
+
+
+@task(name="recover", cache_policy=NO_CACHE)
+def recover(run: Run) -> Start:
+    """Put right what a killed run left: its worktree, and a release that is behind the newest record."""
+    remove_worktree(ROOT, WORKTREE)
+    check_branch_is_free(ROOT, run.params.branch)
+    find_start(ROOT, run.params)
+    align_release(ROOT, run.params.branch)
+    return find_start(ROOT, run.params)
+
+
+@task(name="look for images", cache_policy=NO_CACHE)
+def look_for_images(landing: Landing, settle_seconds: float) -> list[Waiting]:
+    """Return the files that wait in the landing folder."""
+    waiting = landing.list_waiting(settle_seconds)
+    get_run_logger().info("%s: %d files wait", landing.address, len(waiting))
+    return waiting
+
+
+@task(name="open worktree", cache_policy=NO_CACHE)
+def open_worktree(run: Run, start: Start) -> None:
+    """Make a worktree with the code and parameters of the base and the data in use, that shares DVC's cache."""
+    head = start.in_use or start.base
+    add_worktree(ROOT, WORKTREE, start.base, head, list_kept_files(ROOT, start))
+    local = ROOT / ".dvc" / "config.local"
+    if local.exists():
+        (WORKTREE / ".dvc" / "config.local").write_bytes(local.read_bytes())
+    lines: list[str] = []
+    run.execute([*DVC, "cache", "dir"], ROOT, lines.append)
+    run.execute([*DVC, "cache", "dir", "--local", str(ROOT / lines[-1])])
+
+
+@task(name="fetch data", cache_policy=NO_CACHE)
+def fetch_data(run: Run, imports: list[str]) -> None:
+    """Bring the tracked data into the worktree, and what is new at the origin of what was imported."""
+    if names := list_data_files(WORKTREE, run_git(WORKTREE, "write-tree").strip()):
+        run.execute([*DVC, "pull" if has_remote(run) else "checkout", *names])
+    if imports:
+        run.execute([*DVC, "update", *imports])
+
+
+@task(name="grow source", cache_policy=NO_CACHE)
+def grow_source(run: Run, landing: Landing, waiting: list[Waiting]) -> list[Arrival]:
+    """Copy what waits into the source, and track it.
+
+    Raises
+    ------
+    RepositoryError
+        The source is no folder that `dvc add` tracks.
+    """
+    source = Path(read_params(WORKTREE / paths.PARAMS).restructure.source)
+    if not (WORKTREE / f"{source}.dvc").is_file() or not (WORKTREE / source).is_dir():
+        raise RepositoryError(
+            f"restructure.source: {source}: wanted a folder tracked by DVC, which grows by what lands: "
+            f"`dvc add {source}`, and commit {source}.dvc to {run.params.base}"
+        )
+    arrivals = landing.copy_in(waiting, WORKTREE / source)
+    run.execute([*DVC, "add", str(source)])
+    return arrivals
+
+
+@task(cache_policy=NO_CACHE)
+def run_stage(run: Run, stage: str) -> None:
+    """Bring one stage of the worktree up to date.
+
+    Raises
+    ------
+    Blocked, CommandFailed
+        It is a gate that failed on the data, or another failure.
+    """
+    if stage not in GATES:
+        run.execute([*DVC, "repro", stage])
+        return
+    key, path = GATES[stage]
+    before = find_stamp(WORKTREE / path)
+    try:
+        run.execute([*DVC, "repro", stage])
+    except CommandFailed as error:
+        if find_stamp(WORKTREE / path) != before:  # it wrote its report, and so came to an end
+            raise Blocked(str(error)) from None
+        raise
+    finally:
+        publish_findings(WORKTREE, key, path)
+
+
+def find_stamp(path: Path) -> tuple[int, int] | None:
+    """Return what is another after a file was written anew; None if there is none."""
+    return (path.stat().st_ino, path.stat().st_mtime_ns) if path.exists() else None
+
+
+@task(name="decide", cache_policy=NO_CACHE)
+def decide(run: Run, start: Start) -> dict[str, Any]:
+    """Judge the candidate against the one in use, on the same images."""
+    output = ROOT / STATE / "contest.json"
+    in_use = [str(ROOT / paths.RELEASE / VERSIONS / start.version)] if start.version else []
+    run.execute([sys.executable, "-m", "relearn", "decide", *in_use, "--output", str(output)])
+    contest: dict[str, Any] = json.loads(output.read_text())
+    return contest
+
+
+@task(name="show mistakes", cache_policy=NO_CACHE)
+def show_mistakes(run: Run) -> None:
+    """Publish the confusion matrix, and the images that the candidate gets wrong."""
+    page = ROOT / STATE / "mistakes.html"
+    markdown: list[str] = []
+    command = [sys.executable, "-m", "relearn", "mistakes", "--output", str(page), "--md", str(N_MISTAKES)]
+    run.execute(command, report=markdown.append)
+    publish_confusion(WORKTREE)
+    publish_mistakes(markdown, page)
+
+
+@task(name="record", cache_policy=NO_CACHE)
+def record(run: Run, start: Start, contest: dict[str, Any], landing_sha256: str | None) -> str | None:
+    """Commit what came of it to the branch, and let tag and release follow; return the version in use."""
+    commit, version = write_record(ROOT, WORKTREE, start, contest, landing_sha256)
+    UNPUSHED.touch()
+    publish_record(ROOT, run.params.branch, commit, start.tip)
+    get_run_logger().info("%s is at %s", run.params.branch, commit)
+    return version
+
+
+@task(name="take away", cache_policy=NO_CACHE)
+def take_away(landing: Landing, arrivals: list[Arrival]) -> None:
+    """Remove from the landing folder what is safe in the data."""
+    n_left = landing.remove(arrivals)
+    get_run_logger().info("%d files taken away, %d left for having changed", len(arrivals) - n_left, n_left)
+
+
+@task(name="push", cache_policy=NO_CACHE)
+def push(run: Run, folder: Path) -> None:
+    """Push data to DVC's default remote, branch and tags to git's, where there are such."""
+    if has_remote(run, folder):
+        # Without the worktree of the run that could not push: all that was promoted.
+        run.execute([*DVC, "push", *([] if folder == WORKTREE else ["--all-tags"])], folder)
+    if run.params.git_remote:
+        refs = [f"refs/heads/{run.params.branch}", "refs/tags/classifier@*:refs/tags/classifier@*"]
+        run_git(ROOT, "push", run.params.git_remote, *refs)
+    UNPUSHED.unlink(missing_ok=True)
+
+
+def has_remote(run: Run, folder: Path = WORKTREE) -> bool:
+    """Tell whether DVC has a default remote."""
+    settings: list[str] = []
+    run.execute([*DVC, "config", "--list"], folder, settings.append)
+    return any(line.startswith("core.remote=") for line in settings)
+
+
+@task(name="clean up", cache_policy=NO_CACHE)
+def clean_up() -> None:
+    """Remove the worktree."""
+    remove_worktree(ROOT, WORKTREE)
+
+
+def main() -> None:
+    """Retrain once, now; exit with 1 unless it completes."""
+    ended = run_retraining(return_state=True)
+    print(f"{ended.name}: {ended.message}" if ended.message else ended.name)
+    sys.exit(not ended.is_completed())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""`relearn decide`: the classifier in use against the one that was just trained, on the same evaluation images."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from relearn import paths
+from relearn.classifier import Classifier, read_classifier
+from relearn.compare import WORKSPACE, Comparison, Image, Predictions, compare_predictions, read_predictions
+from relearn.comparison import Paired
+from relearn.errors import IntegrityError, RelearnError
+from relearn.features import describe_features, iterate_shards
+from relearn.files import read_csv, read_json
+from relearn.manifest import ManifestRow, read_manifest
+from relearn.params import RetrainParams
+from relearn.promotion import Decision, decide_promotion
+from relearn.release import IMAGES
+
+IMAGES_HEADER = ("sha256", "split")
+N_ROWS_TOLD = 5
+
+
+class Contest(NamedTuple):
+    """What was decided, and what it rests on; no comparison where nothing could be compared.
+
+    n_judged, n_new : evaluation images on which both were judged, and how many of them the one in use was never
+    evaluated on.
+    """
+
+    decision: Decision
+    comparison: Comparison | None
+    n_judged: int
+    n_new: int
+
+
+def hold_contest(in_use: Path | None, params: RetrainParams) -> Contest:
+    """Decide whether the classifier of this folder takes the place of the one in use; see `decide_promotion`.
+
+    Parameters
+    ----------
+    in_use
+        The folder of a kept version, with the list of its images; None if there is none.
+    """
+    if failed := list_failed_checks():
+        return Contest(decide_promotion(params, failed, None), None, 0, 0)
+    manifest = read_manifest(paths.MANIFEST)
+    if in_use is None:
+        n_images = sum(row.split == "evaluation" for row in manifest)
+        return Contest(decide_promotion(params, [], None), None, n_images, n_images)
+    splits = dict(read_csv(in_use / IMAGES, IMAGES_HEADER))
+    classifier = read_classifier(in_use)
+    if is_same(classifier, read_classifier(paths.CLASSIFIER)):
+        grown = splits != {row.sha256: row.split for row in manifest}
+        reason = "the candidate is the classifier in use, to the last bit" + ", of other data" * grown
+        return Contest(Decision(grown, "the same", reason), None, 0, 0)
+
+    images = [row for row in manifest if row.split == "evaluation" and splits.get(row.sha256) in (None, "evaluation")]
+    judged = {row.sha256 for row in images}
+    candidate = read_predictions(WORKSPACE)
+    candidate = candidate._replace(rows={image: row for image, row in candidate.rows.items() if image[0] in judged})
+    comparison = None
+    paired = Paired(0, 0, 0, 1.0)
+    if images:
+        answers = predict_in_use(in_use, classifier, images)
+        comparison = compare_predictions("in use", "candidate", answers, candidate)
+        paired = comparison.paired
+    n_new = sum(row.sha256 not in splits for row in images)
+    return Contest(decide_promotion(params, [], paired), comparison, len(images), n_new)
+
+
+def list_failed_checks() -> list[str]:
+    """Return a line for each check of severity error that the images or the features failed, with what failed."""
+    failed = []
+    for path in (paths.VALIDATION_REPORT, paths.VERIFICATION_REPORT):
+        if not path.exists():
+            continue
+        for finding in read_json(path, ["passed", "findings"])["findings"]:
+            if finding["severity"] == "error" and not finding["passed"]:
+                rows = finding["rows"][:N_ROWS_TOLD]
+                named = f": {', '.join(rows)}" if rows else ""
+                failed.append(f"{finding['name']}: wanted {finding['wanted']}, got {finding['observed']}{named}")
+    return failed
+
+
+def is_same(first: Classifier, second: Classifier) -> bool:
+    """Tell whether two classifiers answer the same to every image, for all that decides it has the same hashes."""
+    keys = ("head_sha256", "classes", "extractor")
+    return all(first.record[key] == second.record[key] for key in keys)
+
+
+def predict_in_use(folder: Path, classifier: Classifier, images: list[ManifestRow]) -> Predictions:
+    """Predict evaluation images with the classifier in use, from the candidate's features where both have the same.
+
+    Raises
+    ------
+    RelearnError
+        An image could not be read, or the network cannot be had again as it was.
+    """
+    probabilities: dict[str, Any] = {}
+    if classifier.record["extractor"] == describe_features(paths.FEATURES)["extractor"]:
+        for index, features in iterate_shards(paths.FEATURES, "evaluation"):
+            rows = classifier.predict_probabilities(features)
+            probabilities.update((row.sha256, answer) for row, answer in zip(index, rows, strict=True))
+    else:
+        from relearn.predict import predict_files
+
+        evaluation = paths.DATASET / "evaluation"
+        found = predict_files([str(evaluation)], folder)
+        if found.failures:
+            path, reason = found.failures[0]
+            raise RelearnError(f"{path}: {reason}; the classifier in use cannot be judged on it")
+        by_path = {answer.path: answer.probabilities for answer in found.answers}
+        probabilities = {image.sha256: by_path[str(paths.DATASET / image.path)] for image in images}
+    missing = [image.path for image in images if image.sha256 not in probabilities]
+    if missing:
+        raise IntegrityError(f"{paths.FEATURES}: wanted features of {missing[0]}, got none; run `dvc repro`")
+
+    answers: dict[Image, list[str]] = {}
+    copies: Counter[str] = Counter()
+    for image in images:
+        answer = [float(p) for p in probabilities[image.sha256]]
+        label = classifier.classes[answer.index(max(answer))]
+        answers[image.sha256, copies[image.sha256]] = [image.path, image.sha256, image.label, label, *map(str, answer)]
+        copies[image.sha256] += 1
+    return Predictions(classifier.classes, answers)
+
+
+def describe_contest(contest: Contest) -> str:
+    """Return what was found, in lines."""
+    promoted, verdict, reason = contest.decision
+    return f"{'promoted' if promoted else 'not promoted'}, {verdict}: {reason}"
+
+
+def describe_json(contest: Contest) -> str:
+    """Return all of it as JSON."""
+    comparison = contest.comparison
+    value = contest.decision._asdict() | {
+        "n_judged": contest.n_judged,
+        "n_new": contest.n_new,
+        "differences": [difference._asdict() for difference in comparison.differences] if comparison else [],
+        "only_in_use": comparison.only_first if comparison else [],
+        "only_candidate": comparison.only_second if comparison else [],
+    }
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

@@ -1,0 +1,140 @@
+"""git, by its command: what a retraining needs of it, and nothing that touches a person's working copy or index."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from relearn.errors import RepositoryError
+
+ABSENT = "0" * 40
+# Inside a hook these name the repository of whoever committed.
+LOCAL_VARIABLES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
+
+
+def run_git(folder: Path, *arguments: str, text: str | None = None, variables: dict[str, str] | None = None) -> str:
+    """Run git in a folder, without the hooks of the person whose repository it is, and return what it printed.
+
+    Raises
+    ------
+    RepositoryError
+        It ended with an error; its own words are told.
+    """
+    answer = subprocess.run(
+        ["git", "-c", "core.hooksPath=/dev/null", "-c", "commit.gpgSign=false", "-c", "tag.gpgSign=false", *arguments],  # noqa: S607
+        cwd=folder,
+        env={key: value for key, value in os.environ.items() if key not in LOCAL_VARIABLES} | (variables or {}),
+        input=text,
+        capture_output=True,
+        text=True,
+        errors="surrogateescape",
+        check=False,
+    )
+    if answer.returncode:
+        raise RepositoryError(f"git {' '.join(arguments)}: {' '.join(answer.stderr.split())}")
+    return answer.stdout
+
+
+def find_commit(folder: Path, revision: str) -> str | None:
+    """Return the commit of a revision; None if there is none."""
+    try:
+        return run_git(folder, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}").strip()
+    except RepositoryError:
+        return None
+
+
+def is_ancestor(folder: Path, commit: str, of: str) -> bool:
+    """Tell whether a commit is another one, or among those that it came from."""
+    return run_git(folder, "rev-list", "--max-count=1", commit, f"^{of}") == ""
+
+
+def list_files(folder: Path, commit: str, paths: Sequence[str] = ()) -> list[str]:
+    """Return those files of a commit that are, or are below, one of `paths`; all without any."""
+    return run_git(folder, "ls-tree", "-r", "-z", "--name-only", "--full-tree", commit, "--", *paths).split("\0")[:-1]
+
+
+def read_trailers(folder: Path, commit: str) -> dict[str, str]:
+    """Return the trailers of a commit's message by their names."""
+    lines = run_git(folder, "log", "-1", "--format=%(trailers:only,unfold)", commit).splitlines()
+    return dict(line.split(": ", 1) for line in lines if ": " in line)
+
+
+def add_worktree(root: Path, folder: Path, base: str, head: str, paths: Sequence[str]) -> None:
+    """Make a worktree with the files of one commit, and HEAD, detached, at another one, which `paths` come from."""
+    remove_worktree(root, folder)
+    run_git(root, "worktree", "add", "--quiet", "--detach", "--no-checkout", str(folder), head)
+    run_git(folder, "read-tree", "--reset", "-u", base)
+    if paths and (names := list_files(folder, head, paths)):
+        listed = "".join(f":(literal){name}\n" for name in names)
+        run_git(folder, "checkout", "--quiet", head, "--pathspec-from-file=-", text=listed)
+
+
+def remove_worktree(root: Path, folder: Path) -> None:
+    """Remove a worktree, however far a killed run came with making or removing it."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    git = Path(run_git(root, "rev-parse", "--path-format=absolute", "--git-common-dir").strip())
+    for administration in (git / "worktrees").glob(f"{folder.name}*"):
+        shutil.rmtree(administration)
+
+
+def check_branch_is_free(root: Path, branch: str) -> None:
+    """Raise `RepositoryError` if a branch is checked out, for there it must not move."""
+    worktree = ""
+    for line in run_git(root, "worktree", "list", "--porcelain").splitlines():
+        key, _, value = line.partition(" ")
+        if key == "worktree":
+            worktree = value
+        elif (key, value) == ("branch", f"refs/heads/{branch}"):
+            raise RepositoryError(
+                f"{branch}: is checked out in {worktree}; `git switch` to another branch there, or name another one in "
+                "retrain.branch"
+            )
+
+
+def write_commit(folder: Path, parents: Sequence[str], message: str) -> str:
+    """Commit the files of a worktree, all but the ignored ones, to no branch; return the commit."""
+    run_git(folder, "add", "--all")
+    return commit_tree(folder, run_git(folder, "write-tree").strip(), parents, message)
+
+
+def commit_tree(folder: Path, tree: str, parents: Sequence[str], message: str) -> str:
+    """Make a commit of a tree."""
+    options = [part for parent in parents for part in ("-p", parent)]
+    arguments = ["commit-tree", tree, *options, "-F", "-"]
+    return run_git(folder, *arguments, text=message, variables=_choose_identity(folder)).strip()
+
+
+def add_tag(root: Path, tag: str, commit: str, message: str) -> None:
+    """Make an annotated tag, unless there is one of that name."""
+    if find_commit(root, f"refs/tags/{tag}") is None:
+        arguments = ["tag", "--annotate", "-F", "-", tag, commit]
+        run_git(root, *arguments, text=message, variables=_choose_identity(root))
+
+
+def _choose_identity(folder: Path) -> dict[str, str]:
+    """Return the variables that name who commits, where git does not know: a server often has no name."""
+    try:
+        run_git(folder, "config", "user.email")
+    except RepositoryError:
+        names = {"NAME": "relearn", "EMAIL": "relearn@localhost"}
+        return {f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in names.items()}
+    return {}
+
+
+def move_branch(root: Path, branch: str, commit: str, before: str | None) -> None:
+    """Let a branch be at a commit, if it still is where it was; None where it did not exist.
+
+    Raises
+    ------
+    RepositoryError
+        It was moved in between.
+    """
+    run_git(root, "update-ref", "-m", "relearn", f"refs/heads/{branch}", commit, before or ABSENT)
+
+
+def format_message(subject: str, body: str, trailers: Mapping[str, str]) -> str:
+    """Return the message of a commit."""
+    paragraphs = [subject, body, "\n".join(f"{name}: {value}" for name, value in trailers.items())]
+    return "\n\n".join(paragraph for paragraph in paragraphs if paragraph) + "\n"

@@ -1,0 +1,340 @@
+"""What a retraining begins from and leaves behind: records on a branch, tags, and the classifier in use.
+
+A record is a commit whose trailers say what was decided:
+
+    Verdict: better | no clear difference | the same | first | worse | blocked by data | rolled back
+    In-use: v3              the version in use from then on; none before the first
+    Base: COMMIT            whose code, pipeline and parameters were run
+    Data-sha256: HASH       of data/manifest.csv
+    Landing-sha256: HASH    of the list of what waited in the landing folder, or none
+
+The newest record is the truth on what is in use; tag and `release/current` follow it, also after a kill between the
+two, and in a fresh clone. A run begins with the data of the version in use and what waits in the landing folder. So
+images that did not pass the gate, or made a candidate worse, go on waiting there until a person has looked at them.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ruamel.yaml import YAML
+
+from relearn import paths
+from relearn.classifier import HEAD, RECORD
+from relearn.contest import IMAGES_HEADER
+from relearn.errors import IntegrityError, RepositoryError
+from relearn.files import hash_bytes
+from relearn.landing import Waiting
+from relearn.lineage import list_tags, name_tag, name_version, parse_images, read_committed
+from relearn.lock import hold_lock
+from relearn.params import RetrainParams
+from relearn.release import IMAGES, VERSIONS, find_current, keep_version, list_versions, switch_current
+from relearn.repository import (
+    add_tag,
+    commit_tree,
+    find_commit,
+    format_message,
+    is_ancestor,
+    list_files,
+    move_branch,
+    read_trailers,
+    run_git,
+    write_commit,
+)
+
+NONE = "none"
+LOCK = ".lock"
+PATIENCE_SECONDS = 60  # for whoever switches the release at the same moment
+REPORTS = (paths.VALIDATION_REPORT, paths.VERIFICATION_REPORT)
+
+
+class Record(NamedTuple):
+    """What a commit on the branch says; `in_use` is None before the first promotion, the hash where nothing waited."""
+
+    commit: str
+    verdict: str
+    in_use: str | None
+    base: str
+    landing_sha256: str | None
+
+
+class Start(NamedTuple):
+    """Where a retraining begins: commits of the base, of the branch, of the version in use, and the newest record."""
+
+    base: str
+    tip: str | None
+    in_use: str | None
+    record: Record | None
+
+    @property
+    def version(self) -> str | None:
+        """The version in use."""
+        return self.record.in_use if self.record else None
+
+
+def find_start(root: Path, params: RetrainParams) -> Start:
+    """Find where a retraining begins; a branch that is a remote's alone becomes one here too.
+
+    Raises
+    ------
+    RepositoryError
+        There is no such base.
+    """
+    base = find_commit(root, f"refs/heads/{params.base}")
+    if base is None:
+        raise RepositoryError(f"retrain.base: {params.base}: wanted a branch with a commit, got none of that name")
+    tip = find_commit(root, f"refs/heads/{params.branch}")
+    if tip is None:  # a fresh clone has it as its remote's
+        remotes = run_git(root, "for-each-ref", "--format=%(objectname)", f"refs/remotes/*/{params.branch}").split()
+        if len(set(remotes)) == 1:
+            (tip,) = set(remotes)
+            move_branch(root, params.branch, tip, None)
+    record = find_record(root, tip) if tip else None
+    in_use = find_commit(root, f"refs/tags/{name_tag(record.in_use)}") if record and record.in_use else None
+    return Start(base, tip, in_use, record)
+
+
+def find_record(root: Path, tip: str) -> Record | None:
+    """Return the newest record among a commit and those that it came from."""
+    commit = run_git(root, "log", "-1", "--topo-order", "--grep=^Verdict: ", "--format=%H", tip).strip()
+    if not commit:
+        return None
+    told = read_trailers(root, commit)
+    in_use, landing = told.get("In-use", NONE), told.get("Landing-sha256", NONE)
+    return Record(
+        commit,
+        told["Verdict"],
+        None if in_use == NONE else in_use,
+        told.get("Base", ""),
+        None if landing == NONE else landing,
+    )
+
+
+def hash_waiting(waiting: Sequence[Waiting]) -> str | None:
+    """Return a hash of the list of what waits; None where nothing does."""
+    return hash_bytes(json.dumps(waiting).encode()) if waiting else None
+
+
+def has_new_base(root: Path, start: Start) -> bool:
+    """Tell whether the base has commits that no record has seen."""
+    if start.record is None or start.tip is None:
+        return True
+    return start.base != start.record.base and not is_ancestor(root, start.base, start.tip)
+
+
+def describe_old_news(start: Start, landing_sha256: str | None) -> str:
+    """Say why there is nothing to do."""
+    assert start.record
+    if landing_sha256 is None:
+        return "nothing new"
+    tried = f"{start.record.verdict} ({start.record.commit[:12]})"
+    return f"nothing new: what waits in the landing folder was tried before, {tried}"
+
+
+def list_data_files(root: Path, commit: str) -> list[str]:
+    """Return the `.dvc` files of a commit, without those of DVC repositories below."""
+    files = list_files(root, commit)
+    below = tuple(name.removesuffix(".dvc/config") for name in files if name.endswith("/.dvc/config"))
+    return [name for name in files if name.endswith(".dvc") and not name.startswith(below)]
+
+
+def list_imports(root: Path, commit: str) -> list[str]:
+    """Return those `.dvc` files that `dvc import` or `dvc import-url` wrote."""
+    return [name for name in list_data_files(root, commit) if "deps" in _read_yaml(root, commit, name)]
+
+
+def list_kept_files(root: Path, start: Start) -> list[str]:
+    """Return what the worktree takes from the version in use and not from the base: data, `dvc.lock`, small outputs.
+
+    Data that was changed in the base since it parted from the version in use is the base's.
+
+    Raises
+    ------
+    RepositoryError
+        It was changed in both, in two ways.
+    """
+    if start.in_use is None:
+        return []
+    fork = run_git(root, "merge-base", start.base, start.in_use).strip()
+    kept = []
+    for name in list_data_files(root, start.in_use):
+        at_fork, at_base, in_use = (_find_blob(root, commit, name) for commit in (fork, start.base, start.in_use))
+        if at_base == at_fork:
+            kept.append(name)
+        elif in_use not in (at_fork, at_base):
+            raise RepositoryError(
+                f"{name}: was changed in the base and by retraining, since {fork[:12]}; bring both together: merge "
+                f"{start.version and name_tag(start.version)} into the base, and commit"
+            )
+    stages = _read_yaml(root, start.base, "dvc.yaml")["stages"].values()
+    outputs = [out for stage in stages for part in ("outs", "metrics", "plots") for out in stage.get(part, [])]
+    options = [item for out in outputs if isinstance(out, dict) for item in out.items()]
+    small = [path for path, option in options if not option.get("cache", True)]
+    return [*kept, "dvc.lock", *small]
+
+
+def _find_blob(root: Path, commit: str, name: str) -> str | None:
+    try:
+        return run_git(root, "rev-parse", "--verify", "--quiet", f"{commit}:{name}").strip()
+    except RepositoryError:
+        return None
+
+
+def _read_yaml(root: Path, commit: str, name: str) -> Any:
+    return YAML(typ="safe", pure=True).load(run_git(root, "cat-file", "blob", f"{commit}:{name}"))
+
+
+def write_record(
+    root: Path, worktree: Path, start: Start, contest: dict[str, Any], landing_sha256: str | None
+) -> tuple[str, str | None]:
+    """Commit what came of a retraining, to no branch yet.
+
+    The commit has the candidate's data, `dvc.lock`, metrics and reports, promoted or not; what was blocked by its data
+    leaves the report of the gate alone.
+
+    Parameters
+    ----------
+    contest
+        What `relearn decide` wrote.
+
+    Returns
+    -------
+    The commit, and the version that is in use with it.
+    """
+    promoted, verdict = contest["promoted"], contest["verdict"]
+    number = max((int(name_version(tag)[1:]) for tag in list_tags(root)), default=0) + 1
+    version = f"v{number}" if promoted else start.version
+    subject = f"{f'Promote {name_tag(version)}' if promoted and version else f'Keep {version or NONE}'}: {verdict}"
+    trailers = {
+        "Verdict": verdict,
+        "In-use": version or NONE,
+        "Base": start.base,
+        "Data-sha256": hash_bytes((worktree / paths.MANIFEST).read_bytes()),
+        "Landing-sha256": landing_sha256 or NONE,
+    }
+    parents = [start.tip or start.base]
+    if verdict == "blocked by data":
+        reports = {path: (worktree / path).read_bytes() for path in REPORTS if (worktree / path).exists()}
+        run_git(worktree, "read-tree", "--reset", "-u", parents[0])
+        for path, content in reports.items():
+            (worktree / path).parent.mkdir(parents=True, exist_ok=True)
+            (worktree / path).write_bytes(content)
+        run_git(worktree, "add", "--", *(path.as_posix() for path in reports))
+        tree = run_git(worktree, "write-tree").strip()
+        return commit_tree(worktree, tree, parents, format_message(subject, contest["reason"], trailers)), version
+    if not is_ancestor(root, start.base, parents[0]):
+        parents.append(start.base)
+    return write_commit(worktree, parents, format_message(subject, contest["reason"], trailers)), version
+
+
+def publish_record(root: Path, branch: str, commit: str, before: str | None) -> None:
+    """Let the branch be at a new record, and tag and release follow.
+
+    Raises
+    ------
+    RepositoryError
+        The branch was moved since the retraining began, such as by a rollback.
+    """
+    with hold_lock(root / paths.RELEASE / LOCK, "a change of the release", PATIENCE_SECONDS):
+        try:
+            move_branch(root, branch, commit, before)
+        except RepositoryError as error:
+            raise RepositoryError(
+                f"{branch} was moved while this ran, so nothing is recorded; the next run begins there ({error})"
+            ) from None
+        _follow(root, branch)
+
+
+def align_release(root: Path, branch: str) -> None:
+    """Make tag and `release/current` what the newest record says, whatever came in between."""
+    with hold_lock(root / paths.RELEASE / LOCK, "a change of the release", PATIENCE_SECONDS):
+        _follow(root, branch)
+
+
+def _follow(root: Path, branch: str) -> None:
+    tip = find_commit(root, f"refs/heads/{branch}")
+    record = find_record(root, tip) if tip else None
+    if record is None or record.in_use is None:
+        return
+    release, tag = root / paths.RELEASE, name_tag(record.in_use)
+    add_tag(root, tag, record.commit, run_git(root, "log", "-1", "--format=%B", record.commit))
+    _keep(root, record.in_use)
+    try:
+        current = find_current(release)
+    except IntegrityError:
+        current = None
+    if current != record.in_use:
+        switch_current(release, record.in_use)
+
+
+def _keep(root: Path, version: str) -> None:
+    """Bring a version into the release, unless it is there: from DVC's cache or its remote."""
+    if version in list_versions(root / paths.RELEASE):
+        return
+    tag = name_tag(version)
+    contents = {name: read_committed(root, tag, paths.CLASSIFIER / name) for name in (HEAD, RECORD)}
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(IMAGES_HEADER)
+    writer.writerows(sorted(parse_images(read_committed(root, tag, paths.MANIFEST)).items()))
+    keep_version(root / paths.RELEASE, contents | {IMAGES: table.getvalue().encode()}, version)
+
+
+def roll_back(root: Path, branch: str, name: str | None) -> list[str]:
+    """Put another version in use, and record that; return what was done, in lines.
+
+    A retraining that runs meanwhile finds the branch moved, and records nothing.
+
+    Parameters
+    ----------
+    name
+        A version or its tag; None for the version before the one in use.
+
+    Raises
+    ------
+    RepositoryError
+        Nothing was promoted yet, or there is no such version, or none before.
+    """
+    tags = list_tags(root)
+    tip = find_commit(root, f"refs/heads/{branch}")
+    record = find_record(root, tip) if tip else None
+    if record is None or record.in_use is None or tip is None:
+        raise RepositoryError(f"{branch}: no classifier was promoted there yet, so there is none to go back to")
+    earlier = [tag for tag in tags if int(name_version(tag)[1:]) < int(record.in_use[1:])]
+    tag = name_tag(name) if name else next(iter(earlier), None)
+    if tag is None:
+        raise RepositoryError(f"{name_tag(record.in_use)} is in use, and there is none before it")
+    if tag not in tags:
+        raise RepositoryError(f"{name}: wanted one of {', '.join(tags)}")
+    version = name_version(tag)
+    if version == record.in_use:
+        align_release(root, branch)
+        return [f"{tag} is in use"]
+    _keep(root, version)
+    subject = f"Roll back to {tag} from {name_tag(record.in_use)}"
+    told = read_trailers(root, tag)
+    trailers = {
+        "Verdict": "rolled back",
+        "In-use": version,
+        "Base": record.base,
+        "Data-sha256": told.get("Data-sha256", NONE),
+        "Landing-sha256": record.landing_sha256 or NONE,
+    }
+    commit = commit_tree(root, f"{tag}^{{tree}}", [tip], format_message(subject, "", trailers))
+    publish_record(root, branch, commit, tip)
+    lines = [f"{tag} is in use, {name_tag(record.in_use)} is not any more; recorded as {commit[:12]} on {branch}"]
+    left = _read_images(root, record.in_use).keys() - _read_images(root, version).keys()
+    if left:
+        lines.append(
+            f"{len(left):,} images of {name_tag(record.in_use)} are not in the data of the next retraining: to have "
+            "them back, put them into the landing folder"
+        )
+    return lines
+
+
+def _read_images(root: Path, version: str) -> dict[str, str]:
+    text = (root / paths.RELEASE / VERSIONS / version / IMAGES).read_text()
+    return dict(list(csv.reader(io.StringIO(text)))[1:])
