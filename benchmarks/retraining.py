@@ -167,7 +167,7 @@ def run_server(folder):
 
 
 def tell(folder, food5k, weights):
-    """The story."""
+    """Tell the story."""
     labels = {"0": "non_food", "1": "food"}
     photos = {}
     for path in sorted(food5k.glob("*/*.jpg")):
@@ -251,7 +251,7 @@ def count_ends(folder, n):
             ends[name] = ends.get(name, 0) + 1
             if ends[name] == 1:
                 print(f"  {reason}")
-        print({name: count for name, count in sorted(ends.items())})
+        print(dict(sorted(ends.items())))
     check(clone)
 
 
