@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
@@ -130,17 +131,14 @@ def retrain(run: Run) -> State:
             retry(take_away, landing.is_remote)(landing, arrivals)
         return finish(run, skip("nothing new"))
 
-    blocked = False
-    try:
+    with suppress(Blocked):  # the decision says so
         for stage in read_stages(WORKTREE / "dvc.yaml"):
             run_stage.with_options(name=stage, task_run_name=stage)(run, stage)
-    except Blocked:
-        blocked = True
     contest = decide(run, start)
     if contest["verdict"] == "the same" and not contest["promoted"] and not is_new:
         return skip(f"nothing new: {contest['reason']}")
     publish_contest(contest, start.version)
-    if not blocked:
+    if not contest["failed_checks"]:
         show_mistakes(run)
     version = record(run, start, contest, landing_sha256)
     if contest["promoted"] and landing:
@@ -149,7 +147,7 @@ def retrain(run: Run) -> State:
     if contest["promoted"]:
         return finish(run, Completed(name="Promoted", message=f"{version} is in use, {message}"))
     told = f"{version or 'nothing'} stays in use, {message}"
-    if blocked:
+    if contest["verdict"] == "blocked by data":
         return finish(run, Failed(name="Blocked", message=told))
     return finish(run, Completed(name="NotPromoted", message=told))
 
@@ -173,7 +171,7 @@ def retry(step: Task[P, R], is_network: bool) -> Task[P, R]:
 def skip(reason: str) -> State:
     """Return the state of a run that had nothing to do."""
     get_run_logger().info("Skipped: %s", reason)
-    return Completed(name="Skipped", message=f"Skipped: {reason}")
+    return Completed(name="Skipped", message=reason)
 
 
 def find_landing(params: RetrainParams) -> Landing | None:

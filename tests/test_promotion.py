@@ -1,11 +1,12 @@
 import pytest
 from scipy.stats import binom
 
+from conftest import ROOT
 from relearn.comparison import Paired
-from relearn.params import RetrainParams
+from relearn.params import read_params
 from relearn.promotion import compute_paired_interval, decide_promotion
 
-PARAMS = RetrainParams(margin=0.02, confidence=0.95, min_images=100)
+PARAMS = read_params(ROOT / "params.yaml").retrain.model_copy(update={"margin": 0.02})
 
 
 def decide(n_images, n_only_first, n_only_second, failed=(), **changes):

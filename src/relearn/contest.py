@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from relearn.features import describe_features, iterate_shards
 from relearn.files import read_csv, read_json
 from relearn.manifest import ManifestRow, read_manifest
 from relearn.params import RetrainParams
-from relearn.promotion import Decision, decide_promotion
+from relearn.promotion import Decision, Surprise, decide_promotion
 from relearn.release import IMAGES
 
 IMAGES_HEADER = ("sha256", "split")
@@ -29,9 +30,10 @@ class Contest(NamedTuple):
     """
 
     decision: Decision
-    comparison: Comparison | None
-    n_judged: int
-    n_new: int
+    comparison: Comparison | None = None
+    n_judged: int = 0
+    n_new: int = 0
+    failed_checks: Sequence[str] = ()
 
 
 def hold_contest(in_use: Path | None, params: RetrainParams) -> Contest:
@@ -43,17 +45,17 @@ def hold_contest(in_use: Path | None, params: RetrainParams) -> Contest:
         The folder of a kept version, with the list of its images; None if there is none.
     """
     if failed := list_failed_checks():
-        return Contest(decide_promotion(params, failed, None), None, 0, 0)
+        return Contest(decide_promotion(params, failed, None), failed_checks=failed)
     manifest = read_manifest(paths.MANIFEST)
     if in_use is None:
         n_images = sum(row.split == "evaluation" for row in manifest)
-        return Contest(decide_promotion(params, [], None), None, n_images, n_images)
+        return Contest(decide_promotion(params, [], None), n_judged=n_images, n_new=n_images)
     splits = dict(read_csv(in_use / IMAGES, IMAGES_HEADER))
     classifier = read_classifier(in_use)
     if is_same(classifier, read_classifier(paths.CLASSIFIER)):
         grown = splits != {row.sha256: row.split for row in manifest}
         reason = "the candidate is the classifier in use, to the last bit" + ", of other data" * grown
-        return Contest(Decision(grown, "the same", reason), None, 0, 0)
+        return Contest(Decision(grown, "the same", reason))
 
     images = [row for row in manifest if row.split == "evaluation" and splits.get(row.sha256) in (None, "evaluation")]
     judged = {row.sha256 for row in images}
@@ -61,12 +63,23 @@ def hold_contest(in_use: Path | None, params: RetrainParams) -> Contest:
     candidate = candidate._replace(rows={image: row for image, row in candidate.rows.items() if image[0] in judged})
     comparison = None
     paired = Paired(0, 0, 0, 1.0)
+    surprise = count_surprise(candidate, splits.keys())
     if images:
         answers = predict_in_use(in_use, classifier, images)
         comparison = compare_predictions("in use", "candidate", answers, candidate)
         paired = comparison.paired
-    n_new = sum(row.sha256 not in splits for row in images)
-    return Contest(decide_promotion(params, [], paired), comparison, len(images), n_new)
+    return Contest(decide_promotion(params, [], paired, surprise), comparison, len(images), surprise.n_new)
+
+
+def count_surprise(predictions: Predictions, older: Container[str]) -> Surprise:
+    """Count what is wrong of the images whose hashes are `older`, and of the others."""
+    wrong = Counter[bool]()
+    n = Counter[bool]()
+    for _, sha256, label, predicted, *_ in predictions.rows.values():
+        is_new = sha256 not in older
+        n[is_new] += 1
+        wrong[is_new] += label != predicted
+    return Surprise(n[False], wrong[False], n[True], wrong[True])
 
 
 def list_failed_checks() -> list[str]:
@@ -136,6 +149,7 @@ def describe_json(contest: Contest) -> str:
     """Return all of it as JSON."""
     comparison = contest.comparison
     value = contest.decision._asdict() | {
+        "failed_checks": contest.failed_checks,
         "n_judged": contest.n_judged,
         "n_new": contest.n_new,
         "differences": [difference._asdict() for difference in comparison.differences] if comparison else [],

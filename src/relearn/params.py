@@ -460,6 +460,7 @@ class RetrainParams(Block):
     margin: Annotated[float, Field(gt=0, lt=1)]
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
     min_images: Count
+    max_surprise: Fraction
 
 
 class Params(Block):

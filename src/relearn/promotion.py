@@ -6,10 +6,20 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from relearn.comparison import Paired
+from relearn.intervals import compute_difference_interval
 from relearn.params import RetrainParams
 
 LARGE = 1e9
 Verdict = Literal["first", "better", "no clear difference", "the same", "worse", "blocked by data"]
+
+
+class Surprise(NamedTuple):
+    """How many of the older and of the new evaluation images the candidate gets wrong."""
+
+    n_older: int
+    n_older_wrong: int
+    n_new: int
+    n_new_wrong: int
 
 
 class Decision(NamedTuple):
@@ -20,7 +30,9 @@ class Decision(NamedTuple):
     reason: str
 
 
-def decide_promotion(params: RetrainParams, failed_checks: Sequence[str], paired: Paired | None) -> Decision:
+def decide_promotion(
+    params: RetrainParams, failed_checks: Sequence[str], paired: Paired | None, surprise: Surprise | None = None
+) -> Decision:
     """Decide whether a candidate takes the place of the classifier in use.
 
     The protocol. Both are judged on the same images: the evaluation split of the candidate's data, old images and new
@@ -31,8 +43,12 @@ def decide_promotion(params: RetrainParams, failed_checks: Sequence[str], paired
     1. A check of the gate with severity error that failed, or fewer than `retrain.min_images` common images: blocked by
        data, whatever the accuracy.
     2. Nothing is in use yet: promoted as the first.
-    3. The whole interval is above 0: better, promoted. The whole interval is below 0: worse.
-    4. Else there is no clear difference. The candidate knows the newer images, so it is promoted, provided that it is
+    3. The candidate is clearly wrong more often on the new evaluation images than on the older ones, by more than
+       `retrain.max_surprise`: blocked by data. It has learned from images like the new ones, so they are not merely of
+       another kind: their labels are to be doubted. The comparison above cannot see that, for both classifiers are
+       wrong where the label is.
+    4. The whole interval is above 0: better, promoted. The whole interval is below 0: worse.
+    5. Else there is no clear difference. The candidate knows the newer images, so it is promoted, provided that it is
        shown not to be worse by more than `retrain.margin`: the lower end of the interval is above -margin (a test of
        non-inferiority). A candidate that is clearly worse is promoted by none of this, however small the difference.
 
@@ -42,6 +58,8 @@ def decide_promotion(params: RetrainParams, failed_checks: Sequence[str], paired
         What the gate found, a line each; only what is an error.
     paired
         The classifier in use first, the candidate second; None if nothing is in use.
+    surprise
+        None if nothing is in use.
     """
     if failed_checks:
         return Decision(False, "blocked by data", f"{len(failed_checks)} failed: {'; '.join(failed_checks)}")
@@ -51,6 +69,8 @@ def decide_promotion(params: RetrainParams, failed_checks: Sequence[str], paired
     if n < params.min_images:
         wanted = f"wanted at least {params.min_images:,} evaluation images in common (retrain.min_images), got {n:,}"
         return Decision(False, "blocked by data", wanted)
+    if surprise and (doubt := describe_doubt(params, surprise)):
+        return Decision(False, "blocked by data", doubt)
     low, high = compute_paired_interval(n, first, second, params.confidence)
     verdict: Verdict = "better" if low > 0 else "worse" if high < 0 else "no clear difference"
     reason = (
@@ -63,6 +83,21 @@ def decide_promotion(params: RetrainParams, failed_checks: Sequence[str], paired
         shown = "not worse" if promoted else "it may be worse"
         reason += f"; {shown} by {params.margin:.2%} or more (retrain.margin)"
     return Decision(promoted, verdict, reason)
+
+
+def describe_doubt(params: RetrainParams, surprise: Surprise) -> str:
+    """Say why the labels of the new images are to be doubted; nothing if they are not."""
+    n_older, n_older_wrong, n_new, n_new_wrong = surprise
+    if not n_older or not n_new:
+        return ""
+    low, high = compute_difference_interval((n_older_wrong, n_older), (n_new_wrong, n_new), params.confidence)
+    if low <= params.max_surprise:
+        return ""
+    return (
+        f"the labels of the new images are to be doubted: the candidate gets {n_new_wrong / n_new:.1%} of {n_new:,} new "
+        f"evaluation images wrong, and {n_older_wrong / n_older:.1%} of {n_older:,} older ones, which is more by "
+        f"{low:.1%} to {high:.1%} ({params.confidence:.0%} interval; retrain.max_surprise: {params.max_surprise:.1%})"
+    )
 
 
 def compute_paired_interval(

@@ -192,8 +192,8 @@ def write_record(
 ) -> tuple[str, str | None]:
     """Commit what came of a retraining, to no branch yet.
 
-    The commit has the candidate's data, `dvc.lock`, metrics and reports, promoted or not; what was blocked by its data
-    leaves the report of the gate alone.
+    The commit has the candidate's data, `dvc.lock`, metrics and reports, promoted or not; where a gate failed there is
+    no candidate, and the reports of the gates are all that is new.
 
     Parameters
     ----------
@@ -216,7 +216,7 @@ def write_record(
         "Landing-sha256": landing_sha256 or NONE,
     }
     parents = [start.tip or start.base]
-    if verdict == "blocked by data":
+    if contest["failed_checks"]:
         reports = {path: (worktree / path).read_bytes() for path in REPORTS if (worktree / path).exists()}
         run_git(worktree, "read-tree", "--reset", "-u", parents[0])
         for path, content in reports.items():
