@@ -4,7 +4,7 @@ from scipy.stats import binom
 from conftest import ROOT
 from relearn.comparison import Paired
 from relearn.params import read_params
-from relearn.promotion import compute_paired_interval, decide_promotion
+from relearn.promotion import Surprise, compute_paired_interval, decide_promotion
 
 PARAMS = read_params(ROOT / "params.yaml").retrain.model_copy(update={"margin": 0.02})
 
@@ -83,3 +83,26 @@ def test_bad_data_blocks_whatever_the_accuracy():
 def test_the_first_is_promoted_unless_its_data_is_bad():
     assert decide_promotion(PARAMS, [], None)[:2] == (True, "first")
     assert decide_promotion(PARAMS, ["x"], None)[:2] == (False, "blocked by data")
+
+
+def surprise(*counts, **changes):
+    """Decide where the two are equal on 1,000 images, of which these are older, older wrong, new, new wrong."""
+    return decide_promotion(PARAMS.model_copy(update=changes), [], Paired(1000, 0, 0, 1.0), Surprise(*counts))
+
+
+def test_labels_that_cannot_be_learned_are_doubted():
+    decision = surprise(294, 4, 166, 50)
+    assert (decision.promoted, decision.verdict) == (False, "blocked by data")
+    assert decision.reason.startswith(
+        "the labels of the new images are to be doubted: the candidate gets 30.1% of 166 new evaluation images wrong, "
+        "and 1.4% of 294 older ones, which is more by 2"
+    )
+    assert surprise(294, 4, 166, 50, max_surprise=0.3).promoted
+
+
+def test_new_images_that_are_a_little_harder_or_few_are_not():
+    assert surprise(294, 4, 166, 12).promoted
+    assert surprise(294, 4, 5, 1).promoted
+    assert surprise(294, 4, 0, 0).promoted
+    assert surprise(0, 0, 166, 50).promoted
+    assert surprise(294, 100, 166, 10).promoted

@@ -8,14 +8,14 @@ from relearn.errors import IntegrityError
 from relearn.release import find_current, keep_version, list_versions, switch_current
 
 
+def write(number):
+    return dict.fromkeys(("head.onnx", "classifier.json"), f"{number}\n".encode() * 1000)
+
+
 @pytest.fixture
 def release(tmp_path):
     for number in range(1, 12):
-        classifier = tmp_path / "classifier"
-        classifier.mkdir(exist_ok=True)
-        for name in ("head.onnx", "classifier.json"):
-            (classifier / name).write_text(f"{number}\n" * 1000)
-        keep_version(tmp_path / "release", classifier, f"v{number}")
+        keep_version(tmp_path / "release", write(number), f"v{number}")
     return tmp_path / "release"
 
 
@@ -33,9 +33,10 @@ def test_nothing_is_in_use_until_it_is_switched_to(release):
     assert sorted(path.name for path in release.iterdir()) == ["current", "versions"]
 
 
-def test_a_version_is_never_written_over(release, tmp_path):
-    (tmp_path / "classifier" / "head.onnx").write_text("other")
-    keep_version(release, tmp_path / "classifier", "v1")
+def test_a_version_is_never_written_over(release):
+    keep_version(release, write(1), "v1")
+    with pytest.raises(IntegrityError, match="versions/v1: wanted the classifier that is recorded as v1, got another"):
+        keep_version(release, write(2), "v1")
     assert (release / "versions" / "v1" / "head.onnx").read_text() == "1\n" * 1000
 
 

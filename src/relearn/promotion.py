@@ -94,8 +94,8 @@ def describe_doubt(params: RetrainParams, surprise: Surprise) -> str:
     if low <= params.max_surprise:
         return ""
     return (
-        f"the labels of the new images are to be doubted: the candidate gets {n_new_wrong / n_new:.1%} of {n_new:,} new "
-        f"evaluation images wrong, and {n_older_wrong / n_older:.1%} of {n_older:,} older ones, which is more by "
+        f"the labels of the new images are to be doubted: the candidate gets {n_new_wrong / n_new:.1%} of {n_new:,} "
+        f"new evaluation images wrong, and {n_older_wrong / n_older:.1%} of {n_older:,} older ones, which is more by "
         f"{low:.1%} to {high:.1%} ({params.confidence:.0%} interval; retrain.max_surprise: {params.max_surprise:.1%})"
     )
 

@@ -26,7 +26,7 @@ from relearn import paths
 from relearn.classifier import HEAD, RECORD
 from relearn.contest import IMAGES_HEADER
 from relearn.errors import IntegrityError, RepositoryError
-from relearn.files import hash_bytes
+from relearn.files import hash_bytes, read_csv
 from relearn.landing import Waiting
 from relearn.lineage import list_tags, name_tag, name_version, parse_images, read_committed
 from relearn.lock import hold_lock
@@ -326,15 +326,17 @@ def roll_back(root: Path, branch: str, name: str | None) -> list[str]:
     commit = commit_tree(root, f"{tag}^{{tree}}", [tip], format_message(subject, "", trailers))
     publish_record(root, branch, commit, tip)
     lines = [f"{tag} is in use, {name_tag(record.in_use)} is not any more; recorded as {commit[:12]} on {branch}"]
-    left = _read_images(root, record.in_use).keys() - _read_images(root, version).keys()
+    kept = _read_images(root, version)
+    left = [image for image in _read_images(root, record.in_use) if image not in kept]
     if left:
         lines.append(
-            f"{len(left):,} images of {name_tag(record.in_use)} are not in the data of the next retraining: to have "
-            "them back, put them into the landing folder"
+            f"images of {name_tag(record.in_use)} that are not in the data of the next retraining: {len(left):,}; to "
+            "have them back, put them into the landing folder"
         )
     return lines
 
 
 def _read_images(root: Path, version: str) -> dict[str, str]:
-    text = (root / paths.RELEASE / VERSIONS / version / IMAGES).read_text()
-    return dict(list(csv.reader(io.StringIO(text)))[1:])
+    """Return the split of each image of a version; nothing if it is not kept."""
+    path = root / paths.RELEASE / VERSIONS / version / IMAGES
+    return dict(read_csv(path, IMAGES_HEADER)) if path.exists() else {}

@@ -1,0 +1,287 @@
+import json
+import os
+import shutil
+
+import pytest
+
+from conftest import ROOT, commit, git
+from relearn import paths, retraining
+from relearn.contest import IMAGES_HEADER
+from relearn.errors import RepositoryError
+from relearn.files import read_csv
+from relearn.landing import Waiting
+from relearn.params import read_params
+from relearn.repository import add_worktree, find_commit, move_branch, run_git
+from relearn.retraining import (
+    align_release,
+    describe_old_news,
+    find_start,
+    has_new_base,
+    hash_waiting,
+    list_imports,
+    list_kept_files,
+    publish_record,
+    roll_back,
+    write_record,
+)
+
+PARAMS = read_params(ROOT / "params.yaml").retrain
+BRANCH = PARAMS.branch
+PIPELINE = """
+stages:
+  evaluate:
+    cmd: x
+    outs:
+    - data/features
+    - reports/predictions.csv: {cache: false}
+    - models/classifier
+    metrics:
+    - metrics/evaluation.json: {cache: false}
+"""
+FIRST = {"promoted": True, "verdict": "first", "reason": "no classifier was in use", "failed_checks": []}
+WORSE = {"promoted": False, "verdict": "worse", "reason": "of 10", "failed_checks": []}
+BETTER = {"promoted": True, "verdict": "better", "reason": "of 10", "failed_checks": []}
+BLOCKED = {"promoted": False, "verdict": "blocked by data", "reason": "1 failed", "failed_checks": ["classes"]}
+
+
+def write_candidate(folder, number):
+    """Write what a run of the pipeline leaves, another one for each number; here git has all of it."""
+    files = {
+        "data/raw/photos.dvc": f"outs: [{{md5: '{number}', path: photos}}]",
+        "dvc.lock": f"lock {number}",
+        "data/manifest.csv": f"sha256,split\n{number:064x},training\n{'f' * 64},evaluation\n",
+        "models/classifier/head.onnx": f"head {number}",
+        "models/classifier/classifier.json": json.dumps({"record_sha256": str(number)}),
+        "metrics/evaluation.json": f"metrics {number}",
+        "reports/predictions.csv": f"predictions {number}",
+        "reports/validation.json": f"validation {number}",
+    }
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """A repository without DVC: what a retraining needs of it is in git."""
+    root = tmp_path / "main"
+    root.mkdir()
+    git(root, "init", "--quiet", "--initial-branch", "main")
+    (root / "dvc.yaml").write_text(PIPELINE)
+    (root / ".gitignore").write_text("/release/\n/worktree/\n")
+    (root / "code").write_text("1")
+    write_candidate(root, 0)
+    commit(root)
+    monkeypatch.setattr(
+        retraining, "read_committed", lambda root, rev, path: run_git(root, "show", f"{rev}:{path}").encode()
+    )
+    monkeypatch.chdir(root)
+    return root
+
+
+def retrain(root, number, contest, landing_sha256=None, publish=True):
+    """Go through a retraining whose pipeline makes candidate `number`."""
+    start = find_start(root, PARAMS)
+    worktree = root / "worktree"
+    add_worktree(root, worktree, start.base, start.in_use or start.base, list_kept_files(root, start))
+    write_candidate(worktree, number)
+    made, version = write_record(root, worktree, start, contest, landing_sha256)
+    if publish:
+        publish_record(root, BRANCH, made, start.tip)
+    return made, version
+
+
+def read_current(root):
+    current = root / paths.RELEASE / "current"
+    return os.readlink(current).split("/")[-1], (current / "head.onnx").read_text()
+
+
+def show(root, revision, name):
+    return run_git(root, "show", f"{revision}:{name}")
+
+
+def test_the_first_is_recorded_tagged_and_in_use(root):
+    start = find_start(root, PARAMS)
+    assert (start.tip, start.record, start.in_use, start.version) == (None, None, None, None)
+    assert has_new_base(root, start)
+    made, version = retrain(root, 1, FIRST)
+    assert version == "v1"
+    assert read_current(root) == ("v1", "head 1")
+    images = read_csv(root / "release" / "current" / "images.csv", IMAGES_HEADER)
+    assert images == [[f"{1:064x}", "training"], ["f" * 64, "evaluation"]]
+    start = find_start(root, PARAMS)
+    assert start.tip == start.in_use == start.record.commit == made
+    assert (start.version, start.record.verdict, start.record.landing_sha256) == ("v1", "first", None)
+    assert not has_new_base(root, start)
+    assert run_git(root, "cat-file", "-t", "classifier@v1.0.0") == "tag\n"
+    message = run_git(root, "log", "-1", "--format=%B", made)
+    assert message.startswith(
+        "Promote classifier@v1.0.0: first\n\nno classifier was in use\n\nVerdict: first\nIn-use: v1"
+    )
+    assert "\nData-sha256: " in message
+
+
+def test_what_is_not_promoted_is_recorded_and_not_begun_from(root):
+    retrain(root, 1, FIRST)
+    made, version = retrain(root, 2, WORSE, "a" * 64)
+    assert version == "v1"
+    assert read_current(root) == ("v1", "head 1")
+    assert show(root, made, "metrics/evaluation.json") == "metrics 2"
+    start = find_start(root, PARAMS)
+    assert start.in_use == find_commit(root, "classifier@v1.0.0")
+    assert start.record.landing_sha256 == "a" * 64
+    assert describe_old_news(start, "a" * 64) == (
+        f"nothing new: what waits in the landing folder was tried before, worse ({made[:12]})"
+    )
+    assert describe_old_news(start, None) == "nothing new"
+    add_worktree(root, root / "worktree", start.base, start.in_use, list_kept_files(root, start))
+    assert (root / "worktree" / "data" / "raw" / "photos.dvc").read_text() == "outs: [{md5: '1', path: photos}]"
+    assert (root / "worktree" / "dvc.lock").read_text() == "lock 1"
+    assert (root / "worktree" / "reports" / "predictions.csv").read_text() == "predictions 1"
+    assert retrain(root, 3, BETTER)[1] == "v2"
+    assert read_current(root) == ("v2", "head 3")
+
+
+def test_where_a_gate_failed_its_report_is_all_that_is_new(root):
+    retrain(root, 1, FIRST)
+    made, _ = retrain(root, 2, BLOCKED)
+    assert show(root, made, "reports/validation.json") == "validation 2"
+    assert run_git(root, "diff", "--name-only", f"{made}~", made) == "reports/validation.json\n"
+    assert find_start(root, PARAMS).record.verdict == "blocked by data"
+
+
+def test_a_first_run_may_be_blocked(root):
+    retrain(root, 1, BLOCKED)
+    start = find_start(root, PARAMS)
+    assert (start.version, start.in_use) == (None, None)
+    assert not has_new_base(root, start)
+    align_release(root, BRANCH)
+    assert not (root / "release" / "current").exists()
+
+
+def test_the_base_is_run_as_it_is_with_the_data_in_use(root):
+    retrain(root, 1, FIRST)
+    (root / "code").write_text("2")
+    commit(root)
+    start = find_start(root, PARAMS)
+    assert has_new_base(root, start)
+    made, _ = retrain(root, 2, WORSE)
+    assert show(root, made, "code") == "2"
+    assert run_git(root, "log", "-1", "--format=%P", made).split() == [start.tip, start.base]
+    assert not has_new_base(root, find_start(root, PARAMS))
+    assert "data/raw/photos.dvc" in list_kept_files(root, find_start(root, PARAMS))
+    git(root, "merge", "--quiet", BRANCH)  # a person takes the branch over: nothing is new by that
+    assert not has_new_base(root, find_start(root, PARAMS))
+
+
+def test_data_that_was_changed_in_the_base_is_the_bases(root):
+    retrain(root, 1, FIRST)
+    git(root, "merge", "--quiet", "classifier@v1.0.0")
+    (root / "data" / "raw" / "photos.dvc").write_text("outs: [{md5: person, path: photos}]")
+    commit(root)
+    assert "data/raw/photos.dvc" not in list_kept_files(root, find_start(root, PARAMS))
+    assert "dvc.lock" in list_kept_files(root, find_start(root, PARAMS))
+
+
+def test_data_that_was_changed_in_two_ways_is_told(root):
+    retrain(root, 1, FIRST)
+    (root / "data" / "raw" / "photos.dvc").write_text("outs: [{md5: person, path: photos}]")
+    commit(root)
+    with pytest.raises(
+        RepositoryError,
+        match=r"^data/raw/photos.dvc: was changed in the base and by retraining, .*: merge classifier@v1.0.0 into",
+    ):
+        list_kept_files(root, find_start(root, PARAMS))
+
+
+def test_tag_and_release_follow_after_a_kill(root):
+    made, _ = retrain(root, 1, FIRST, publish=False)
+    move_branch(root, BRANCH, made, None)  # and here it was killed
+    align_release(root, BRANCH)
+    assert read_current(root) == ("v1", "head 1")
+    assert find_commit(root, "classifier@v1.0.0") == made
+    shutil.rmtree(root / "release")  # a fresh clone has none
+    align_release(root, BRANCH)
+    assert read_current(root) == ("v1", "head 1")
+    (root / "release" / "current").unlink()
+    (root / "release" / "current").symlink_to("versions/v9")
+    align_release(root, BRANCH)
+    assert read_current(root) == ("v1", "head 1")
+
+
+def test_a_clone_begins_with_the_branch_of_its_remote(root, tmp_path):
+    made, _ = retrain(root, 1, FIRST)
+    git(tmp_path, "clone", "--quiet", str(root), "clone")
+    start = find_start(tmp_path / "clone", PARAMS)
+    assert (start.tip, start.version) == (made, "v1")
+    assert find_commit(tmp_path / "clone", BRANCH) == made
+
+
+def test_there_must_be_a_base(root):
+    with pytest.raises(RepositoryError, match=r"^retrain.base: trunk: wanted a branch with a commit, got none"):
+        find_start(root, PARAMS.model_copy(update={"base": "trunk"}))
+
+
+def test_rollback_is_recorded_and_its_data_is_begun_from(root):
+    with pytest.raises(RepositoryError, match="no classifier was promoted there yet"):
+        roll_back(root, BRANCH, None)
+    first, _ = retrain(root, 1, FIRST)
+    with pytest.raises(RepositoryError, match=r"^classifier@v1.0.0 is in use, and there is none before it$"):
+        roll_back(root, BRANCH, None)
+    retrain(root, 2, BETTER, "a" * 64)
+    with pytest.raises(RepositoryError, match=r"^v7: wanted one of classifier@v2.0.0, classifier@v1.0.0$"):
+        roll_back(root, BRANCH, "v7")
+    told, left = roll_back(root, BRANCH, None)
+    assert told.startswith("classifier@v1.0.0 is in use, classifier@v2.0.0 is not any more; recorded as ")
+    assert left.startswith("images of classifier@v2.0.0 that are not in the data of the next retraining: 1; ")
+    assert read_current(root) == ("v1", "head 1")
+    start = find_start(root, PARAMS)
+    assert (start.in_use, start.version, start.record.verdict) == (first, "v1", "rolled back")
+    assert start.record.landing_sha256 == "a" * 64
+    assert show(root, BRANCH, "metrics/evaluation.json") == "metrics 1"
+    assert retrain(root, 3, BETTER)[1] == "v3"
+    assert roll_back(root, BRANCH, "classifier@v2.0.0")[0].startswith("classifier@v2.0.0 is in use")
+    assert roll_back(root, BRANCH, "v2") == ["classifier@v2.0.0 is in use"]
+    shutil.rmtree(root / "release")
+    roll_back(root, BRANCH, "1")
+    assert read_current(root) == ("v1", "head 1")
+
+
+def test_a_retraining_that_a_rollback_overtook_records_nothing(root):
+    retrain(root, 1, FIRST)
+    retrain(root, 2, BETTER)
+    start = find_start(root, PARAMS)
+    made, _ = retrain(root, 3, BETTER, publish=False)
+    roll_back(root, BRANCH, None)
+    with pytest.raises(
+        RepositoryError, match=r"^retrain/main was moved while this ran, so nothing is recorded; the next"
+    ):
+        publish_record(root, BRANCH, made, start.tip)
+    assert read_current(root) == ("v1", "head 1")
+    assert find_commit(root, "classifier@v3.0.0") is None
+
+
+def test_the_newest_record_counts_whatever_a_person_committed_on_top(root):
+    made, _ = retrain(root, 1, FIRST)
+    git(root, "switch", "--quiet", BRANCH)
+    (root / "note").write_text("x")
+    commit(root)
+    git(root, "switch", "--quiet", "main")
+    start = find_start(root, PARAMS)
+    assert start.record.commit == made != start.tip
+
+
+def test_imports_are_those_of_this_repository(root):
+    (root / "data" / "raw" / "there.dvc").write_text("deps: [{path: a}]\nouts: [{path: there}]")
+    (root / "sub" / ".dvc").mkdir(parents=True)
+    (root / "sub" / ".dvc" / "config").write_text("")
+    (root / "sub" / "theirs.dvc").write_text("deps: [{path: a}]\nouts: [{path: theirs}]")
+    commit(root)
+    assert list_imports(root, "HEAD") == ["data/raw/there.dvc"]
+
+
+def test_what_waits_is_told_apart_by_its_list():
+    assert hash_waiting([]) is None
+    one = hash_waiting([Waiting("a", "1")])
+    assert len(one) == 64
+    assert one != hash_waiting([Waiting("a", "2")]) != hash_waiting([Waiting("b", "2")])
