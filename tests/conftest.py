@@ -3,6 +3,8 @@
 import io
 import os
 import shutil
+import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -25,6 +28,7 @@ from relearn.params import TrainParams
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
+SERVER_STARTS_WITHIN_SECONDS = 180
 
 
 @pytest.fixture(scope="session")
@@ -130,7 +134,7 @@ def features(workspace: Path) -> dict[str, SplitFeatures]:
     with write_folder(paths.FEATURES) as folder:
         values = np.concatenate([part.features for part in splits.values()])
         write_rows(folder, manifest, values)
-    write_json(paths.VERIFICATION_REPORT, {"passed": True, **hash_features(paths.FEATURES)})
+    write_json(paths.VERIFICATION_REPORT, {"passed": True, "findings": [], **hash_features(paths.FEATURES)})
     return splits
 
 
@@ -224,3 +228,61 @@ def write_small_set(folder: Path) -> None:
     for number, split in enumerate(("training", "validation", "evaluation")):
         names = [f"{split}/{label}/{n}.png" for label in ("cat", "dog") for n in range(8 if number == 0 else 3)]
         write_images(folder / "images", names, 100 * number)
+
+
+def wait_for(condition, seconds):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"not within {seconds} s")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """A Prefect server of its own; gives the address of its API."""
+    home = tmp_path_factory.mktemp("prefect")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {
+        **os.environ,
+        "PREFECT_HOME": str(home),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+    }
+    address = f"http://127.0.0.1:{port}/api"
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    with open(home / "log", "w") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+
+    def is_up():
+        try:
+            return httpx.get(f"{address}/health").status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    try:
+        wait_for(is_up, SERVER_STARTS_WITHIN_SECONDS)
+        yield address
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)
+
+
+def ask(server, path, **body):
+    return httpx.post(f"{server}/{path}", json=body).raise_for_status().json()
+
+
+def read_last_run(server):
+    (run,) = ask(server, "flow_runs/filter", sort="START_TIME_DESC", limit=1)
+    tasks = ask(server, "task_runs/filter", flow_runs={"id": {"any_": [run["id"]]}}, sort="ID_DESC")
+    logs = ask(server, "logs/filter", logs={"flow_run_id": {"any_": [run["id"]]}}, sort="TIMESTAMP_ASC", limit=200)
+    artifacts = ask(server, "artifacts/filter", artifacts={"flow_run_id": {"any_": [run["id"]]}})
+    return (
+        run["state_name"],
+        {task["name"]: task["state_name"] for task in tasks},
+        "\n".join(log["message"] for log in logs),
+        {artifact["key"]: artifact["data"] for artifact in artifacts},
+    )

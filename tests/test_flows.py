@@ -1,20 +1,30 @@
 """The flow under a real Prefect server: what it runs, how it fails, and what it leaves behind."""
 
-import os
+import fcntl
 import signal
-import socket
 import subprocess
 import sys
 import time
 
-import httpx
 import psutil
 import pytest
-from flows.pipeline import escape_markdown, read_stages, run_child
+from flows.artifacts import escape_markdown
+from flows.child import OutOfTime, run_child
+from flows.pipeline import read_stages
 
-from conftest import ROOT, SMALL, commit, execute, make_environment, read_yaml, repro, write_small_set
+from conftest import (
+    ROOT,
+    SMALL,
+    commit,
+    execute,
+    make_environment,
+    read_last_run,
+    read_yaml,
+    repro,
+    wait_for,
+    write_small_set,
+)
 
-SERVER_STARTS_WITHIN_SECONDS = 180
 SUPERVISE = ROOT / "flows" / "supervise.py"
 
 # A stage that says where it is and then takes its time, with a process of its own below it.
@@ -34,64 +44,6 @@ if not pathlib.Path("fast").exists():
     time.sleep(300)
 pathlib.Path("result").write_text("done")
 """
-
-
-def wait_for(condition, seconds):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := condition():
-            return found
-        time.sleep(0.1)
-    raise AssertionError(f"not within {seconds} s")
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    """A Prefect server of its own; gives the address of its API."""
-    home = tmp_path_factory.mktemp("prefect")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {
-        **os.environ,
-        "PREFECT_HOME": str(home),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
-    }
-    address = f"http://127.0.0.1:{port}/api"
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    with open(home / "log", "w") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-
-    def is_up():
-        try:
-            return httpx.get(f"{address}/health").status_code == 200
-        except httpx.HTTPError:
-            return False
-
-    try:
-        wait_for(is_up, SERVER_STARTS_WITHIN_SECONDS)
-        yield address
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
-
-
-def ask(server, path, **body):
-    return httpx.post(f"{server}/{path}", json=body).raise_for_status().json()
-
-
-def read_last_run(server):
-    (run,) = ask(server, "flow_runs/filter", sort="START_TIME_DESC", limit=1)
-    tasks = ask(server, "task_runs/filter", flow_runs={"id": {"any_": [run["id"]]}}, sort="ID_DESC")
-    logs = ask(server, "logs/filter", logs={"flow_run_id": {"any_": [run["id"]]}}, sort="TIMESTAMP_ASC", limit=200)
-    artifacts = ask(server, "artifacts/filter", artifacts={"flow_run_id": {"any_": [run["id"]]}})
-    return (
-        run["state_name"],
-        {task["name"]: task["state_name"] for task in tasks},
-        "\n".join(log["message"] for log in logs),
-        {artifact["key"]: artifact["data"] for artifact in artifacts},
-    )
 
 
 @pytest.mark.slow
@@ -185,6 +137,32 @@ def test_child_lines_and_exit_code():
     code, last_lines = run_child([sys.executable, "-u", "-c", program], lines.append)
     assert code == 3
     assert lines == last_lines == ["one", "two"]
+
+
+def test_child_is_ended_at_its_deadline():
+    started = []
+    program = "import os, time; print(os.getpid(), flush=True); time.sleep(300)"
+    deadline = time.monotonic() + 3
+    with pytest.raises(OutOfTime, match=r"time.sleep\(300\): ended, for the time limit has passed; its last line: "):
+        run_child([sys.executable, "-c", program], started.append, deadline=deadline)
+    assert deadline <= time.monotonic() < deadline + 60
+    assert not any(psutil.pid_exists(int(pid)) for pid in started)
+    assert run_child([sys.executable, "-c", ""], started.append, deadline=time.monotonic() + 300) == (0, [])
+
+
+def test_group_of_a_child_holds_a_lock_that_its_command_does_not_know(tmp_path):
+    with (tmp_path / "lock").open("w") as lock, (tmp_path / "lock").open("w") as other:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+        def release(line):
+            lock.close()  # as if this process had been killed
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+        program = "import os; print(sorted(os.listdir('/dev/fd'))[:-1])"
+        _, lines = run_child([sys.executable, "-c", program], release, descriptors=[lock.fileno()])
+        assert lines == ["['0', '1', '2']"]
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_only_the_last_lines_are_kept():
