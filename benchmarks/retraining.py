@@ -42,7 +42,7 @@ from relearn.files import hash_bytes, hash_file
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = Path("data/raw/photos")
-NOISE = re.compile(r"To track the changes|git add|To enable auto|autostage|dvc push|didn't change|Updating lock")
+SMALL = {"validate.min_images.min": 2, "retrain.min_images": 50, "retrain.margin": 0.05}
 
 
 def list_environment(clone, server=None):
@@ -234,7 +234,7 @@ def tell(folder, food5k, weights):
 def count_ends(folder, n):
     """Start many at once."""
     images = read_digits()
-    clone = make_clone(folder, images[:600], {"validate.min_images.min": 2, "retrain.min_images": 50})
+    clone = make_clone(folder, images[:600], SMALL)
     with run_server(folder) as server:
         print("first:", retrain(clone, server)[0])
         land(clone, images[600:1000])
@@ -287,7 +287,7 @@ def check(clone):
 def kill(folder, n):
     """Kill at random moments."""
     images = read_digits()
-    clone = make_clone(folder, images[:600], {"validate.min_images.min": 2, "retrain.min_images": 50})
+    clone = make_clone(folder, images[:600], SMALL)
     with run_server(folder) as server:
         print("first:", retrain(clone, server)[0])
         before = folder / "before"
