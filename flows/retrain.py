@@ -31,6 +31,7 @@ from relearn.params import RetrainParams, read_params
 from relearn.release import VERSIONS
 from relearn.repository import add_worktree, check_branch_is_free, remove_worktree, run_git
 from relearn.retraining import (
+    UNPUSHED,
     Start,
     align_release,
     describe_old_news,
@@ -52,7 +53,6 @@ R = TypeVar("R")
 
 DVC = [sys.executable, "-m", "dvc"]
 WORKTREE = ROOT / STATE / "relearn-retraining"  # git names its own folder of it like the last part
-UNPUSHED = ROOT / STATE / "unpushed"
 
 
 class Blocked(RelearnError):
@@ -154,7 +154,7 @@ def retrain(run: Run) -> State:
 
 def finish(run: Run, state: State) -> State:
     """Push, if anything was recorded since the last push; where that fails, the run does, and the next tries again."""
-    if not UNPUSHED.exists():
+    if not (ROOT / UNPUSHED).exists():
         return state
     try:
         retry(push, True)(run, WORKTREE if WORKTREE.exists() else ROOT)
@@ -295,7 +295,6 @@ def show_mistakes(run: Run) -> None:
 def record(run: Run, start: Start, contest: dict[str, Any], landing_sha256: str | None) -> str | None:
     """Commit what came of it to the branch, and let tag and release follow; return the version in use."""
     commit, version = write_record(ROOT, WORKTREE, start, contest, landing_sha256)
-    UNPUSHED.touch()
     publish_record(ROOT, run.params.branch, commit, start.tip)
     get_run_logger().info("%s is at %s", run.params.branch, commit)
     return version
@@ -317,7 +316,7 @@ def push(run: Run, folder: Path) -> None:
     if run.params.git_remote:
         refs = [f"refs/heads/{run.params.branch}", "refs/tags/classifier@*:refs/tags/classifier@*"]
         run_git(ROOT, "push", run.params.git_remote, *refs)
-    UNPUSHED.unlink(missing_ok=True)
+    (ROOT / UNPUSHED).unlink(missing_ok=True)
 
 
 def has_remote(run: Run, folder: Path = WORKTREE) -> bool:

@@ -45,6 +45,7 @@ from relearn.repository import (
     write_commit,
 )
 
+UNPUSHED = Path(".relearn/retrain/unpushed")  # is there while something is recorded here alone
 NONE = "none"
 LOCK = ".lock"
 PATIENCE_SECONDS = 60  # for whoever switches the release at the same moment
@@ -239,6 +240,8 @@ def publish_record(root: Path, branch: str, commit: str, before: str | None) -> 
         The branch was moved since the retraining began, such as by a rollback.
     """
     with hold_lock(root / paths.RELEASE / LOCK, "a change of the release", PATIENCE_SECONDS):
+        (root / UNPUSHED).parent.mkdir(parents=True, exist_ok=True)
+        (root / UNPUSHED).touch()
         try:
             move_branch(root, branch, commit, before)
         except RepositoryError as error:

@@ -1,0 +1,415 @@
+"""Retraining as a person and a scheduler start it: under a real Prefect server, on real images, in a repository."""
+
+import http.server
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import zipfile
+from pathlib import Path
+
+import psutil
+import pytest
+
+from conftest import ROOT, ask, commit, execute, git, make_environment, read_last_run, wait_for
+from relearn.files import hash_bytes, hash_file
+from relearn.lock import LOCK, hold_lock
+
+CHANGES = {
+    "restructure.source": "data/raw/photos",
+    "validate.min_images.min": 2,
+    "train.logistic_regression.C": [0.01, 0.1],
+    "evaluate.n_resamples": 100,
+    "retrain.landing": "data/landing",
+    "retrain.settle_seconds": 0,
+    "retrain.margin": 0.1,
+    "retrain.min_images": 30,
+}
+STAGES = {"restructure", "validate", "extract", "verify", "train", "evaluate"}
+TASKS = {"recover", "look for images", "open worktree", "fetch data", "decide", "show mistakes", "record", "clean up"}
+
+
+def read_digits():
+    with zipfile.ZipFile(ROOT / "data" / "raw" / "digits.zip") as archive:
+        names = sorted(name for name in archive.namelist() if name.endswith(".png"))
+        images = [(Path(name).parent.name, Path(name).name, archive.read(name)) for name in names]
+    return sorted(images, key=lambda image: image[1])  # the classes mixed
+
+
+DIGITS = read_digits()
+
+
+def land(folder, images, where="data/landing"):
+    for label, name, content in images:
+        (folder / where / label).mkdir(parents=True, exist_ok=True)
+        (folder / where / label / name).write_bytes(content)
+
+
+@pytest.fixture
+def repository(clone, set_params):
+    """A repository whose source is a folder of 300 digits that DVC tracks."""
+    land(clone, DIGITS[:300], "data/raw/photos")
+    set_params(CHANGES, clone / "params.yaml")
+    with (clone / ".gitignore").open("a") as file:
+        file.write("/data/landing/\n")
+    assert execute(clone, "dvc", "add", "--quiet", "data/raw/photos").returncode == 0
+    git(clone, "branch", "--move", "main")
+    commit(clone)
+    return clone
+
+
+def retrain(folder, **environment):
+    """Retrain; return how it ended, and what it said of that."""
+    answer = execute(folder, "flows.retrain", **environment)
+    ended = re.findall(r"^(Skipped|Promoted|NotPromoted|Blocked|Failed): (.*)", answer.stdout, re.MULTILINE)
+    assert ended, answer.stdout + answer.stderr
+    assert answer.returncode == (ended[-1][0] in ("Blocked", "Failed")), answer.stdout
+    return ended[-1]
+
+
+def find_processes(folder):
+    """Return the processes that work in a folder."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.cwd().startswith(str(folder)) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.cmdline())
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+def check_clean(folder):
+    """Assert that nothing is left of a retraining but its results, and that they agree."""
+    assert find_processes(folder) == []
+    assert git(folder, "worktree", "list").count("\n") == 1
+    assert list((folder / ".git").glob("worktrees/*")) == list((folder / ".git").rglob("*.lock")) == []
+    assert list((folder / "release").rglob("*.partial")) == []
+    in_use = git(folder, "log", "-1", "--format=%(trailers:key=In-use,valueonly)", "retrain/main").strip()
+    assert os.readlink(folder / "release" / "current") == f"versions/{in_use}"
+
+
+def read_person(folder):
+    """Return all that is a person's: the files but for those that git ignores, the index, HEAD."""
+    names = git(folder, "ls-files", "--cached", "--others", "--exclude-standard").splitlines()
+    files = {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
+    data = {
+        path: path.read_bytes()
+        for path in (folder / "data").rglob("*")
+        if path.is_file() and "landing" not in path.parts
+    }
+    return files, data, (folder / ".git" / "index").read_bytes(), (folder / ".git" / "HEAD").read_bytes()
+
+
+@pytest.fixture
+def webhook():
+    """A server that keeps what is posted to it; gives its address and what came."""
+    came = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            came.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *arguments):
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/", came
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.slow
+def test_from_the_first_to_the_rollback(server, repository, tmp_path, webhook):
+    address, told = webhook
+    environment = {"PREFECT_API_URL": server, "RELEARN_WEBHOOK": address}
+    git(tmp_path, "init", "--quiet", "--bare", "origin")
+    git(repository, "remote", "add", "origin", str(tmp_path / "origin"))
+    params = (repository / "params.yaml").read_text().replace("git_remote:", "git_remote: origin #")
+    (repository / "params.yaml").write_text(params)
+    execute(repository, "dvc", "remote", "add", "--local", "--default", "store", str(tmp_path / "store"))
+    commit(repository)
+
+    # The first.
+    assert retrain(repository, **environment) == ("Promoted", "v1 is in use, first: no classifier was in use")
+    state, tasks, _, artifacts = read_last_run(server)
+    assert state == "Promoted"
+    assert {re.sub("-[0-9a-f]{3}$", "", name) for name in tasks} == {*STAGES, *TASKS, "take away", "push"}
+    assert set(tasks.values()) == {"Completed"}
+    assert set(artifacts) == {"verdict", "validation", "verification", "confusion", "mistakes"}
+    assert artifacts["verdict"].startswith("## Promoted: first")
+    assert artifacts["confusion"].startswith("data:image/svg+xml;base64,")
+    assert "evaluation images are wrong" in artifacts["mistakes"]
+    check_clean(repository)
+
+    # Nothing new.
+    assert retrain(repository, **environment) == ("Skipped", "nothing new")
+    _, tasks, *_ = read_last_run(server)
+    assert {re.sub("-[0-9a-f]{3}$", "", name) for name in tasks} == {"recover", "look for images", "clean up"}
+
+    # New images, while a person is at work.
+    (repository / "README.md").write_text("in the middle of a sentence")
+    (repository / "new.txt").write_text("staged")
+    git(repository, "add", "new.txt")
+    (repository / "src" / "relearn" / "train.py").write_text("syntax error (")
+    before = read_person(repository)
+    land(repository, DIGITS[300:500])
+    name, message = retrain(repository, **environment)
+    assert (name, message[:14]) == ("Promoted", "v2 is in use, ")
+    assert read_person(repository) == before
+    assert [path for path in (repository / "data" / "landing").rglob("*") if path.is_file()] == []
+    check_clean(repository)
+    *_, artifacts = read_last_run(server)
+    assert '"metric": "accuracy_score", "v1": ' in artifacts["comparison"]
+    git(repository, "reset", "--quiet", "--hard")
+
+    # What was recorded reads well by other tools.
+    answer = execute(repository, "dvc", "metrics", "diff", "--json", "classifier@v1.0.0", "classifier@v2.0.0")
+    assert json.loads(answer.stdout)["metrics/training.json"]["n_images"]["diff"] > 50
+    answer = execute(
+        repository, "dvc", "artifacts", "get", ".", "classifier", "--rev", "v1.0.0", "--out", str(tmp_path / "got")
+    )
+    assert answer.returncode == 0, answer.stderr
+    kept = repository / "release" / "versions" / "v1"
+    assert hash_file(tmp_path / "got" / "head.onnx") == hash_file(kept / "head.onnx")
+    answer = execute(repository, "relearn", "lineage", "release/current", "--json")
+    lineage = json.loads(answer.stdout)
+    assert (lineage["tag"], len(lineage["images"])) == ("classifier@v2.0.0", 500)
+    assert lineage["images"].keys() == {hash_bytes(content) for *_, content in DIGITS[:500]}
+    assert "git_remote: origin" in lineage["params"]
+    answer = execute(repository, "relearn", "lineage", "v1")
+    assert answer.stdout.startswith("classifier@v1.0.0, commit ")
+    assert "images       300 (training " in answer.stdout
+    seen = execute(repository, "relearn", "lineage", "--image", hash_bytes(DIGITS[0][2])).stdout
+    split = lineage["images"][hash_bytes(DIGITS[0][2])]
+    assert seen == f"classifier@v2.0.0  {split}\nclassifier@v1.0.0  {split}\n"
+    seen = execute(repository, "relearn", "lineage", "--image", hash_bytes(DIGITS[400][2])).stdout
+    assert seen.startswith("classifier@v2.0.0  ")
+    assert seen.count("\n") == 1
+
+    # Everything is where the team can get it.
+    clone = tmp_path / "elsewhere"
+    git(tmp_path, "clone", "--quiet", "--branch", "retrain/main", str(tmp_path / "origin"), str(clone))
+    execute(clone, "dvc", "remote", "add", "--local", "--default", "store", str(tmp_path / "store"))
+    answer = execute(clone, "dvc", "pull", "models/classifier")
+    assert answer.returncode == 0, answer.stderr
+    assert hash_file(clone / "models" / "classifier" / "head.onnx") == hash_file(
+        repository / "release" / "current" / "head.onnx"
+    )
+    assert git(clone, "tag").split() == ["classifier@v1.0.0", "classifier@v2.0.0"]
+
+    # Bad data: a class of a single image.
+    assert told == []
+    land(repository, [("owl", "0.png", DIGITS[700][2])])
+    name, message = retrain(repository, **environment)
+    assert name == "Blocked"
+    assert message.startswith("v2 stays in use, blocked by data: 2 failed: every_class_in_every_split: wanted ")
+    (body,) = told
+    assert (body["flow"], body["state"]) == ("retrain", "Blocked")
+    assert "every_class_in_every_split" in body["text"]
+    assert (repository / "data" / "landing" / "owl" / "0.png").exists()
+    check_clean(repository)
+    name, message = retrain(repository, **environment)
+    assert (name, message[:68]) == ("Skipped", "nothing new: what waits in the landing folder was tried before, bloc")
+
+    # Back.
+    answer = execute(repository, "relearn", "rollback")
+    assert answer.stdout.startswith("classifier@v1.0.0 is in use, classifier@v2.0.0 is not any more; recorded as ")
+    assert "not in the data of the next retraining: 200" in answer.stdout
+    check_clean(repository)
+    assert git(repository, "status", "--porcelain") == ""
+    assert retrain(repository, **environment)[0] == "Skipped"
+    recorded = git(repository, "rev-parse", "retrain/main")
+    assert git(tmp_path / "origin", "rev-parse", "retrain/main") == recorded
+
+
+@pytest.mark.slow
+def test_wherever_it_is_killed_the_next_run_puts_it_right(server, repository):
+    """kill -9 when a stage has begun, and between the record and what follows it."""
+    environment = {"PREFECT_API_URL": server}
+    assert retrain(repository, **environment)[0] == "Promoted"
+    land(repository, DIGITS[300:500])
+    before = git(repository, "rev-parse", "retrain/main")
+    for moment in ("Running stage 'extract'", "'record"):
+        with subprocess.Popen(
+            [sys.executable, "-m", "flows.retrain"],
+            cwd=repository,
+            env=make_environment(repository) | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as flow:
+            if moment.startswith("'record"):
+                wait_for(lambda: git(repository, "rev-parse", "retrain/main") != before, 200)
+            else:
+                assert any(moment in line for line in flow.stdout)
+            flow.kill()
+    name, message = retrain(repository, **environment)
+    check_clean(repository)
+    assert name == "Skipped", message
+    assert git(repository, "tag").split() == ["classifier@v1.0.0", "classifier@v2.0.0"]
+    assert os.readlink(repository / "release" / "current") == "versions/v2"
+    assert [path for path in (repository / "data" / "landing").rglob("*") if path.is_file()] == []
+    assert (
+        git(repository, "log", "--format=%s", "-2", "retrain/main")
+        .splitlines()[1]
+        .startswith("Promote classifier@v1.0.0")
+    )
+
+
+@pytest.mark.slow
+def test_one_at_a_time(server, repository):
+    with hold_lock(repository / LOCK, "make repro"):
+        name, message = retrain(repository, PREFECT_API_URL=server)
+        assert name == "Skipped"
+        assert re.fullmatch(rf"make repro already runs \(pid {os.getpid()} on \S+, since .*\)", message)
+        answer = execute(repository, "flows.repro", "--dry")
+        assert answer.returncode == 1
+        assert re.fullmatch(
+            r"relearn: make repro already runs \(pid .*\); try again when it has ended\n", answer.stderr
+        )
+    begun = [
+        subprocess.Popen(
+            [sys.executable, "-m", "flows.retrain"],
+            cwd=repository,
+            env=make_environment(repository) | {"PREFECT_API_URL": server},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for _ in range(4)
+    ]
+    ends = [process.communicate()[0].strip().splitlines()[-1] for process in begun]
+    assert sorted(end.split(":")[0] for end in ends) == ["Promoted", "Skipped", "Skipped", "Skipped"]
+    assert {process.returncode for process in begun} == {0}
+    assert sum("retraining already runs (pid " in end for end in ends) >= 1
+    check_clean(repository)
+
+
+@pytest.mark.slow
+def test_what_stands_in_the_way_is_told(server, repository, set_params):
+    def fail():
+        name, message = retrain(repository, PREFECT_API_URL=server)
+        assert name == "Failed"
+        return message
+
+    set_params({"retrain.base": "trunk"}, repository / "params.yaml")
+    assert fail() == "retrain.base: trunk: wanted a branch with a commit, got none of that name"
+    set_params({"retrain.base": "main", "retrain.landing": "nowhere://x"}, repository / "params.yaml")
+    assert fail().startswith("retrain.landing: nowhere://x: Protocol not known: nowhere")
+    set_params({"retrain.landing": "data/landing", "retrain.time_limit_minutes": 0.02}, repository / "params.yaml")
+    assert "for the time limit has passed" in fail()
+    git(repository, "checkout", "--quiet", "--", "params.yaml")
+    git(repository, "switch", "--quiet", "--create", "retrain/main")
+    assert fail() == (
+        f"retrain/main: is checked out in {repository}; `git switch` to another branch there, or name another one in "
+        "retrain.branch"
+    )
+    git(repository, "switch", "--quiet", "main")
+    git(repository, "branch", "--delete", "--force", "retrain/main")
+    set_params({"restructure.source": "data/raw/digits.zip"}, repository / "params.yaml")
+    commit(repository)
+    land(repository, DIGITS[300:310])
+    assert fail().startswith(
+        "restructure.source: data/raw/digits.zip: wanted a folder tracked by DVC, which grows by what"
+    )
+    assert git(repository, "status", "--porcelain") == ""
+    assert find_processes(repository) == []
+    assert not (repository / ".relearn" / "retrain" / "relearn-retraining").exists()
+
+
+@pytest.mark.slow
+def test_the_scheduler_retrains(server, repository, set_params):
+    """The scheduler starts it every minute: the first is cancelled in the middle, the next ends with a promotion."""
+    set_params({"retrain.cron": "* * * * *"}, repository / "params.yaml")
+    commit(repository)
+    environment = make_environment(repository) | {"PREFECT_API_URL": server}
+
+    def find_runs(*states):
+        (deployment,) = ask(server, "deployments/filter", deployments={"name": {"any_": ["scheduled"]}})
+        runs = ask(server, "flow_runs/filter", flow_runs={"deployment_id": {"any_": [deployment["id"]]}})
+        return [run for run in runs if run["state_name"] in states], deployment
+
+    with (repository / ".relearn.log").open("w") as log:
+        schedule = subprocess.Popen(
+            [sys.executable, "-m", "flows.schedule"], cwd=repository, env=environment, stdout=log, stderr=log
+        )
+        try:
+            wait_for(lambda: "being served" in (repository / ".relearn.log").read_text() or schedule.poll(), 120)
+            land(repository, DIGITS[300:500])
+            (run,) = wait_for(lambda: find_runs("Running")[0], 150)
+            assert run["auto_scheduled"]
+            wait_for(lambda: "Running stage 'restructure'" in (repository / ".relearn.log").read_text(), 120)
+            ask(server, f"flow_runs/{run['id']}/set_state", state={"type": "CANCELLING", "name": "Cancelling"})
+            wait_for(lambda: find_runs("Cancelled")[0], 120)
+            wait_for(
+                lambda: not [line for line in find_processes(repository) if "dvc" in line or "relearn" in line], 60
+            )
+            (run,) = wait_for(lambda: find_runs("Promoted")[0], 300)
+            assert run["auto_scheduled"]
+            assert [path for path in (repository / "data" / "landing").rglob("*") if path.is_file()] == []
+        finally:
+            schedule.send_signal(signal.SIGTERM)
+            schedule.wait(120)
+    wait_for(lambda: find_processes(repository) == [], 60)
+    assert os.readlink(repository / "release" / "current") == "versions/v1"
+    images = (repository / "release" / "current" / "images.csv").read_text()
+    assert images.count("\n") == 501
+    _, deployment = find_runs()
+    assert deployment["paused"] is False
+    assert [clock["active"] for clock in deployment["schedules"]] == [True]
+
+
+@pytest.mark.slow
+def test_schedule_wants_a_server_and_a_clock(repository, set_params):
+    answer = execute(repository, "flows.schedule", PREFECT_API_URL="http://127.0.0.1:9/api")
+    assert answer.returncode == 1
+    assert "http://127.0.0.1:9/api: wanted a Prefect server there; `make ui` starts one" in answer.stderr
+    set_params({"retrain.cron": "every night"}, repository / "params.yaml")
+    answer = execute(repository, "flows.schedule", PREFECT_API_URL="http://127.0.0.1:9/api")
+    assert (
+        "relearn: params.yaml: retrain.cron: wanted five fields such as 0 3 * * *, got 'every night'" in answer.stderr
+    )
+    set_params({"retrain.cron": "0 3 * * *", "retrain.timezone": "Mars/Base"}, repository / "params.yaml")
+    answer = execute(repository, "flows.schedule", PREFECT_API_URL="http://127.0.0.1:9/api")
+    assert "retrain.timezone: wanted a name such as Europe/Zurich, got 'Mars/Base'" in answer.stderr
+
+
+def test_nothing_heavy_is_imported_to_find_nothing_new():
+    program = "import sys; import flows.retrain; print([m for m in sys.argv[1:] if m in sys.modules])"
+    heavy = ["keras", "tensorflow", "sklearn", "great_expectations", "pandas", "dvc", "scipy", "onnxruntime"]
+    answer = subprocess.run(
+        [sys.executable, "-c", program, *heavy], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert answer.stdout == "[]\n"
+
+
+def test_repro_needs_no_prefect():
+    program = "import sys; import flows.repro; print('prefect' in sys.modules)"
+    answer = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert answer.stdout == "False\n"
+
+
+def test_webhook_is_told_once_and_its_address_to_nobody(webhook, monkeypatch, caplog):
+    from flows.notify import notify
+
+    class Named:
+        id, name, message = "1", "x", "why"
+
+    address, told = webhook
+    monkeypatch.delenv("RELEARN_WEBHOOK", raising=False)
+    notify(Named, Named, Named)
+    monkeypatch.setenv("RELEARN_WEBHOOK", address)
+    notify(Named, Named, Named)
+    (body,) = told
+    assert body["text"].startswith("x x: x: why\n")
+    monkeypatch.setenv("RELEARN_WEBHOOK", "http://127.0.0.1:9/secret")
+    notify(Named, Named, Named)
+    assert "the webhook could not be told: ConnectError" in caplog.text
+    assert "secret" not in caplog.text
