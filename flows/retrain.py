@@ -42,6 +42,7 @@ from relearn.retraining import (
     list_imports,
     list_kept_files,
     publish_record,
+    was_tried,
     write_record,
 )
 
@@ -118,7 +119,7 @@ def retrain(run: Run) -> State:
     waiting = retry(look_for_images, landing.is_remote)(landing, params.settle_seconds) if landing else []
     imports = list_imports(ROOT, start.base)
     landing_sha256 = hash_waiting(waiting)
-    is_waiting = landing_sha256 is not None and (start.record is None or landing_sha256 != start.record.landing_sha256)
+    is_waiting = bool(waiting) and not was_tried(start, landing_sha256)
     is_new = has_new_base(ROOT, start)
     if not (is_new or is_waiting or imports):
         return finish(run, skip(describe_old_news(start, landing_sha256)))

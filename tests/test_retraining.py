@@ -22,6 +22,7 @@ from relearn.retraining import (
     list_kept_files,
     publish_record,
     roll_back,
+    was_tried,
     write_record,
 )
 
@@ -130,6 +131,8 @@ def test_what_is_not_promoted_is_recorded_and_not_begun_from(root):
     start = find_start(root, PARAMS)
     assert start.in_use == find_commit(root, "classifier@v1.0.0")
     assert start.record.landing_sha256 == "a" * 64
+    assert was_tried(start, "a" * 64)
+    assert not was_tried(start, "b" * 64)
     assert describe_old_news(start, "a" * 64) == (
         f"nothing new: what waits in the landing folder was tried before, worse ({made[:12]})"
     )
@@ -138,8 +141,9 @@ def test_what_is_not_promoted_is_recorded_and_not_begun_from(root):
     assert (root / "worktree" / "data" / "raw" / "photos.dvc").read_text() == "outs: [{md5: '1', path: photos}]"
     assert (root / "worktree" / "dvc.lock").read_text() == "lock 1"
     assert (root / "worktree" / "reports" / "predictions.csv").read_text() == "predictions 1"
-    assert retrain(root, 3, BETTER)[1] == "v2"
+    assert retrain(root, 3, BETTER, "a" * 64)[1] == "v2"
     assert read_current(root) == ("v2", "head 3")
+    assert not was_tried(find_start(root, PARAMS), "a" * 64)  # a kill has kept it from being taken away
 
 
 def test_where_a_gate_failed_its_report_is_all_that_is_new(root):

@@ -126,6 +126,12 @@ def has_new_base(root: Path, start: Start) -> bool:
     return start.base != start.record.base and not is_ancestor(root, start.base, start.tip)
 
 
+def was_tried(start: Start, landing_sha256: str | None) -> bool:
+    """Tell whether what waits was judged before, and not promoted: that is there by a kill alone, to be taken away."""
+    record = start.record
+    return record is not None and record.landing_sha256 == landing_sha256 and record.commit != start.in_use
+
+
 def describe_old_news(start: Start, landing_sha256: str | None) -> str:
     """Say why there is nothing to do."""
     assert start.record
