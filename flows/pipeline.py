@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from prefect import flow, get_run_logger, task
+from prefect import Flow, flow, get_run_logger, task
 from prefect.artifacts import create_table_artifact
 from prefect.states import Completed, Failed, State
 from ruamel.yaml import YAML
@@ -61,15 +61,19 @@ def publish_metrics() -> None:
         get_run_logger().info(line)
 
 
-def main() -> None:
-    """Run the flow; exit with 1 unless it completes."""
+def run_to_its_end(flow: Flow[[], State]) -> State:
+    """Run a flow and return its state; where no server answers, exit with one line."""
     try:
-        ended = run_pipeline(return_state=True)
+        return flow(return_state=True)
     except RuntimeError as error:
         if "Failed to reach API" not in str(error):
             raise
         sys.exit(f"relearn: {error}: no Prefect server answers there; `make ui` starts one, or unset PREFECT_API_URL")
-    sys.exit(not ended.is_completed())
+
+
+def main() -> None:
+    """Run the flow; exit with 1 unless it completes."""
+    sys.exit(not run_to_its_end(run_pipeline).is_completed())
 
 
 if __name__ == "__main__":

@@ -20,9 +20,9 @@ from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, Failed, State
 
 from flows.artifacts import GATES, publish_confusion, publish_contest, publish_findings, publish_mistakes
-from flows.child import ROOT, run_child
+from flows.child import ROOT, OutOfTime, run_child
 from flows.notify import notify
-from flows.pipeline import read_stages
+from flows.pipeline import read_stages, run_to_its_end
 from relearn import paths
 from relearn.errors import RelearnError, RepositoryError
 from relearn.landing import Arrival, Landing, Waiting
@@ -37,6 +37,7 @@ from relearn.retraining import (
     describe_old_news,
     find_start,
     has_new_base,
+    hash_sources,
     hash_waiting,
     list_data_files,
     list_imports,
@@ -109,6 +110,8 @@ def run_retraining() -> State:
         return skip(str(error))
     except RelearnError as error:
         return Failed(message=str(error))
+    except OSError as error:  # a full disk, no right to write
+        return Failed(message=f"{error.filename or STATE}: {error.strerror or error}")
 
 
 def retrain(run: Run) -> State:
@@ -127,17 +130,18 @@ def retrain(run: Run) -> State:
     open_worktree(run, start)
     retry(fetch_data, bool(imports) or has_remote(run))(run, imports)
     arrivals = retry(grow_source, landing.is_remote)(run, landing, waiting) if landing and waiting else []
-    if not is_new and not run_git(WORKTREE, "status", "--porcelain", "--", *list_data_files(WORKTREE, "HEAD")):
-        if landing:
+    sources_sha256 = hash_sources(WORKTREE)
+    if not is_new and start.in_use and sources_sha256 == hash_sources(ROOT, start.in_use):
+        if landing:  # all that waits is in the data, and was not taken away for a kill
             retry(take_away, landing.is_remote)(landing, arrivals)
         return finish(run, skip("nothing new"))
+    if not is_new and start.record and sources_sha256 == start.record.sources_sha256:
+        return finish(run, skip(describe_old_news(start, sources_sha256)))
 
     with suppress(Blocked):  # the decision says so
         for stage in read_stages(WORKTREE / "dvc.yaml"):
             run_stage.with_options(name=stage, task_run_name=stage)(run, stage)
     contest = decide(run, start)
-    if contest["verdict"] == "the same" and not contest["promoted"] and not is_new:
-        return skip(f"nothing new: {contest['reason']}")
     publish_contest(contest, start.version)
     if not contest["failed_checks"]:
         show_mistakes(run)
@@ -166,7 +170,16 @@ def finish(run: Run, state: State) -> State:
 
 def retry(step: Task[P, R], is_network: bool) -> Task[P, R]:
     """Let a task be tried again where the network may be what fails."""
-    return step.with_options(retries=len(RETRY_SECONDS), retry_delay_seconds=RETRY_SECONDS) if is_network else step
+    if not is_network:
+        return step
+    return step.with_options(
+        retries=len(RETRY_SECONDS), retry_delay_seconds=RETRY_SECONDS, retry_condition_fn=may_pass_by_itself
+    )
+
+
+def may_pass_by_itself(_task: object, _run: object, state: State[Any]) -> bool:
+    """Tell whether a failed task may do better after a while."""
+    return not isinstance(state.result(raise_on_failure=False), OutOfTime | RepositoryError)
 
 
 def skip(reason: str) -> State:
@@ -335,7 +348,7 @@ def clean_up() -> None:
 
 def main() -> None:
     """Retrain once, now; exit with 1 unless it completes."""
-    ended = run_retraining(return_state=True)
+    ended = run_to_its_end(run_retraining)
     print(f"{ended.name}: {ended.message}" if ended.message else ended.name)
     sys.exit(not ended.is_completed())
 

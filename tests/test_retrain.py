@@ -216,7 +216,7 @@ def test_from_the_first_to_the_rollback(server, repository, tmp_path, webhook):
     assert (repository / "data" / "landing" / "owl" / "0.png").exists()
     check_clean(repository)
     name, message = retrain(repository, **environment)
-    assert (name, message[:68]) == ("Skipped", "nothing new: what waits in the landing folder was tried before, bloc")
+    assert (name, message[:58]) == ("Skipped", "nothing new: what came was tried before, blocked by data (")
 
     # Back.
     answer = execute(repository, "relearn", "rollback")

@@ -17,6 +17,7 @@ from relearn.retraining import (
     describe_old_news,
     find_start,
     has_new_base,
+    hash_sources,
     hash_waiting,
     list_imports,
     list_kept_files,
@@ -133,9 +134,7 @@ def test_what_is_not_promoted_is_recorded_and_not_begun_from(root):
     assert start.record.landing_sha256 == "a" * 64
     assert was_tried(start, "a" * 64)
     assert not was_tried(start, "b" * 64)
-    assert describe_old_news(start, "a" * 64) == (
-        f"nothing new: what waits in the landing folder was tried before, worse ({made[:12]})"
-    )
+    assert describe_old_news(start, "a" * 64) == (f"nothing new: what came was tried before, worse ({made[:12]})")
     assert describe_old_news(start, None) == "nothing new"
     add_worktree(root, root / "worktree", start.base, start.in_use, list_kept_files(root, start))
     assert (root / "worktree" / "data" / "raw" / "photos.dvc").read_text() == "outs: [{md5: '1', path: photos}]"
@@ -282,6 +281,20 @@ def test_imports_are_those_of_this_repository(root):
     (root / "sub" / "theirs.dvc").write_text("deps: [{path: a}]\nouts: [{path: theirs}]")
     commit(root)
     assert list_imports(root, "HEAD") == ["data/raw/there.dvc"]
+
+
+def test_sources_are_told_apart_by_their_dvc_files(root):
+    retrain(root, 1, FIRST)
+    retrain(root, 2, WORSE)
+    start = find_start(root, PARAMS)
+    assert start.record.sources_sha256 == hash_sources(root, BRANCH) != hash_sources(root, start.in_use)
+    add_worktree(root, root / "worktree", start.base, start.in_use, list_kept_files(root, start))
+    assert hash_sources(root / "worktree") == hash_sources(root, start.in_use)
+    write_candidate(root / "worktree", 2)
+    assert hash_sources(root / "worktree") == start.record.sources_sha256
+    retrain(root, 3, BETTER)
+    roll_back(root, BRANCH, None)
+    assert find_start(root, PARAMS).record.sources_sha256 == hash_sources(root, "classifier@v2.0.0")
 
 
 def test_what_waits_is_told_apart_by_its_list():

@@ -6,6 +6,7 @@ A record is a commit whose trailers say what was decided:
     In-use: v3              the version in use from then on; none before the first
     Base: COMMIT            whose code, pipeline and parameters were run
     Data-sha256: HASH       of data/manifest.csv
+    Sources-sha256: HASH    of the .dvc files that it was run with
     Landing-sha256: HASH    of the list of what waited in the landing folder, or none
 
 The newest record is the truth on what is in use; tag and `release/current` follow it, also after a kill between the
@@ -59,6 +60,7 @@ class Record(NamedTuple):
     verdict: str
     in_use: str | None
     base: str
+    sources_sha256: str
     landing_sha256: str | None
 
 
@@ -109,7 +111,8 @@ def find_record(root: Path, tip: str) -> Record | None:
         commit,
         told["Verdict"],
         None if in_use == NONE else in_use,
-        told.get("Base", ""),
+        told.get("Base", NONE),
+        told.get("Sources-sha256", NONE),
         None if landing == NONE else landing,
     )
 
@@ -132,13 +135,22 @@ def was_tried(start: Start, landing_sha256: str | None) -> bool:
     return record is not None and record.landing_sha256 == landing_sha256 and record.commit != start.in_use
 
 
-def describe_old_news(start: Start, landing_sha256: str | None) -> str:
-    """Say why there is nothing to do."""
+def describe_old_news(start: Start, tried_sha256: str | None) -> str:
+    """Say why there is nothing to do: nothing has come, or what came was tried."""
     assert start.record
-    if landing_sha256 is None:
+    if tried_sha256 is None:
         return "nothing new"
-    tried = f"{start.record.verdict} ({start.record.commit[:12]})"
-    return f"nothing new: what waits in the landing folder was tried before, {tried}"
+    return f"nothing new: what came was tried before, {start.record.verdict} ({start.record.commit[:12]})"
+
+
+def hash_sources(folder: Path, commit: str | None = None) -> str:
+    """Return a hash of the `.dvc` files of a commit, or of those in a worktree as they are."""
+    names = list_data_files(folder, commit or run_git(folder, "write-tree").strip())
+    if commit:
+        contents = [run_git(folder, "cat-file", "blob", f"{commit}:{name}") for name in names]
+    else:
+        contents = [(folder / name).read_text() for name in names]
+    return hash_bytes(json.dumps(list(zip(names, contents, strict=True))).encode())
 
 
 def list_data_files(root: Path, commit: str) -> list[str]:
@@ -219,6 +231,7 @@ def write_record(
         "Verdict": verdict,
         "In-use": version or NONE,
         "Base": start.base,
+        "Sources-sha256": hash_sources(worktree),
         "Data-sha256": hash_bytes((worktree / paths.MANIFEST).read_bytes()),
         "Landing-sha256": landing_sha256 or NONE,
     }
@@ -329,6 +342,7 @@ def roll_back(root: Path, branch: str, name: str | None) -> list[str]:
         "Verdict": "rolled back",
         "In-use": version,
         "Base": record.base,
+        "Sources-sha256": record.sources_sha256,  # so an import that brings them again is no news
         "Data-sha256": told.get("Data-sha256", NONE),
         "Landing-sha256": record.landing_sha256 or NONE,
     }
