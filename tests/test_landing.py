@@ -79,3 +79,8 @@ def test_addresses_that_cannot_be(tmp_path):
     with pytest.raises(SourceError, match=r"retrain\.landing: nonsense://x: Protocol not known: nonsense"):
         Landing("nonsense://x")
     assert Landing(str(tmp_path / "nowhere")).list_waiting(0) == []
+
+
+@pytest.mark.parametrize(("address", "is_remote"), [("folder", False), ("file:///folder", False), ("memory://x", True)])
+def test_what_is_reached_by_a_network(address, is_remote):
+    assert Landing(address).is_remote is is_remote

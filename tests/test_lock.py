@@ -1,11 +1,14 @@
 import os
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
 from conftest import ROOT
-from relearn.lock import Locked, describe_owner, hold_lock
+from relearn import lock
+from relearn.lock import Locked, describe_owner, hold_lock, read_owner
 
 PROGRAM = """
 import subprocess, sys, time
@@ -57,21 +60,35 @@ def test_it_is_free_again_however_its_owner_ended(path):
     os.kill(child, 9)
 
 
-def test_a_child_that_was_handed_it_holds_it_after_its_owners_death(path):
+def test_a_child_that_was_handed_it_holds_it_after_its_owners_death(path, monkeypatch):
+    monkeypatch.setattr(lock, "DYING_SECONDS", 0.3)
     process, child = start("hand")
     process.kill()
-    process.wait()
+    process.communicate()
+    begin = time.monotonic()
     with pytest.raises(Locked, match=f"pid {process.pid}"), hold_lock(path, "other"):
         pass
+    assert time.monotonic() - begin >= 0.3
     os.kill(child, 9)
-    process.stdout.close()
-    for _ in range(1000):  # until the system has ended it
-        try:
-            with hold_lock(path, "other"):
-                return
-        except Locked:
-            continue
-    raise AssertionError("still locked")
+
+
+def test_the_last_children_of_a_dead_owner_are_waited_for(path):
+    process, child = start("hand")
+    process.kill()
+    process.communicate()
+    threading.Timer(0.5, os.kill, (child, 9)).start()
+    with hold_lock(path, "other"):
+        assert read_owner(path).what == "other"
+
+
+def test_a_living_owner_is_waited_for_as_long_as_one_likes(path):
+    process, child = start("hand")
+    with pytest.raises(Locked), hold_lock(path, "other", 0.2):
+        pass
+    threading.Timer(0.5, lambda: (process.kill(), os.kill(child, 9))).start()
+    with hold_lock(path, "other", 60):
+        pass
+    process.communicate()
 
 
 def test_an_owner_that_cannot_be_read_is_no_error(path):

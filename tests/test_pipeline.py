@@ -161,6 +161,14 @@ def test_make_lists_its_targets():
     assert {line.split()[0] for line in listed.splitlines()} == set(targets)
 
 
+def test_prefect_yaml_is_the_flow_and_the_clock_of_the_parameters():
+    (deployment,) = read_yaml(ROOT / "prefect.yaml")["deployments"]
+    retrain = read_params(ROOT / "params.yaml").retrain
+    assert deployment["schedules"] == [{"cron": retrain.cron, "timezone": retrain.timezone}]
+    file, name = deployment["entrypoint"].split(":")
+    assert re.search(rf"^@flow.*\ndef {name}\(\)", (ROOT / file).read_text(), re.MULTILINE)
+
+
 def test_links_of_the_documents_lead_somewhere():
     n_links = 0
     for document in [*ROOT.glob("*.md"), *ROOT.glob("*/README.md")]:

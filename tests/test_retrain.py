@@ -230,8 +230,11 @@ def test_from_the_first_to_the_rollback(server, repository, tmp_path, webhook):
 
 
 @pytest.mark.slow
-def test_wherever_it_is_killed_the_next_run_puts_it_right(server, repository):
+def test_wherever_it_is_killed_the_next_run_puts_it_right(server, repository, set_params):
     """kill -9 when a stage has begun, and between the record and what follows it."""
+    set_params({"retrain.landing": (repository / "data" / "landing").as_uri()}, repository / "params.yaml")
+    (repository / "data" / "landing").mkdir()
+    commit(repository)
     environment = {"PREFECT_API_URL": server}
     assert retrain(repository, **environment)[0] == "Promoted"
     land(repository, DIGITS[300:500])
@@ -261,6 +264,28 @@ def test_wherever_it_is_killed_the_next_run_puts_it_right(server, repository):
         .splitlines()[1]
         .startswith("Promote classifier@v1.0.0")
     )
+
+
+@pytest.mark.slow
+def test_what_an_import_brings(server, clone, set_params, tmp_path):
+    origin = tmp_path / "origin"
+    land(tmp_path, DIGITS[:300], "origin")
+    set_params(CHANGES | {"retrain.landing": None}, clone / "params.yaml")
+    assert execute(clone, "dvc", "import-url", "--quiet", str(origin), "data/raw/photos").returncode == 0
+    git(clone, "branch", "--move", "main")
+    commit(clone)
+    assert retrain(clone, PREFECT_API_URL=server)[0] == "Promoted"
+    assert retrain(clone, PREFECT_API_URL=server) == ("Skipped", "nothing new")
+    _, tasks, *_ = read_last_run(server)
+    assert not STAGES & tasks.keys()
+    land(tmp_path, DIGITS[300:400], "origin")
+    assert retrain(clone, PREFECT_API_URL=server)[0] == "Promoted"
+    assert (clone / "release" / "current" / "images.csv").read_text().count("\n") == 401
+    assert execute(clone, "relearn", "rollback").returncode == 0
+    name, message = retrain(clone, PREFECT_API_URL=server)
+    assert (name, message[:53]) == ("Skipped", "nothing new: what came was tried before, rolled back ")
+    check_clean(clone)
+    assert git(clone, "status", "--porcelain") == ""
 
 
 @pytest.mark.slow
