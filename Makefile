@@ -6,6 +6,8 @@ BACKEND ?= cpu
 LOCK := $(if $(filter gpu,$(BACKEND)),requirements-gpu.lock,requirements.lock)
 READY := .venv/ready-$(BACKEND)
 PORT ?= 4200
+# the branch that is retrained
+BASE ?= main
 LOCAL_API = http://127.0.0.1:$(PORT)/api
 SOURCES := src flows pretraining tests benchmarks data/*.py
 
@@ -78,10 +80,10 @@ ui: $(READY)  ## start a Prefect server with its UI on this machine (PORT=4200)
 	@PREFECT_UI_API_URL=$(LOCAL_API) prefect server start --host 127.0.0.1 --port $(PORT)
 
 retrain: $(READY)  ## retrain once, now, on what is new (PREFECT_API_URL names a server, else a temporary one)
-	@python -m flows.retrain
+	@python -m flows.retrain $(BASE)
 
 schedule: $(READY)  ## retrain as retrain.cron says, until this is stopped (PREFECT_API_URL, else the server of `make ui`)
-	@PREFECT_API_URL=$${PREFECT_API_URL:-$(LOCAL_API)} python -m flows.schedule
+	@PREFECT_API_URL=$${PREFECT_API_URL:-$(LOCAL_API)} python -m flows.schedule $(BASE)
 
 lock: $(READY)  ## resolve the dependencies anew, with versions and hashes and no address of an index
 	$(LOCK_COMMAND) --extra cpu --output-file requirements.lock

@@ -17,6 +17,7 @@ kills   A retraining in which images have landed is killed by kill -9 at N (30) 
 tasks   1 % new images of N_IMAGES (1,797): what does each task take?
 """
 
+import hashlib
 import io
 import json
 import os
@@ -30,7 +31,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -96,6 +97,7 @@ def make_clone(folder, images, changes):
         YAML().dump(params, file)
     with (clone / ".gitignore").open("a") as file:
         file.write("/data/landing/\n")
+    (clone / "data" / "landing").mkdir()
     run(clone, sys.executable, "-m", "dvc", "add", "--quiet", str(SOURCE))
     commit(clone, "Photos under retraining")
     return clone
@@ -217,6 +219,7 @@ def tell(folder, food5k, weights):
     step(f"{third} photos land, 30 % of their labels flipped")
     print("(a person looks, and takes them out of the landing folder)\n")
     shutil.rmtree(clone / "data" / "landing")
+    (clone / "data" / "landing").mkdir()
     used = clone / "release" / "current" / "images.csv"
     evaluation = {line.split(",")[0] for line in used.read_text().splitlines() if line.endswith(",evaluation")}
     copies = []
@@ -267,6 +270,31 @@ def find_strays(clone):
     return strays
 
 
+def find_missing(clone, tag):
+    """Return what a tag names and DVC's cache does not have, or has with other bytes."""
+    lock = YAML(typ="safe").load(run(clone, "git", "show", f"{tag}:dvc.lock"))
+    outs = [out for stage in lock["stages"].values() for out in stage["outs"]]
+    outs += YAML(typ="safe").load(run(clone, "git", "show", f"{tag}:{SOURCE}.dvc"))["outs"]
+    missing = []
+    for out in outs:
+        if out["path"].startswith(("metrics/", "reports/")):  # in git
+            continue
+        path = find_object(clone, out["md5"])
+        names = [out["md5"]]
+        if out["md5"].endswith(".dir") and path.exists():
+            names += [entry["md5"] for entry in json.loads(path.read_text())]
+        missing += [name for name in names if not is_whole(find_object(clone, name), name)]
+    return missing
+
+
+def find_object(clone, md5):
+    return clone / ".dvc" / "cache" / "files" / "md5" / md5[:2] / md5[2:]
+
+
+def is_whole(path, md5):
+    return path.exists() and hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() == md5.split(".")[0]
+
+
 def check(clone):
     """Exit unless nothing is left behind, and branch, tag, release and DVC agree."""
     record = run(clone, "git", "log", "-1", "--format=%(trailers:key=In-use,valueonly)", "retrain/main").strip()
@@ -278,6 +306,7 @@ def check(clone):
         "changed": run(clone, "git", "status", "--porcelain").splitlines(),
         "halves": [str(path) for path in (clone / "release").rglob("*.partial")],
         "git": run(clone, "git", "fsck", "--no-dangling", "--no-progress").splitlines(),
+        "objects of DVC": find_missing(clone, f"classifier@{record}.0.0"),
         "release": [] if os.readlink(clone / "release" / "current") == f"versions/{record}" else [record],
     }
     if any(found.values()):
@@ -298,6 +327,7 @@ def kill(folder, n):
         print(f"undisturbed: {name} in {seconds:.0f} s")
         rng = random.Random(0)
         told = {}
+        n_killed = 0
         for number in range(n):
             shutil.rmtree(clone)
             shutil.copytree(before, clone, symlinks=True)
@@ -305,11 +335,10 @@ def kill(folder, n):
             moment = seconds * (number + rng.random()) / n
             with tempfile.TemporaryFile("w+") as log:
                 process = start(clone, log, server)
-                try:
+                with suppress(subprocess.TimeoutExpired):
                     process.wait(moment)
-                except subprocess.TimeoutExpired:
-                    process.send_signal(signal.SIGKILL)
-                    process.wait()
+                process.send_signal(signal.SIGKILL)
+                n_killed += process.wait() == -signal.SIGKILL
                 log.seek(0)
                 steps = re.findall(r"Task run '([a-z ]+?)(?:-\w{3})?' - Finished", log.read())
             name, message, _, text = retrain(clone, server)
@@ -320,7 +349,7 @@ def kill(folder, n):
                 raise SystemExit(f"{moment:.1f} s: wanted {wanted}, got {result}\n{text}")
             told[name] = told.get(name, 0) + 1
             print(f"  killed at {moment:4.1f} s, after {steps[-1] if steps else 'nothing'}; then {name}", flush=True)
-        print(told)
+        print(f"{n_killed} killed; then {told}")
 
 
 def read_result(clone):

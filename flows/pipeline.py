@@ -15,14 +15,24 @@ from ruamel.yaml import YAML
 from flows.artifacts import GATES, publish_findings
 from flows.child import ROOT, run_child
 from relearn import paths
+from relearn.lock import LOCK, Locked, hold_lock
 from relearn.report import describe_evaluation
 
 
 @flow(name="pipeline")
 def run_pipeline() -> State:
     """Bring every stage up to date, in the order of dvc.yaml; the first that fails ends the flow as failed."""
+    try:
+        with hold_lock(ROOT / LOCK, "the flow") as lock:
+            return run_stages(lock)
+    except Locked as error:
+        return Failed(message=f"{error}; try again when it has ended")
+
+
+def run_stages(lock: int) -> State:
+    """Bring every stage up to date, each holding the lock as well."""
     for stage in read_stages(ROOT / "dvc.yaml"):
-        ended = run_stage.with_options(name=stage, task_run_name=stage)(stage, return_state=True)
+        ended = run_stage.with_options(name=stage, task_run_name=stage)(stage, lock, return_state=True)
         if stage in GATES:
             publish_findings(ROOT, *GATES[stage])
         if not ended.is_completed():
@@ -37,12 +47,14 @@ def read_stages(path: Path) -> list[str]:
 
 
 @task
-def run_stage(stage: str) -> State:
+def run_stage(stage: str, lock: int) -> State:
     """Bring one stage up to date; its state is failed, with its last lines, unless `dvc repro` ends with 0.
 
     A state and not an exception: what went wrong is in the stage's own lines, and a traceback of the flow hides them.
     """
-    code, last_lines = run_child([sys.executable, "-m", "dvc", "repro", stage], get_run_logger().info)
+    code, last_lines = run_child(
+        [sys.executable, "-m", "dvc", "repro", stage], get_run_logger().info, descriptors=[lock]
+    )
     if code == 0:
         return Completed()
     message = f"{stage}: dvc repro ended with exit code {code}; its last lines:\n" + "\n".join(last_lines)
@@ -61,10 +73,10 @@ def publish_metrics() -> None:
         get_run_logger().info(line)
 
 
-def run_to_its_end(flow: Flow[[], State]) -> State:
+def run_to_its_end(flow: Flow[..., State], *arguments: str) -> State:
     """Run a flow and return its state; where no server answers, exit with one line."""
     try:
-        return flow(return_state=True)
+        return flow(*arguments, return_state=True)
     except RuntimeError as error:
         if "Failed to reach API" not in str(error):
             raise

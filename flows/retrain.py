@@ -1,17 +1,19 @@
 """Retraining: what is new is trained on, judged against the classifier in use, recorded, and put in use if it may be.
 
-Usage: python -m flows.retrain
+Usage: python -m flows.retrain [BASE]
 
+BASE is the branch whose code, pipeline and parameters are run, as they are committed; main if nothing is said.
 All of it happens in a git worktree of its own, so that nobody's working copy is touched. How a run ended is the name of
 its state: Skipped, Promoted and NotPromoted are completed, Blocked (by bad data) and Failed are failed.
 """
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
@@ -25,6 +27,7 @@ from flows.notify import notify
 from flows.pipeline import read_stages, run_to_its_end
 from relearn import paths
 from relearn.errors import RelearnError, RepositoryError
+from relearn.files import read_json
 from relearn.landing import Arrival, Landing, Waiting
 from relearn.lock import LOCK, Locked, hold_lock
 from relearn.params import RetrainParams, read_params
@@ -36,6 +39,7 @@ from relearn.retraining import (
     align_release,
     describe_old_news,
     find_start,
+    follow_remote,
     has_new_base,
     hash_sources,
     hash_waiting,
@@ -43,13 +47,14 @@ from relearn.retraining import (
     list_imports,
     list_kept_files,
     publish_record,
+    read_settings,
     was_tried,
     write_record,
 )
 
 STATE = Path(".relearn/retrain")
 N_MISTAKES = 24  # in the artifact; the page has them all
-RETRY_SECONDS: list[float] = [10, 60, 300]
+RETRY_SECONDS = [float(part) for part in os.environ.get("RELEARN_RETRY_SECONDS", "10 60 300").split()]
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -66,11 +71,19 @@ class CommandFailed(RelearnError):
 
 
 class Run(NamedTuple):
-    """What the tasks of one retraining share: settings, the lock's descriptor, and by when it must have ended."""
+    """What the tasks of one retraining share.
 
+    base, params : the branch that is run, and its settings
+    lock : descriptor of the lock, which every child holds too
+    deadline : by `time.monotonic()`
+    was_unpushed : whether an earlier run could not push
+    """
+
+    base: str
     params: RetrainParams
     lock: int
     deadline: float
+    was_unpushed: bool
 
     def execute(self, command: list[str], folder: Path = WORKTREE, report: Callable[[str], None] | None = None) -> None:
         """Run a command in a folder, with the code that is there, and report its lines, to the log if nowhere else.
@@ -84,30 +97,36 @@ class Run(NamedTuple):
             command,
             report or get_run_logger().info,
             folder=folder,
-            variables={"PYTHONPATH": str(folder / "src"), "RELEARN_CACHE": str(paths.find_cache().absolute())},
+            variables={
+                "PYTHONPATH": str(folder / "src"),
+                "RELEARN_CACHE": str(paths.find_cache().absolute()),
+                "GIT_TERMINAL_PROMPT": "0",
+            },
             descriptors=[self.lock],
             deadline=self.deadline,
         )
         if code:
             told = "\n".join(last_lines)
-            raise CommandFailed(f"{' '.join(command[2:])} ended with exit code {code}; its last lines:\n{told}")
+            name = command[2:] if command[0] == sys.executable else command
+            raise CommandFailed(f"{' '.join(name)} ended with exit code {code}; its last lines:\n{told}")
 
 
 @flow(name="retrain", on_failure=[notify], on_crashed=[notify], on_cancellation=[notify])
-def run_retraining() -> State:
+def run_retraining(base: str = "main") -> State:
     """Retrain on what is new, and let the release follow if the candidate may take the place of the one in use."""
-    os.chdir(ROOT)  # whoever started this: the settings and the lock are those of this repository
+    os.chdir(ROOT)  # whoever started this: what follows is about this repository
     try:
-        params = read_params(ROOT / paths.PARAMS).retrain
-        with hold_lock(ROOT / LOCK, "retraining") as lock:
-            deadline = time.monotonic() + 60 * params.time_limit_minutes
-            run = Run(params, lock, deadline)
+        if (ROOT / ".git").is_file():
+            raise RepositoryError(f"{ROOT}: wanted the main repository, got a worktree of it; retrain there")
+        params = read_settings(ROOT, base)
+        with ExitStack() as stack:
             try:
-                return retrain(run)
-            finally:
-                clean_up()
-    except Locked as error:
-        return skip(str(error))
+                lock = stack.enter_context(hold_lock(ROOT / LOCK, "retraining"))
+            except Locked as error:
+                return skip(str(error))
+            stack.callback(clean_up)
+            deadline = time.monotonic() + 60 * params.time_limit_minutes
+            return retrain(Run(base, params, lock, deadline, (ROOT / UNPUSHED).exists()))
     except RelearnError as error:
         return Failed(message=str(error))
     except OSError as error:  # a full disk, no right to write
@@ -118,6 +137,8 @@ def retrain(run: Run) -> State:
     """Retrain under the lock."""
     params = run.params
     landing = find_landing(params)
+    if params.git_remote:
+        retry(fetch_commits, True)(run)
     start = recover(run)
     waiting = retry(look_for_images, landing.is_remote)(landing, params.settle_seconds) if landing else []
     imports = list_imports(ROOT, start.base)
@@ -127,8 +148,8 @@ def retrain(run: Run) -> State:
     if not (is_new or is_waiting or imports):
         return finish(run, skip(describe_old_news(start, landing_sha256)))
 
-    open_worktree(run, start)
-    retry(fetch_data, bool(imports) or has_remote(run))(run, imports)
+    has_remote = open_worktree(run, start)
+    retry(fetch_data, bool(imports) or has_remote)(run, imports, has_remote)
     arrivals = retry(grow_source, landing.is_remote)(run, landing, waiting) if landing and waiting else []
     sources_sha256 = hash_sources(WORKTREE)
     if not is_new and start.in_use and sources_sha256 == hash_sources(ROOT, start.in_use):
@@ -162,7 +183,7 @@ def finish(run: Run, state: State) -> State:
     if not (ROOT / UNPUSHED).exists():
         return state
     try:
-        retry(push, True)(run, WORKTREE if WORKTREE.exists() else ROOT)
+        retry(push, True)(run)
     except RelearnError as error:
         return Failed(message=f"{state.message}; not pushed, which the next run tries again: {error}")
     return state
@@ -195,14 +216,23 @@ def find_landing(params: RetrainParams) -> Landing | None:
     return Landing(params.landing if "://" in params.landing else str(ROOT / params.landing))
 
 
+@task(name="fetch commits", cache_policy=NO_CACHE)
+def fetch_commits(run: Run) -> None:
+    """Bring what others have pushed: base, records and tags."""
+    remote, branch = str(run.params.git_remote), run.params.branch
+    run.execute(["git", "fetch", "--quiet", "--tags", remote], ROOT)
+    check_branch_is_free(ROOT, branch)
+    follow_remote(ROOT, remote, branch)
+
+
 @task(name="recover", cache_policy=NO_CACHE)
 def recover(run: Run) -> Start:
     """Put right what a killed run left: its worktree, and a release that is behind the newest record."""
     remove_worktree(ROOT, WORKTREE)
     check_branch_is_free(ROOT, run.params.branch)
-    find_start(ROOT, run.params)
+    start = find_start(ROOT, run.base, run.params)
     align_release(ROOT, run.params.branch)
-    return find_start(ROOT, run.params)
+    return start
 
 
 @task(name="look for images", cache_policy=NO_CACHE)
@@ -214,23 +244,40 @@ def look_for_images(landing: Landing, settle_seconds: float) -> list[Waiting]:
 
 
 @task(name="open worktree", cache_policy=NO_CACHE)
-def open_worktree(run: Run, start: Start) -> None:
-    """Make a worktree with the code and parameters of the base and the data in use, that shares DVC's cache."""
+def open_worktree(run: Run, start: Start) -> bool:
+    """Make a worktree with code and parameters of the base and the data in use, and DVC's settings as they are here.
+
+    Returns
+    -------
+    Whether DVC has a default remote.
+    """
     head = start.in_use or start.base
     add_worktree(ROOT, WORKTREE, start.base, head, list_kept_files(ROOT, start))
     local = ROOT / ".dvc" / "config.local"
     if local.exists():
         (WORKTREE / ".dvc" / "config.local").write_bytes(local.read_bytes())
+    settings = read_dvc_settings(run)
+    cache = settings.get("cache.dir", str(ROOT / ".dvc" / "cache"))
+    run.execute([*DVC, "cache", "dir", "--local", cache])
+    for key, value in settings.items():  # a path in the file would be relative to that
+        if key.endswith(".url") and Path(value).is_absolute():
+            name = key.removeprefix("remote.").removesuffix(".url")
+            run.execute([*DVC, "remote", "modify", "--local", name, "url", value])
+    return "core.remote" in settings
+
+
+def read_dvc_settings(run: Run) -> dict[str, str]:
+    """Return DVC's settings for this repository, from wherever they come; paths are absolute."""
     lines: list[str] = []
-    run.execute([*DVC, "cache", "dir"], ROOT, lines.append)
-    run.execute([*DVC, "cache", "dir", "--local", str(ROOT / lines[-1])])
+    run.execute([*DVC, "config", "--list"], ROOT, lines.append)
+    return dict(line.split("=", 1) for line in lines if "=" in line)
 
 
 @task(name="fetch data", cache_policy=NO_CACHE)
-def fetch_data(run: Run, imports: list[str]) -> None:
+def fetch_data(run: Run, imports: list[str], has_remote: bool) -> None:
     """Bring the tracked data into the worktree, and what is new at the origin of what was imported."""
     if names := list_data_files(WORKTREE, run_git(WORKTREE, "write-tree").strip()):
-        run.execute([*DVC, "pull" if has_remote(run) else "checkout", *names])
+        run.execute([*DVC, "pull" if has_remote else "checkout", *names])
     if imports:
         run.execute([*DVC, "update", *imports])
 
@@ -244,11 +291,20 @@ def grow_source(run: Run, landing: Landing, waiting: list[Waiting]) -> list[Arri
     RepositoryError
         The source is no folder that `dvc add` tracks.
     """
-    source = Path(read_params(WORKTREE / paths.PARAMS).restructure.source)
-    if not (WORKTREE / f"{source}.dvc").is_file() or not (WORKTREE / source).is_dir():
+    params = read_params(WORKTREE / paths.PARAMS).restructure
+    source = Path(params.source)
+    tracked = WORKTREE / f"{source}.dvc"
+    if params.layout == "csv":
+        raise RepositoryError("restructure.layout: csv: wanted a layout without a table, into which nothing can land")
+    if not tracked.is_file() or not (WORKTREE / source).is_dir():
         raise RepositoryError(
             f"restructure.source: {source}: wanted a folder tracked by DVC, which grows by what lands: "
-            f"`dvc add {source}`, and commit {source}.dvc to {run.params.base}"
+            f"`dvc add {source}`, and commit {source}.dvc to {run.base}"
+        )
+    if re.search(r"^deps:", tracked.read_text(), re.MULTILINE):
+        raise RepositoryError(
+            f"{source}.dvc: wanted a folder that `dvc add` tracks, got an import, whose next update would take away "
+            "what lands; retrain.landing: null, and let images arrive where it comes from"
         )
     arrivals = landing.copy_in(waiting, WORKTREE / source)
     run.execute([*DVC, "add", str(source)])
@@ -268,20 +324,15 @@ def run_stage(run: Run, stage: str) -> None:
         run.execute([*DVC, "repro", stage])
         return
     key, path = GATES[stage]
-    before = find_stamp(WORKTREE / path)
     try:
         run.execute([*DVC, "repro", stage])
     except CommandFailed as error:
-        if find_stamp(WORKTREE / path) != before:  # it wrote its report, and so came to an end
+        # A stage that was killed leaves no report, for DVC removes the old one before it starts.
+        if (WORKTREE / path).exists() and not read_json(WORKTREE / path, ["passed"])["passed"]:
             raise Blocked(str(error)) from None
         raise
     finally:
         publish_findings(WORKTREE, key, path)
-
-
-def find_stamp(path: Path) -> tuple[int, int] | None:
-    """Return what is another after a file was written anew; None if there is none."""
-    return (path.stat().st_ino, path.stat().st_mtime_ns) if path.exists() else None
 
 
 @task(name="decide", cache_policy=NO_CACHE)
@@ -322,22 +373,17 @@ def take_away(landing: Landing, arrivals: list[Arrival]) -> None:
 
 
 @task(name="push", cache_policy=NO_CACHE)
-def push(run: Run, folder: Path) -> None:
+def push(run: Run) -> None:
     """Push data to DVC's default remote, branch and tags to git's, where there are such."""
-    if has_remote(run, folder):
-        # Without the worktree of the run that could not push: all that was promoted.
-        run.execute([*DVC, "push", *([] if folder == WORKTREE else ["--all-tags"])], folder)
+    if "core.remote" in read_dvc_settings(run):
+        if WORKTREE.exists():
+            run.execute([*DVC, "push"])
+        if run.was_unpushed or not WORKTREE.exists():
+            run.execute([*DVC, "push", "--all-tags"], ROOT)
     if run.params.git_remote:
         refs = [f"refs/heads/{run.params.branch}", "refs/tags/classifier@*:refs/tags/classifier@*"]
-        run_git(ROOT, "push", run.params.git_remote, *refs)
+        run.execute(["git", "push", "--quiet", run.params.git_remote, *refs], ROOT)
     (ROOT / UNPUSHED).unlink(missing_ok=True)
-
-
-def has_remote(run: Run, folder: Path = WORKTREE) -> bool:
-    """Tell whether DVC has a default remote."""
-    settings: list[str] = []
-    run.execute([*DVC, "config", "--list"], folder, settings.append)
-    return any(line.startswith("core.remote=") for line in settings)
 
 
 @task(name="clean up", cache_policy=NO_CACHE)
@@ -348,7 +394,7 @@ def clean_up() -> None:
 
 def main() -> None:
     """Retrain once, now; exit with 1 unless it completes."""
-    ended = run_to_its_end(run_retraining)
+    ended = run_to_its_end(run_retraining, *sys.argv[1:2])
     print(f"{ended.name}: {ended.message}" if ended.message else ended.name)
     sys.exit(not ended.is_completed())
 

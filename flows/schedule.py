@@ -1,6 +1,6 @@
 """Retrain by the clock, as `retrain.cron` says, from this process; a Prefect server has to be there.
 
-Usage: python -m flows.schedule
+Usage: python -m flows.schedule [BASE]
 
 One retraining at a time: the limit below is this process's own, and the lock of the repository covers whoever else
 runs the pipeline. Not used is a concurrency limit of the deployment, which the server keeps: when a process dies
@@ -17,20 +17,19 @@ from pydantic import ValidationError
 
 from flows.child import ROOT
 from flows.retrain import run_retraining
-from relearn import paths
 from relearn.errors import ParamsError, RelearnError
-from relearn.params import read_params
+from relearn.retraining import read_settings
 
 
-def plan_schedule() -> CronSchedule:
-    """Read the schedule from `params.yaml`.
+def plan_schedule(base: str) -> CronSchedule:
+    """Read the schedule from the `params.yaml` of a branch.
 
     Raises
     ------
     ParamsError
         It is no cron expression, or no time zone.
     """
-    params = read_params(ROOT / paths.PARAMS).retrain
+    params = read_settings(ROOT, base)
     try:
         return CronSchedule(cron=params.cron, timezone=params.timezone)
     except ValidationError as error:
@@ -57,13 +56,14 @@ def check_server() -> None:
 
 def main() -> None:
     """Serve until it is stopped; the schedule stays as it is, so that runs come as soon as it is started again."""
+    base = [*sys.argv[1:], "main"][0]
     try:
-        schedule = plan_schedule()
+        schedule = plan_schedule(base)
         check_server()
     except RelearnError as error:
         sys.exit(f"relearn: {error}")
     clock = Cron(schedule.cron, timezone=schedule.timezone)
-    run_retraining.serve(name="scheduled", schedule=clock, pause_on_shutdown=False, limit=1)
+    run_retraining.serve(name="scheduled", schedule=clock, parameters={"base": base}, pause_on_shutdown=False, limit=1)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,10 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 GRACE_SECONDS = 5
+LAST_SECONDS = 0.5
 
 
 def main(command: list[str]) -> int:
@@ -20,20 +22,27 @@ def main(command: list[str]) -> int:
     # A handler and not SIG_IGN, which the child would inherit.
     signal.signal(signal.SIGTERM, lambda _number, _frame: None)
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-    threading.Thread(target=_watch_owner, args=(child,), daemon=True).start()
+    is_alone = threading.Event()
+    watcher = threading.Thread(target=_watch_owner, args=(child, is_alone), daemon=True)
+    watcher.start()
     code = child.wait()
+    if is_alone.is_set():
+        watcher.join()  # which ends this process with the rest of the group
     os.killpg(0, signal.SIGTERM)  # whatever it left behind
     return code if code >= 0 else 128 - code
 
 
-def _watch_owner(child: "subprocess.Popen[bytes]") -> None:
+def _watch_owner(child: "subprocess.Popen[bytes]", is_alone: threading.Event) -> None:
     while os.read(0, 1024):
         pass
+    is_alone.set()
     os.killpg(0, signal.SIGTERM)
     try:
         child.wait(GRACE_SECONDS)
+        time.sleep(LAST_SECONDS)  # for those below it
     except subprocess.TimeoutExpired:
-        os.killpg(0, signal.SIGKILL)
+        pass
+    os.killpg(0, signal.SIGKILL)
 
 
 if __name__ == "__main__":

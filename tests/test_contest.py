@@ -9,6 +9,7 @@ from conftest import ROOT, write_rows
 from relearn import cli, contest, paths
 from relearn.classifier import read_classifier
 from relearn.contest import IMAGES_HEADER, describe_contest, describe_json, hold_contest
+from relearn.errors import IntegrityError
 from relearn.evaluate import run as evaluate
 from relearn.features import hash_features, read_features
 from relearn.files import read_json, write_csv, write_folder, write_json
@@ -51,15 +52,19 @@ def in_use(features):
     return release()
 
 
-def rewrite(change, n_new=0):
-    """Write the features anew: `change(split, label, values)` of each image; so many new evaluation images beside."""
+def rewrite(change, n_new=0, label=None):
+    """Write the features anew, `change(split, label, values)` of each image, and so many new evaluation images beside.
+
+    Those are copies of old ones by their features, with the label given or their own.
+    """
     rows, values = [], []
     for row, value in zip(read_manifest(paths.MANIFEST), read_values(), strict=True):
         rows.append(row)
         values.append(change(row.split, row.label, value))
     evaluation = [(row, value) for row, value in zip(rows, values, strict=True) if row.split == "evaluation"]
     for number, (row, value) in enumerate(evaluation[:n_new]):
-        rows.append(row._replace(path=f"evaluation/{row.label}/new-{number}.png", sha256=f"{number + 7:064x}"))
+        name = label or row.label
+        rows.append(row._replace(path=f"evaluation/{name}/new-{number}.png", label=name, sha256=f"{number + 7:064x}"))
         values.append(value)
     order = sorted(
         range(len(rows)), key=lambda n: (("training", "validation", "evaluation").index(rows[n].split), rows[n].sha256)
@@ -96,6 +101,30 @@ def test_the_same_classifier_of_more_images_is_the_next_version(in_use):
     learn()
     found = hold_contest(in_use, PARAMS)
     assert (found.decision.promoted, found.decision.verdict) == (True, "the same")
+    assert found.decision.reason == "the candidate is the classifier in use, to the last bit, of other images"
+
+
+def test_the_same_classifier_on_new_images_with_wrong_labels_is_blocked(in_use):
+    rewrite(lambda split, label, value: value, n_new=40, label="class 2")
+    learn()
+    found = hold_contest(in_use, PARAMS)
+    assert (found.decision.promoted, found.decision.verdict) == (False, "blocked by data")
+    assert found.decision.reason.startswith("the labels of the new images are to be doubted: the candidate gets ")
+
+
+def test_a_gate_without_a_report_came_to_no_end(in_use):
+    paths.VERIFICATION_REPORT.unlink()
+    with pytest.raises(IntegrityError, match=r"verification.json: no such file"):
+        hold_contest(None, PARAMS)
+    paths.VALIDATION_REPORT.unlink()
+    with pytest.raises(IntegrityError, match=r"validation.json: no such file"):
+        hold_contest(in_use, PARAMS)
+
+
+def test_without_a_candidate_there_is_no_first(in_use):
+    (paths.CLASSIFIER / "head.onnx").unlink()
+    with pytest.raises(IntegrityError, match=r"head.onnx: no such file"):
+        hold_contest(None, PARAMS)
 
 
 def test_both_are_judged_on_the_same_images(in_use):
@@ -149,13 +178,12 @@ def test_failed_checks_are_told_with_their_rows(in_use):
         ("contrast", "warn", False, "4", "1", []),
         ("classes", "error", True, "2", "2", []),
     )
-    write_report(paths.VERIFICATION_REPORT, ("finite", "error", False, "numbers", "1 other", ["a.png"]))
     found = hold_contest(in_use, PARAMS)
     assert found.decision.verdict == "blocked by data"
-    assert list(found.failed_checks) == [
-        "min_images: wanted 20, got 3: row 0, row 1, row 2, row 3, row 4",
-        "finite: wanted numbers, got 1 other: a.png",
-    ]
+    assert list(found.failed_checks) == ["min_images: wanted 20, got 3: row 0, row 1, row 2, row 3, row 4"]
+    write_report(paths.VALIDATION_REPORT)
+    write_report(paths.VERIFICATION_REPORT, ("finite", "error", False, "numbers", "1 other", ["a.png"]))
+    assert list(hold_contest(None, PARAMS).failed_checks) == ["finite: wanted numbers, got 1 other: a.png"]
 
 
 def test_another_network_predicts_the_images_again(in_use, monkeypatch):

@@ -199,6 +199,22 @@ def test_child_that_ignores_sigterm_is_killed(tmp_path):
     wait_for(lambda: not psutil.pid_exists(int((tmp_path / "pid").read_text())), 10)
 
 
+def test_what_ignores_sigterm_below_the_command_is_killed_too(tmp_path):
+    below = (
+        "import os, signal, time; signal.signal(15, signal.SIG_IGN); print(os.getpid(), flush=True); time.sleep(300)"
+    )
+    program = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {below!r}]); time.sleep(300)"
+    pids = []
+    with pytest.raises(ValueError, match="enough"):
+
+        def fail(line):
+            pids.append(int(line))
+            raise ValueError("enough")
+
+        run_child([sys.executable, "-c", program], fail)
+    wait_for(lambda: not psutil.pid_exists(pids[0]), 10)
+
+
 def test_stages_are_those_of_dvc_yaml():
     assert read_stages(ROOT / "dvc.yaml") == list(read_yaml(ROOT / "dvc.yaml")["stages"])
 

@@ -78,7 +78,18 @@ def test_settled_by_its_time(tmp_path):
 def test_addresses_that_cannot_be(tmp_path):
     with pytest.raises(SourceError, match=r"retrain\.landing: nonsense://x: Protocol not known: nonsense"):
         Landing("nonsense://x")
-    assert Landing(str(tmp_path / "nowhere")).list_waiting(0) == []
+    with pytest.raises(
+        SourceError, match=r"^retrain.landing: .*/nowhere: no such folder; make it, or mend the address$"
+    ):
+        Landing(str(tmp_path / "nowhere")).list_waiting(0)
+
+
+def test_nothing_is_taken_while_something_still_arrives(tmp_path):
+    for name, age in (("old.png", 1000), ("new.png", 10)):
+        (tmp_path / name).write_bytes(b"x")
+        os.utime(tmp_path / name, (time.time() - age, time.time() - age))
+    assert list_paths(Landing(str(tmp_path)), 100) == []
+    assert list_paths(Landing(str(tmp_path)), 5) == ["new.png", "old.png"]
 
 
 @pytest.mark.parametrize(("address", "is_remote"), [("folder", False), ("file:///folder", False), ("memory://x", True)])

@@ -86,11 +86,14 @@ def test_a_worktree_that_was_left_halfway_is_made_anew(root, tmp_path, left):
 
 
 def test_another_ones_worktree_stays(root, tmp_path):
-    git(root, "worktree", "add", "--quiet", str(tmp_path / "theirs"), "-b", "theirs")
+    theirs = [tmp_path / "worktree-theirs", tmp_path / "elsewhere" / "worktree"]
+    for number, folder in enumerate(theirs):
+        git(root, "worktree", "add", "--quiet", str(folder), "-b", f"theirs-{number}")
     add_worktree(root, tmp_path / "worktree", "HEAD", "HEAD", [])
     remove_worktree(root, tmp_path / "worktree")
-    assert (tmp_path / "theirs" / "a").read_text() == "1"
-    git(tmp_path / "theirs", "status")
+    for folder in theirs:
+        assert (folder / "a").read_text() == "1"
+        git(folder, "status")
 
 
 def test_a_branch_moves_only_from_where_it_was_seen(root):

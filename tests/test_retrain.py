@@ -4,6 +4,7 @@ import http.server
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -56,14 +57,15 @@ def repository(clone, set_params):
     with (clone / ".gitignore").open("a") as file:
         file.write("/data/landing/\n")
     assert execute(clone, "dvc", "add", "--quiet", "data/raw/photos").returncode == 0
+    (clone / "data" / "landing").mkdir()
     git(clone, "branch", "--move", "main")
     commit(clone)
     return clone
 
 
-def retrain(folder, **environment):
+def retrain(folder, *arguments, **environment):
     """Retrain; return how it ended, and what it said of that."""
-    answer = execute(folder, "flows.retrain", **environment)
+    answer = execute(folder, "flows.retrain", *arguments, **environment)
     ended = re.findall(r"^(Skipped|Promoted|NotPromoted|Blocked|Failed): (.*)", answer.stdout, re.MULTILINE)
     assert ended, answer.stdout + answer.stderr
     assert answer.returncode == (ended[-1][0] in ("Blocked", "Failed")), answer.stdout
@@ -158,6 +160,7 @@ def test_from_the_first_to_the_rollback(server, repository, tmp_path, webhook):
     (repository / "new.txt").write_text("staged")
     git(repository, "add", "new.txt")
     (repository / "src" / "relearn" / "train.py").write_text("syntax error (")
+    (repository / "params.yaml").write_text("in the middle of")
     before = read_person(repository)
     land(repository, DIGITS[300:500])
     name, message = retrain(repository, **environment)
@@ -233,7 +236,6 @@ def test_from_the_first_to_the_rollback(server, repository, tmp_path, webhook):
 def test_wherever_it_is_killed_the_next_run_puts_it_right(server, repository, set_params):
     """kill -9 when a stage has begun, and between the record and what follows it."""
     set_params({"retrain.landing": (repository / "data" / "landing").as_uri()}, repository / "params.yaml")
-    (repository / "data" / "landing").mkdir()
     commit(repository)
     environment = {"PREFECT_API_URL": server}
     assert retrain(repository, **environment)[0] == "Promoted"
@@ -319,18 +321,19 @@ def test_one_at_a_time(server, repository):
 
 @pytest.mark.slow
 def test_what_stands_in_the_way_is_told(server, repository, set_params):
-    def fail():
-        name, message = retrain(repository, PREFECT_API_URL=server)
+    def fail(*arguments, **changes):
+        set_params({f"retrain.{key}": value for key, value in changes.items()}, repository / "params.yaml")
+        commit(repository)
+        name, message = retrain(repository, *arguments, PREFECT_API_URL=server)
         assert name == "Failed"
         return message
 
-    set_params({"retrain.base": "trunk"}, repository / "params.yaml")
-    assert fail() == "retrain.base: trunk: wanted a branch with a commit, got none of that name"
-    set_params({"retrain.base": "main", "retrain.landing": "nowhere://x"}, repository / "params.yaml")
-    assert fail().startswith("retrain.landing: nowhere://x: Protocol not known: nowhere")
-    set_params({"retrain.landing": "data/landing", "retrain.time_limit_minutes": 0.02}, repository / "params.yaml")
-    assert "for the time limit has passed" in fail()
-    git(repository, "checkout", "--quiet", "--", "params.yaml")
+    assert fail("trunk") == "base: trunk: wanted a branch with a commit, got none of that name"
+    assert fail(landing="nowhere://x").startswith("retrain.landing: nowhere://x: Protocol not known: nowhere")
+    assert fail(landing="data/lnading").endswith("/data/lnading: no such folder; make it, or mend the address")
+    assert "for the time limit has passed" in fail(landing="data/landing", time_limit_minutes=0.02)
+    set_params({"retrain.time_limit_minutes": 100}, repository / "params.yaml")
+    commit(repository)
     git(repository, "switch", "--quiet", "--create", "retrain/main")
     assert fail() == (
         f"retrain/main: is checked out in {repository}; `git switch` to another branch there, or name another one in "
@@ -344,6 +347,9 @@ def test_what_stands_in_the_way_is_told(server, repository, set_params):
     assert fail().startswith(
         "restructure.source: data/raw/digits.zip: wanted a folder tracked by DVC, which grows by what"
     )
+    git(repository, "worktree", "add", "--quiet", str(repository / "data" / "landing" / "theirs"), "HEAD", "--detach")
+    answer = execute(repository / "data" / "landing" / "theirs", "flows.retrain", PREFECT_API_URL=server)
+    assert "wanted the main repository, got a worktree of it; retrain there" in answer.stdout
     assert git(repository, "status", "--porcelain") == ""
     assert find_processes(repository) == []
     assert not (repository / ".relearn" / "retrain" / "relearn-retraining").exists()
@@ -396,14 +402,56 @@ def test_schedule_wants_a_server_and_a_clock(repository, set_params):
     answer = execute(repository, "flows.schedule", PREFECT_API_URL="http://127.0.0.1:9/api")
     assert answer.returncode == 1
     assert "http://127.0.0.1:9/api: wanted a Prefect server there; `make ui` starts one" in answer.stderr
-    set_params({"retrain.cron": "every night"}, repository / "params.yaml")
-    answer = execute(repository, "flows.schedule", PREFECT_API_URL="http://127.0.0.1:9/api")
-    assert (
-        "relearn: params.yaml: retrain.cron: wanted five fields such as 0 3 * * *, got 'every night'" in answer.stderr
+    for changes, message in (
+        ({"retrain.cron": "every night"}, "retrain.cron: wanted five fields such as 0 3 * * *, got 'every night'"),
+        (
+            {"retrain.cron": "0 3 * * *", "retrain.timezone": "Mars/Base"},
+            "retrain.timezone: wanted a name such as Europe/Zurich, got 'Mars/Base'",
+        ),
+    ):
+        set_params(changes, repository / "params.yaml")
+        commit(repository)
+        answer = execute(repository, "flows.schedule", PREFECT_API_URL="http://127.0.0.1:9/api")
+        assert answer.stderr == f"relearn: params.yaml: {message}\n"
+
+
+@pytest.mark.slow
+def test_a_gate_that_is_killed_decides_nothing(server, repository):
+    """Out of memory, say: without its report nobody knows whether the data is good."""
+    broken = repository / "src" / "relearn" / "expectations.py"
+    broken.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
+    commit(repository)
+    name, message = retrain(repository, PREFECT_API_URL=server)
+    assert name == "Failed"
+    assert message.startswith("dvc repro validate ended with exit code ")
+    assert "retrain/main" not in git(repository, "branch", "--list")
+    git(repository, "revert", "--no-edit", "HEAD")
+    assert retrain(repository, PREFECT_API_URL=server)[0] == "Promoted"
+
+
+@pytest.mark.slow
+def test_a_push_that_failed_is_made_good(server, repository, tmp_path, monkeypatch):
+    """The store of DVC is at a relative path; a file stands in its way, and then it does not."""
+    environment = {"PREFECT_API_URL": server, "RELEARN_RETRY_SECONDS": "0"}
+    execute(repository, "dvc", "remote", "add", "--local", "--default", "store", "../store")
+    (repository.parent / "store").write_text("in the way")
+    name, message = retrain(repository, **environment)
+    assert name == "Failed"
+    assert message.startswith(
+        "v1 is in use, first: no classifier was in use; not pushed, which the next run tries again: "
     )
-    set_params({"retrain.cron": "0 3 * * *", "retrain.timezone": "Mars/Base"}, repository / "params.yaml")
-    answer = execute(repository, "flows.schedule", PREFECT_API_URL="http://127.0.0.1:9/api")
-    assert "retrain.timezone: wanted a name such as Europe/Zurich, got 'Mars/Base'" in answer.stderr
+    (repository.parent / "store").unlink()
+    land(repository, DIGITS[300:500])
+    assert retrain(repository, **environment)[0] == "Promoted"
+    assert not (repository / ".relearn" / "retrain" / "unpushed").exists()
+    shutil.rmtree(repository / ".dvc" / "cache")
+    for version in ("v1", "v2"):
+        got = tmp_path / version
+        answer = execute(
+            repository, "dvc", "artifacts", "get", ".", "classifier", "--rev", f"{version}.0.0", "--out", str(got)
+        )
+        assert answer.returncode == 0, answer.stderr
+        assert hash_file(got / "head.onnx") == hash_file(repository / "release" / "versions" / version / "head.onnx")
 
 
 def test_nothing_heavy_is_imported_to_find_nothing_new():

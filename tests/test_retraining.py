@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT, commit, git
 from relearn import paths, retraining
 from relearn.contest import IMAGES_HEADER
-from relearn.errors import RepositoryError
+from relearn.errors import ParamsError, RepositoryError
 from relearn.files import read_csv
 from relearn.landing import Waiting
 from relearn.params import read_params
@@ -16,12 +16,14 @@ from relearn.retraining import (
     align_release,
     describe_old_news,
     find_start,
+    follow_remote,
     has_new_base,
     hash_sources,
     hash_waiting,
     list_imports,
     list_kept_files,
     publish_record,
+    read_settings,
     roll_back,
     was_tried,
     write_record,
@@ -70,7 +72,7 @@ def root(tmp_path, monkeypatch):
     root.mkdir()
     git(root, "init", "--quiet", "--initial-branch", "main")
     (root / "dvc.yaml").write_text(PIPELINE)
-    (root / ".gitignore").write_text("/release/\n/worktree/\n")
+    (root / ".gitignore").write_text("/release/\n/worktree/\n/.relearn/\n")
     (root / "code").write_text("1")
     write_candidate(root, 0)
     commit(root)
@@ -83,7 +85,7 @@ def root(tmp_path, monkeypatch):
 
 def retrain(root, number, contest, landing_sha256=None, publish=True):
     """Go through a retraining whose pipeline makes candidate `number`."""
-    start = find_start(root, PARAMS)
+    start = find_start(root, "main", PARAMS)
     worktree = root / "worktree"
     add_worktree(root, worktree, start.base, start.in_use or start.base, list_kept_files(root, start))
     write_candidate(worktree, number)
@@ -103,7 +105,7 @@ def show(root, revision, name):
 
 
 def test_the_first_is_recorded_tagged_and_in_use(root):
-    start = find_start(root, PARAMS)
+    start = find_start(root, "main", PARAMS)
     assert (start.tip, start.record, start.in_use, start.version) == (None, None, None, None)
     assert has_new_base(root, start)
     made, version = retrain(root, 1, FIRST)
@@ -111,14 +113,14 @@ def test_the_first_is_recorded_tagged_and_in_use(root):
     assert read_current(root) == ("v1", "head 1")
     images = read_csv(root / "release" / "current" / "images.csv", IMAGES_HEADER)
     assert images == [[f"{1:064x}", "training"], ["f" * 64, "evaluation"]]
-    start = find_start(root, PARAMS)
+    start = find_start(root, "main", PARAMS)
     assert start.tip == start.in_use == start.record.commit == made
     assert (start.version, start.record.verdict, start.record.landing_sha256) == ("v1", "first", None)
     assert not has_new_base(root, start)
     assert run_git(root, "cat-file", "-t", "classifier@v1.0.0") == "tag\n"
     message = run_git(root, "log", "-1", "--format=%B", made)
     assert message.startswith(
-        "Promote classifier@v1.0.0: first\n\nno classifier was in use\n\nVerdict: first\nIn-use: v1"
+        "Promote classifier@v1.0.0: first\n\nno classifier was in use\n\nVerdict: first\nPromoted: v1\nIn-use"
     )
     assert "\nData-sha256: " in message
 
@@ -129,7 +131,7 @@ def test_what_is_not_promoted_is_recorded_and_not_begun_from(root):
     assert version == "v1"
     assert read_current(root) == ("v1", "head 1")
     assert show(root, made, "metrics/evaluation.json") == "metrics 2"
-    start = find_start(root, PARAMS)
+    start = find_start(root, "main", PARAMS)
     assert start.in_use == find_commit(root, "classifier@v1.0.0")
     assert start.record.landing_sha256 == "a" * 64
     assert was_tried(start, "a" * 64)
@@ -142,7 +144,7 @@ def test_what_is_not_promoted_is_recorded_and_not_begun_from(root):
     assert (root / "worktree" / "reports" / "predictions.csv").read_text() == "predictions 1"
     assert retrain(root, 3, BETTER, "a" * 64)[1] == "v2"
     assert read_current(root) == ("v2", "head 3")
-    assert not was_tried(find_start(root, PARAMS), "a" * 64)  # a kill has kept it from being taken away
+    assert not was_tried(find_start(root, "main", PARAMS), "a" * 64)  # a kill has kept it from being taken away
 
 
 def test_where_a_gate_failed_its_report_is_all_that_is_new(root):
@@ -150,12 +152,12 @@ def test_where_a_gate_failed_its_report_is_all_that_is_new(root):
     made, _ = retrain(root, 2, BLOCKED)
     assert show(root, made, "reports/validation.json") == "validation 2"
     assert run_git(root, "diff", "--name-only", f"{made}~", made) == "reports/validation.json\n"
-    assert find_start(root, PARAMS).record.verdict == "blocked by data"
+    assert find_start(root, "main", PARAMS).record.verdict == "blocked by data"
 
 
 def test_a_first_run_may_be_blocked(root):
     retrain(root, 1, BLOCKED)
-    start = find_start(root, PARAMS)
+    start = find_start(root, "main", PARAMS)
     assert (start.version, start.in_use) == (None, None)
     assert not has_new_base(root, start)
     align_release(root, BRANCH)
@@ -166,15 +168,15 @@ def test_the_base_is_run_as_it_is_with_the_data_in_use(root):
     retrain(root, 1, FIRST)
     (root / "code").write_text("2")
     commit(root)
-    start = find_start(root, PARAMS)
+    start = find_start(root, "main", PARAMS)
     assert has_new_base(root, start)
     made, _ = retrain(root, 2, WORSE)
     assert show(root, made, "code") == "2"
     assert run_git(root, "log", "-1", "--format=%P", made).split() == [start.tip, start.base]
-    assert not has_new_base(root, find_start(root, PARAMS))
-    assert "data/raw/photos.dvc" in list_kept_files(root, find_start(root, PARAMS))
+    assert not has_new_base(root, find_start(root, "main", PARAMS))
+    assert "data/raw/photos.dvc" in list_kept_files(root, find_start(root, "main", PARAMS))
     git(root, "merge", "--quiet", BRANCH)  # a person takes the branch over: nothing is new by that
-    assert not has_new_base(root, find_start(root, PARAMS))
+    assert not has_new_base(root, find_start(root, "main", PARAMS))
 
 
 def test_data_that_was_changed_in_the_base_is_the_bases(root):
@@ -182,8 +184,8 @@ def test_data_that_was_changed_in_the_base_is_the_bases(root):
     git(root, "merge", "--quiet", "classifier@v1.0.0")
     (root / "data" / "raw" / "photos.dvc").write_text("outs: [{md5: person, path: photos}]")
     commit(root)
-    assert "data/raw/photos.dvc" not in list_kept_files(root, find_start(root, PARAMS))
-    assert "dvc.lock" in list_kept_files(root, find_start(root, PARAMS))
+    assert "data/raw/photos.dvc" not in list_kept_files(root, find_start(root, "main", PARAMS))
+    assert "dvc.lock" in list_kept_files(root, find_start(root, "main", PARAMS))
 
 
 def test_data_that_was_changed_in_two_ways_is_told(root):
@@ -194,7 +196,7 @@ def test_data_that_was_changed_in_two_ways_is_told(root):
         RepositoryError,
         match=r"^data/raw/photos.dvc: was changed in the base and by retraining, .*: merge classifier@v1.0.0 into",
     ):
-        list_kept_files(root, find_start(root, PARAMS))
+        list_kept_files(root, find_start(root, "main", PARAMS))
 
 
 def test_tag_and_release_follow_after_a_kill(root):
@@ -215,14 +217,84 @@ def test_tag_and_release_follow_after_a_kill(root):
 def test_a_clone_begins_with_the_branch_of_its_remote(root, tmp_path):
     made, _ = retrain(root, 1, FIRST)
     git(tmp_path, "clone", "--quiet", str(root), "clone")
-    start = find_start(tmp_path / "clone", PARAMS)
+    start = find_start(tmp_path / "clone", "main", PARAMS)
     assert (start.tip, start.version) == (made, "v1")
     assert find_commit(tmp_path / "clone", BRANCH) == made
 
 
-def test_there_must_be_a_base(root):
-    with pytest.raises(RepositoryError, match=r"^retrain.base: trunk: wanted a branch with a commit, got none"):
-        find_start(root, PARAMS.model_copy(update={"base": "trunk"}))
+def test_settings_are_those_that_are_committed(root):
+    with pytest.raises(RepositoryError, match=r"^base: trunk: wanted a branch with a commit, got none of that name$"):
+        read_settings(root, "trunk")
+    (root / "params.yaml").write_text((ROOT / "params.yaml").read_text().replace("margin: 0.01", "margin: 0.02"))
+    commit(root)
+    (root / "params.yaml").write_text("in the middle of")
+    assert read_settings(root, "main").margin == 0.02
+    (root / "params.yaml").write_text((ROOT / "params.yaml").read_text().replace("margin: 0.01", "margin: 2"))
+    commit(root)
+    with pytest.raises(ParamsError, match=r"^main:params.yaml: 1 wrong\n  retrain.margin: wanted less than 1, got 2"):
+        read_settings(root, "main")
+
+
+def test_a_tag_that_is_missing_is_that_of_the_promotion(root):
+    """A clone without tags, after a record that promoted nothing."""
+    first, _ = retrain(root, 1, FIRST)
+    retrain(root, 2, WORSE)
+    git(root, "tag", "--delete", "classifier@v1.0.0")
+    shutil.rmtree(root / "release")
+    align_release(root, BRANCH)
+    assert find_commit(root, "classifier@v1.0.0") == first
+    assert read_current(root) == ("v1", "head 1")
+    retrain(root, 3, BETTER)
+    roll_back(root, BRANCH, None)
+    git(root, "tag", "--delete", "classifier@v2.0.0")
+    assert retrain(root, 4, BETTER)[1] == "v3"  # a number is never used again
+
+
+def test_a_rollback_first_puts_right_what_a_kill_left(root):
+    retrain(root, 1, FIRST)
+    made, _ = retrain(root, 2, BETTER, publish=False)
+    move_branch(root, BRANCH, made, find_commit(root, BRANCH))  # and here it was killed
+    roll_back(root, BRANCH, None)
+    assert find_commit(root, "classifier@v2.0.0") == made
+    assert read_current(root) == ("v1", "head 1")
+
+
+def test_a_branch_that_is_checked_out_is_not_moved(root):
+    retrain(root, 1, FIRST)
+    retrain(root, 2, BETTER)
+    start = find_start(root, "main", PARAMS)
+    git(root, "switch", "--quiet", BRANCH)
+    with pytest.raises(RepositoryError, match="is checked out in"):
+        roll_back(root, BRANCH, None)
+    with pytest.raises(RepositoryError, match="is checked out in"):
+        publish_record(root, BRANCH, start.tip, start.tip)
+    assert git(root, "status", "--porcelain") == ""
+
+
+def test_records_of_a_remote_are_followed(root, tmp_path):
+    retrain(root, 1, FIRST)
+    clone = tmp_path / "clone"
+    git(tmp_path, "clone", "--quiet", str(root), "clone")
+    params = PARAMS.model_copy(update={"git_remote": "origin"})
+    find_start(clone, "main", params)
+    made, _ = retrain(root, 2, BETTER)
+    (root / "code").write_text("new")
+    commit(root)
+    git(clone, "fetch", "--quiet")
+    follow_remote(clone, "origin", BRANCH)
+    start = find_start(clone, "main", params)
+    assert (start.tip, start.version) == (made, "v2")
+    assert start.base == find_commit(root, "main") != find_commit(clone, "main")
+    follow_remote(clone, "origin", BRANCH)
+    retrain(root, 3, WORSE)
+    git(clone, "fetch", "--quiet")
+    move_branch(clone, BRANCH, find_commit(clone, "main"), made)
+    git(clone, "-c", "user.name=t", "commit", "--allow-empty", "--quiet", "--message", "x")
+    move_branch(clone, BRANCH, find_commit(clone, "main"), find_commit(clone, BRANCH))
+    with pytest.raises(
+        RepositoryError, match=r"^retrain/main: has other records here than on origin; retrain in one clone"
+    ):
+        follow_remote(clone, "origin", BRANCH)
 
 
 def test_rollback_is_recorded_and_its_data_is_begun_from(root):
@@ -238,7 +310,7 @@ def test_rollback_is_recorded_and_its_data_is_begun_from(root):
     assert told.startswith("classifier@v1.0.0 is in use, classifier@v2.0.0 is not any more; recorded as ")
     assert left.startswith("images of classifier@v2.0.0 that are not in the data of the next retraining: 1; ")
     assert read_current(root) == ("v1", "head 1")
-    start = find_start(root, PARAMS)
+    start = find_start(root, "main", PARAMS)
     assert (start.in_use, start.version, start.record.verdict) == (first, "v1", "rolled back")
     assert start.record.landing_sha256 == "a" * 64
     assert show(root, BRANCH, "metrics/evaluation.json") == "metrics 1"
@@ -253,7 +325,7 @@ def test_rollback_is_recorded_and_its_data_is_begun_from(root):
 def test_a_retraining_that_a_rollback_overtook_records_nothing(root):
     retrain(root, 1, FIRST)
     retrain(root, 2, BETTER)
-    start = find_start(root, PARAMS)
+    start = find_start(root, "main", PARAMS)
     made, _ = retrain(root, 3, BETTER, publish=False)
     roll_back(root, BRANCH, None)
     with pytest.raises(
@@ -270,7 +342,7 @@ def test_the_newest_record_counts_whatever_a_person_committed_on_top(root):
     (root / "note").write_text("x")
     commit(root)
     git(root, "switch", "--quiet", "main")
-    start = find_start(root, PARAMS)
+    start = find_start(root, "main", PARAMS)
     assert start.record.commit == made != start.tip
 
 
@@ -286,7 +358,7 @@ def test_imports_are_those_of_this_repository(root):
 def test_sources_are_told_apart_by_their_dvc_files(root):
     retrain(root, 1, FIRST)
     retrain(root, 2, WORSE)
-    start = find_start(root, PARAMS)
+    start = find_start(root, "main", PARAMS)
     assert start.record.sources_sha256 == hash_sources(root, BRANCH) != hash_sources(root, start.in_use)
     add_worktree(root, root / "worktree", start.base, start.in_use, list_kept_files(root, start))
     assert hash_sources(root / "worktree") == hash_sources(root, start.in_use)
@@ -294,7 +366,7 @@ def test_sources_are_told_apart_by_their_dvc_files(root):
     assert hash_sources(root / "worktree") == start.record.sources_sha256
     retrain(root, 3, BETTER)
     roll_back(root, BRANCH, None)
-    assert find_start(root, PARAMS).record.sources_sha256 == hash_sources(root, "classifier@v2.0.0")
+    assert find_start(root, "main", PARAMS).record.sources_sha256 == hash_sources(root, "classifier@v2.0.0")
 
 
 def test_what_waits_is_told_apart_by_its_list():

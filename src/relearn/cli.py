@@ -142,11 +142,12 @@ def rollback(
     version: Annotated[
         str | None, typer.Argument(metavar="[TAG]", help="classifier@v1.0.0, or v1; without, the one before.")
     ] = None,
+    base: Annotated[str, typer.Option(help="The branch that retraining runs, whose params.yaml counts.")] = "main",
 ) -> None:
     """Put an earlier classifier in use again, and record that."""
-    from relearn.retraining import roll_back
+    from relearn.retraining import read_settings, roll_back
 
-    print("\n".join(roll_back(Path(), read_params(paths.PARAMS).retrain.branch, version)))
+    print("\n".join(roll_back(Path(), read_settings(Path(), base).branch, version)))
 
 
 @app.command(rich_help_panel="Retraining")

@@ -13,9 +13,10 @@ from relearn.comparison import Paired
 from relearn.errors import IntegrityError, RelearnError
 from relearn.features import describe_features, iterate_shards
 from relearn.files import read_csv, read_json
+from relearn.lineage import parse_images
 from relearn.manifest import ManifestRow, read_manifest
 from relearn.params import RetrainParams
-from relearn.promotion import Decision, Surprise, decide_promotion
+from relearn.promotion import Decision, Sameness, Surprise, decide_promotion
 from relearn.release import IMAGES
 
 IMAGES_HEADER = ("sha256", "split")
@@ -46,29 +47,27 @@ def hold_contest(in_use: Path | None, params: RetrainParams) -> Contest:
     """
     if failed := list_failed_checks():
         return Contest(decide_promotion(params, failed, None), failed_checks=failed)
+    candidate = read_classifier(paths.CLASSIFIER)
     manifest = read_manifest(paths.MANIFEST)
     if in_use is None:
         n_images = sum(row.split == "evaluation" for row in manifest)
         return Contest(decide_promotion(params, [], None), n_judged=n_images, n_new=n_images)
     splits = dict(read_csv(in_use / IMAGES, IMAGES_HEADER))
     classifier = read_classifier(in_use)
-    if is_same(classifier, read_classifier(paths.CLASSIFIER)):
-        grown = splits != {row.sha256: row.split for row in manifest}
-        reason = "the candidate is the classifier in use, to the last bit" + ", of other data" * grown
-        return Contest(Decision(grown, "the same", reason))
-
+    sameness = Sameness(is_same(classifier, candidate), splits != parse_images(paths.MANIFEST.read_bytes()))
     images = [row for row in manifest if row.split == "evaluation" and splits.get(row.sha256) in (None, "evaluation")]
     judged = {row.sha256 for row in images}
-    candidate = read_predictions(WORKSPACE)
-    candidate = candidate._replace(rows={image: row for image, row in candidate.rows.items() if image[0] in judged})
+    predictions = read_predictions(WORKSPACE)
+    predictions = predictions._replace(rows={key: row for key, row in predictions.rows.items() if key[0] in judged})
     comparison = None
     paired = Paired(0, 0, 0, 1.0)
-    surprise = count_surprise(candidate, splits.keys())
+    surprise = count_surprise(predictions, splits.keys())
     if images:
         answers = predict_in_use(in_use, classifier, images)
-        comparison = compare_predictions("in use", "candidate", answers, candidate)
+        comparison = compare_predictions("in use", "candidate", answers, predictions)
         paired = comparison.paired
-    return Contest(decide_promotion(params, [], paired, surprise), comparison, len(images), surprise.n_new)
+    decision = decide_promotion(params, [], paired, surprise, sameness)
+    return Contest(decision, comparison, len(images), surprise.n_new)
 
 
 def count_surprise(predictions: Predictions, older: Container[str]) -> Surprise:
@@ -83,12 +82,20 @@ def count_surprise(predictions: Predictions, older: Container[str]) -> Surprise:
 
 
 def list_failed_checks() -> list[str]:
-    """Return a line for each check of severity error that the images or the features failed, with what failed."""
+    """Return a line for each check of severity error that the images or the features failed, with what failed.
+
+    Raises
+    ------
+    IntegrityError
+        A report is missing: the gate came to no end.
+    """
     failed = []
-    for path in (paths.VALIDATION_REPORT, paths.VERIFICATION_REPORT):
-        if not path.exists():
-            continue
-        for finding in read_json(path, ["passed", "findings"])["findings"]:
+    validation = read_json(paths.VALIDATION_REPORT, ["passed", "findings"])
+    reports = [validation]
+    if validation["passed"]:  # else there are no features to be verified
+        reports.append(read_json(paths.VERIFICATION_REPORT, ["passed", "findings"]))
+    for report in reports:
+        for finding in report["findings"]:
             if finding["severity"] == "error" and not finding["passed"]:
                 rows = finding["rows"][:N_ROWS_TOLD]
                 named = f": {', '.join(rows)}" if rows else ""

@@ -1,7 +1,8 @@
 """New labelled images that wait in a landing folder, on this machine or at an address that fsspec knows.
 
 They lie there as they would in `restructure.source`. They are copied into it, and removed from the landing folder only
-when what became of them is safe. A file is taken when nothing has written to it for some seconds; hidden ones are not.
+when what became of them is safe. All are taken at once, when nothing has written to any of them for some seconds;
+hidden ones never are.
 """
 
 import hashlib
@@ -38,7 +39,7 @@ class Landing:
     Raises
     ------
     SourceError
-        The address is of no kind that fsspec knows, or its folder cannot be listed.
+        The address is of no kind that fsspec knows.
     """
 
     def __init__(self, address: str) -> None:
@@ -57,7 +58,15 @@ class Landing:
         return "://" in self.address and not self.address.startswith("file:")
 
     def list_waiting(self, settle_seconds: float) -> list[Waiting]:
-        """Return the files that nothing has written to for so many seconds, by path."""
+        """Return all files, by path; none as long as one of them was written to within so many seconds.
+
+        Raises
+        ------
+        SourceError
+            The folder is not there, or cannot be listed. (An empty place of an object store cannot be told from none.)
+        """
+        if not self.is_remote and not self._files.isdir(self._root):
+            raise SourceError(f"retrain.landing: {self.address}: no such folder; make it, or mend the address")
         try:
             found: dict[str, dict[str, Any]] = self._files.find(self._root, detail=True)
         except OSError as error:
@@ -67,8 +76,11 @@ class Landing:
             path = name.removeprefix(self._root).lstrip("/")
             changed = _find_time(information)
             hidden = any(part.startswith(".") for part in PurePosixPath(path).parts)
-            if not hidden and (changed is None or time.time() - changed >= settle_seconds):
-                waiting.append(Waiting(path, f"{information.get('size')} {changed} {information.get('ETag')}"))
+            if hidden:
+                continue
+            if changed is not None and time.time() - changed < settle_seconds:
+                return []
+            waiting.append(Waiting(path, f"{information.get('size')} {changed} {information.get('ETag')}"))
         return sorted(waiting)
 
     def copy_in(self, waiting: Iterable[Waiting], source: Path) -> list[Arrival]:

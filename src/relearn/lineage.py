@@ -106,14 +106,25 @@ def read_lineage(revision: str) -> Lineage:
 
 
 def parse_images(manifest: bytes) -> dict[str, str]:
-    """Return the split of each image of a manifest, by its SHA-256."""
-    return {row["sha256"]: row["split"] for row in csv.DictReader(io.StringIO(manifest.decode()))}
+    """Return the split of each image of a manifest, by its SHA-256; of several, the one that it was learned from."""
+    rows = list(csv.DictReader(io.StringIO(manifest.decode())))
+    return {row["sha256"]: row["split"] for split in reversed(SPLITS) for row in rows if row["split"] == split}
 
 
 def find_sightings(sha256: str) -> list[tuple[str, str]]:
-    """Return the tags of the classifiers whose data had an image, the newest first, with its split in each."""
-    found = ((tag, parse_images(read_committed(Path(), tag, paths.MANIFEST)).get(sha256)) for tag in list_tags())
-    return [(tag, split) for tag, split in found if split]
+    """Return the tags of the classifiers whose data had an image, the newest first, with its split in each.
+
+    The split of one whose manifest cannot be had is the reason for that.
+    """
+    found = []
+    for tag in list_tags():
+        try:
+            split = parse_images(read_committed(Path(), tag, paths.MANIFEST)).get(sha256)
+        except IntegrityError as error:
+            split = f"cannot be told: {error}"
+        if split:
+            found.append((tag, split))
+    return found
 
 
 def describe_lineage(lineage: Lineage) -> list[str]:
@@ -144,12 +155,13 @@ def read_committed(root: Path, revision: str, path: Path) -> bytes:
     """
     import dvc.api
     from dvc.exceptions import DvcException
+    from dvc_data.index import DataIndexDirError
     from scmrepo.exceptions import SCMError
 
     try:
         with dvc.api.open(path.as_posix(), repo=str(root), rev=revision, mode="rb") as file:
             content: bytes = file.read()
-    except (DvcException, SCMError, OSError) as error:
+    except (DvcException, DataIndexDirError, SCMError, OSError) as error:
         raise IntegrityError(
             f"{path} of {revision}: not in git, in DVC's cache or on its remote: {' '.join(str(error).split())}"
         ) from None

@@ -451,7 +451,6 @@ class RetrainParams(Block):
 
     cron: Annotated[str, Field(min_length=1)]
     timezone: Annotated[str, Field(min_length=1)]
-    base: Branch
     branch: Branch
     landing: Annotated[str, Field(min_length=1)] | None
     settle_seconds: Annotated[float, Field(ge=0)]
@@ -497,16 +496,23 @@ def read_blocks(path: Path, model: type[Blocks]) -> Blocks:
         The file is missing or not YAML, or any of its keys is unknown, missing or out of range: all of them are told.
     """
     try:
-        content = YAML(typ="safe", pure=True).load(path.read_bytes())
+        content = path.read_bytes()
     except FileNotFoundError:
         raise ParamsError(f"{path}: no such file; run from the folder that has it") from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise ParamsError(f"{path}: wanted YAML, got: {' '.join(str(error).split())}") from None
+    return parse_blocks(content, str(path), model)
+
+
+def parse_blocks(content: bytes, name: str, model: type[Blocks]) -> Blocks:
+    """Check the content of a YAML file of blocks, which is called `name` in errors; see `read_blocks`."""
     try:
-        return model.model_validate(content)
+        value = YAML(typ="safe", pure=True).load(content)
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{name}: wanted YAML, got: {' '.join(str(error).split())}") from None
+    try:
+        return model.model_validate(value)
     except ValidationError as error:
         problems = "".join(f"\n  {_describe_problem(detail, model)}" for detail in error.errors())
-        raise ParamsError(f"{path}: {error.error_count()} wrong{problems}") from None
+        raise ParamsError(f"{name}: {error.error_count()} wrong{problems}") from None
 
 
 def _describe_problem(detail: ErrorDetails, model: type[Block]) -> str:

@@ -10,6 +10,7 @@ from relearn.intervals import compute_difference_interval
 from relearn.params import RetrainParams
 
 LARGE = 1e9
+SAME = "the candidate is the classifier in use, to the last bit"
 Verdict = Literal["first", "better", "no clear difference", "the same", "worse", "blocked by data"]
 
 
@@ -22,6 +23,13 @@ class Surprise(NamedTuple):
     n_new_wrong: int
 
 
+class Sameness(NamedTuple):
+    """Whether the candidate answers as the one in use does, to the last bit, and whether its images are others."""
+
+    is_same: bool
+    has_other_images: bool
+
+
 class Decision(NamedTuple):
     """What was decided, and why in words."""
 
@@ -31,7 +39,11 @@ class Decision(NamedTuple):
 
 
 def decide_promotion(
-    params: RetrainParams, failed_checks: Sequence[str], paired: Paired | None, surprise: Surprise | None = None
+    params: RetrainParams,
+    failed_checks: Sequence[str],
+    paired: Paired | None,
+    surprise: Surprise | None = None,
+    sameness: Sameness | None = None,
 ) -> Decision:
     """Decide whether a candidate takes the place of the classifier in use.
 
@@ -40,17 +52,22 @@ def decide_promotion(
     difference in accuracy, candidate - in use, has a score interval of `retrain.confidence`; see
     `compute_paired_interval`.
 
-    1. A check of the gate with severity error that failed, or fewer than `retrain.min_images` common images: blocked by
-       data, whatever the accuracy.
-    2. Nothing is in use yet: promoted as the first.
-    3. The candidate is clearly wrong more often on the new evaluation images than on the older ones, by more than
+    1. A check of the gate with severity error that failed: blocked by data, whatever the accuracy.
+    2. Nothing is in use yet: promoted as the first, however few images there are.
+    3. The candidate is the one in use, made of the same images: the same, and nothing to promote.
+    4. Fewer than `retrain.min_images` common images: blocked by data.
+    5. The candidate is clearly wrong more often on the new evaluation images than on the older ones, by more than
        `retrain.max_surprise`: blocked by data. It has learned from images like the new ones, so they are not merely of
        another kind: their labels are to be doubted. The comparison above cannot see that, for both classifiers are
        wrong where the label is.
-    4. The whole interval is above 0: better, promoted. The whole interval is below 0: worse.
-    5. Else there is no clear difference. The candidate knows the newer images, so it is promoted, provided that it is
+    6. The candidate is the one in use to the last bit, but its images are others: the same, promoted as their record.
+    7. The whole interval is above 0: better, promoted. The whole interval is below 0: worse.
+    8. Else there is no clear difference. The candidate knows the newer images, so it is promoted, provided that it is
        shown not to be worse by more than `retrain.margin`: the lower end of the interval is above -margin (a test of
        non-inferiority). A candidate that is clearly worse is promoted by none of this, however small the difference.
+
+    Each is compared with the one before it, so what is lost within the margin can add up over many promotions;
+    `relearn compare classifier@v1.0.0 classifier@v9.0.0` tells.
 
     Parameters
     ----------
@@ -58,19 +75,25 @@ def decide_promotion(
         What the gate found, a line each; only what is an error.
     paired
         The classifier in use first, the candidate second; None if nothing is in use.
-    surprise
+    surprise, sameness
         None if nothing is in use.
     """
     if failed_checks:
         return Decision(False, "blocked by data", f"{len(failed_checks)} failed: {'; '.join(failed_checks)}")
     if paired is None:
         return Decision(True, "first", "no classifier was in use")
-    n, first, second = paired.n_images, paired.n_only_first, paired.n_only_second
-    if n < params.min_images:
-        wanted = f"wanted at least {params.min_images:,} evaluation images in common (retrain.min_images), got {n:,}"
-        return Decision(False, "blocked by data", wanted)
-    if surprise and (doubt := describe_doubt(params, surprise)):
+    if sameness and sameness.is_same and not sameness.has_other_images:
+        return Decision(False, "the same", SAME)
+    if doubt := describe_doubt(params, paired, surprise):
         return Decision(False, "blocked by data", doubt)
+    if sameness and sameness.is_same:
+        return Decision(True, "the same", f"{SAME}, of other images")
+    return compare_accuracy(params, paired)
+
+
+def compare_accuracy(params: RetrainParams, paired: Paired) -> Decision:
+    """Decide by the accuracy alone: the last two points of the protocol."""
+    n, first, second = paired.n_images, paired.n_only_first, paired.n_only_second
     low, high = compute_paired_interval(n, first, second, params.confidence)
     verdict: Verdict = "better" if low > 0 else "worse" if high < 0 else "no clear difference"
     reason = (
@@ -85,11 +108,16 @@ def decide_promotion(
     return Decision(promoted, verdict, reason)
 
 
-def describe_doubt(params: RetrainParams, surprise: Surprise) -> str:
-    """Say why the labels of the new images are to be doubted; nothing if they are not."""
-    n_older, n_older_wrong, n_new, n_new_wrong = surprise
-    if not n_older or not n_new:
+def describe_doubt(params: RetrainParams, paired: Paired, surprise: Surprise | None) -> str:
+    """Say why nothing can be told from the evaluation images: too few, or labels to be doubted; nothing if it can."""
+    if paired.n_images < params.min_images:
+        return (
+            f"wanted at least {params.min_images:,} evaluation images in common (retrain.min_images), got "
+            f"{paired.n_images:,}"
+        )
+    if surprise is None or not surprise.n_older or not surprise.n_new:
         return ""
+    n_older, n_older_wrong, n_new, n_new_wrong = surprise
     low, high = compute_difference_interval((n_older_wrong, n_older), (n_new_wrong, n_new), params.confidence)
     if low <= params.max_surprise:
         return ""

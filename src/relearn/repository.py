@@ -1,6 +1,7 @@
 """git, by its command: what a retraining needs of it, and nothing that touches a person's working copy or index."""
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -74,9 +75,17 @@ def remove_worktree(root: Path, folder: Path) -> None:
     """Remove a worktree, however far a killed run came with making or removing it."""
     if folder.exists():
         shutil.rmtree(folder)
-    git = Path(run_git(root, "rev-parse", "--path-format=absolute", "--git-common-dir").strip())
-    for administration in (git / "worktrees").glob(f"{folder.name}*"):
-        shutil.rmtree(administration)
+    for administration in find_git_folder(root).glob("worktrees/*"):
+        link = administration / "gitdir"
+        # One that was killed before it wrote where its worktree is has the worktree's name, maybe with a number.
+        is_half = not link.exists() and re.fullmatch(rf"{re.escape(folder.name)}\d*", administration.name)
+        if is_half or (link.exists() and Path(link.read_text().strip()) == folder / ".git"):
+            shutil.rmtree(administration)
+
+
+def find_git_folder(root: Path) -> Path:
+    """Return git's own folder, that of the main repository if `root` is a worktree of it."""
+    return Path(run_git(root, "rev-parse", "--path-format=absolute", "--git-common-dir").strip())
 
 
 def check_branch_is_free(root: Path, branch: str) -> None:

@@ -3,6 +3,7 @@
 A record is a commit whose trailers say what was decided:
 
     Verdict: better | no clear difference | the same | first | worse | blocked by data | rolled back
+    Promoted: v3            only where this is the version that was promoted
     In-use: v3              the version in use from then on; none before the first
     Base: COMMIT            whose code, pipeline and parameters were run
     Data-sha256: HASH       of data/manifest.csv
@@ -31,10 +32,11 @@ from relearn.files import hash_bytes, read_csv
 from relearn.landing import Waiting
 from relearn.lineage import list_tags, name_tag, name_version, parse_images, read_committed
 from relearn.lock import hold_lock
-from relearn.params import RetrainParams
+from relearn.params import Params, RetrainParams, parse_blocks
 from relearn.release import IMAGES, VERSIONS, find_current, keep_version, list_versions, switch_current
 from relearn.repository import (
     add_tag,
+    check_branch_is_free,
     commit_tree,
     find_commit,
     format_message,
@@ -78,17 +80,47 @@ class Start(NamedTuple):
         return self.record.in_use if self.record else None
 
 
-def find_start(root: Path, params: RetrainParams) -> Start:
-    """Find where a retraining begins; a branch that is a remote's alone becomes one here too.
+def read_settings(root: Path, base: str) -> RetrainParams:
+    """Read how to retrain from the `params.yaml` that is committed in the base, whatever a person is editing.
+
+    Raises
+    ------
+    RepositoryError, ParamsError
+        There is no such branch, or its parameters are wrong.
+    """
+    commit = find_commit(root, f"refs/heads/{base}")
+    if commit is None:
+        raise RepositoryError(f"base: {base}: wanted a branch with a commit, got none of that name")
+    content = run_git(root, "cat-file", "blob", f"{commit}:{paths.PARAMS}").encode()
+    return parse_blocks(content, f"{base}:{paths.PARAMS}", Params).retrain
+
+
+def follow_remote(root: Path, remote: str, branch: str) -> None:
+    """Let a branch of records be where the remote's is, if that is ahead; both having moved is an error.
 
     Raises
     ------
     RepositoryError
-        There is no such base.
+        Each has records that the other has not.
     """
-    base = find_commit(root, f"refs/heads/{params.base}")
-    if base is None:
-        raise RepositoryError(f"retrain.base: {params.base}: wanted a branch with a commit, got none of that name")
+    here, there = find_commit(root, f"refs/heads/{branch}"), find_commit(root, f"refs/remotes/{remote}/{branch}")
+    if here is None or there is None or is_ancestor(root, there, here):
+        return
+    if not is_ancestor(root, here, there):
+        raise RepositoryError(
+            f"{branch}: has other records here than on {remote}; retrain in one clone alone, and let this one follow: "
+            f"git branch --force {branch} {remote}/{branch}"
+        )
+    move_branch(root, branch, there, here)
+
+
+def find_start(root: Path, base: str, params: RetrainParams) -> Start:
+    """Find where a retraining begins; a branch that is a remote's alone becomes one here too."""
+    commit = find_commit(root, f"refs/heads/{base}")
+    assert commit  # the settings came from there
+    theirs = params.git_remote and find_commit(root, f"refs/remotes/{params.git_remote}/{base}")
+    if theirs and is_ancestor(root, commit, theirs):
+        commit = theirs
     tip = find_commit(root, f"refs/heads/{params.branch}")
     if tip is None:  # a fresh clone has it as its remote's
         remotes = run_git(root, "for-each-ref", "--format=%(objectname)", f"refs/remotes/*/{params.branch}").split()
@@ -96,8 +128,22 @@ def find_start(root: Path, params: RetrainParams) -> Start:
             (tip,) = set(remotes)
             move_branch(root, params.branch, tip, None)
     record = find_record(root, tip) if tip else None
-    in_use = find_commit(root, f"refs/tags/{name_tag(record.in_use)}") if record and record.in_use else None
-    return Start(base, tip, in_use, record)
+    in_use = find_promotion(root, tip, record.in_use) if tip and record and record.in_use else None
+    return Start(commit, tip, in_use, record)
+
+
+def find_promotion(root: Path, tip: str, version: str) -> str:
+    """Return the commit that promoted a version, among a commit and those that it came from.
+
+    Raises
+    ------
+    RepositoryError
+        None did.
+    """
+    commit = run_git(root, "log", "-1", f"--grep=^Promoted: {version}$", "--format=%H", tip).strip()
+    if not commit:
+        raise RepositoryError(f"{tip[:12]}: wanted a record of the promotion of {version}, got none before it")
+    return commit
 
 
 def find_record(root: Path, tip: str) -> Record | None:
@@ -224,11 +270,11 @@ def write_record(
     The commit, and the version that is in use with it.
     """
     promoted, verdict = contest["promoted"], contest["verdict"]
-    number = max((int(name_version(tag)[1:]) for tag in list_tags(root)), default=0) + 1
-    version = f"v{number}" if promoted else start.version
+    version = choose_version(root, start.tip) if promoted else start.version
     subject = f"{f'Promote {name_tag(version)}' if promoted and version else f'Keep {version or NONE}'}: {verdict}"
     trailers = {
         "Verdict": verdict,
+        **({"Promoted": version} if promoted and version else {}),
         "In-use": version or NONE,
         "Base": start.base,
         "Sources-sha256": hash_sources(worktree),
@@ -250,6 +296,13 @@ def write_record(
     return write_commit(worktree, parents, format_message(subject, contest["reason"], trailers)), version
 
 
+def choose_version(root: Path, tip: str | None) -> str:
+    """Return the version after all that were ever promoted, whether or not they have a tag here."""
+    told = run_git(root, "log", "--format=%(trailers:key=Promoted,valueonly)", tip).split() if tip else []
+    tagged = [name_version(tag) for tag in list_tags(root)]
+    return f"v{max((int(version[1:]) for version in [*told, *tagged]), default=0) + 1}"
+
+
 def publish_record(root: Path, branch: str, commit: str, before: str | None) -> None:
     """Let the branch be at a new record, and tag and release follow.
 
@@ -259,6 +312,7 @@ def publish_record(root: Path, branch: str, commit: str, before: str | None) -> 
         The branch was moved since the retraining began, such as by a rollback.
     """
     with hold_lock(root / paths.RELEASE / LOCK, "a change of the release", PATIENCE_SECONDS):
+        check_branch_is_free(root, branch)
         (root / UNPUSHED).parent.mkdir(parents=True, exist_ok=True)
         (root / UNPUSHED).touch()
         try:
@@ -279,10 +333,11 @@ def align_release(root: Path, branch: str) -> None:
 def _follow(root: Path, branch: str) -> None:
     tip = find_commit(root, f"refs/heads/{branch}")
     record = find_record(root, tip) if tip else None
-    if record is None or record.in_use is None:
+    if tip is None or record is None or record.in_use is None:
         return
     release, tag = root / paths.RELEASE, name_tag(record.in_use)
-    add_tag(root, tag, record.commit, run_git(root, "log", "-1", "--format=%B", record.commit))
+    promotion = find_promotion(root, tip, record.in_use)
+    add_tag(root, tag, promotion, run_git(root, "log", "-1", "--format=%B", promotion))
     _keep(root, record.in_use)
     try:
         current = find_current(release)
@@ -320,6 +375,8 @@ def roll_back(root: Path, branch: str, name: str | None) -> list[str]:
     RepositoryError
         Nothing was promoted yet, or there is no such version, or none before.
     """
+    check_branch_is_free(root, branch)
+    align_release(root, branch)
     tags = list_tags(root)
     tip = find_commit(root, f"refs/heads/{branch}")
     record = find_record(root, tip) if tip else None
@@ -333,7 +390,6 @@ def roll_back(root: Path, branch: str, name: str | None) -> list[str]:
         raise RepositoryError(f"{name}: wanted one of {', '.join(tags)}")
     version = name_version(tag)
     if version == record.in_use:
-        align_release(root, branch)
         return [f"{tag} is in use"]
     _keep(root, version)
     subject = f"Roll back to {tag} from {name_tag(record.in_use)}"

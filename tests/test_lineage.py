@@ -1,0 +1,104 @@
+import json
+import subprocess
+
+import pytest
+from typer.testing import CliRunner
+
+from conftest import commit, git
+from relearn import cli
+from relearn.errors import IntegrityError
+from relearn.files import hash_bytes
+from relearn.lineage import find_lineage, find_sightings, list_tags, name_tag, read_committed
+
+EXTRACTOR = {
+    "network": "n",
+    "weights": "random",
+    "network_sha256": "a" * 64,
+    "keras": "3",
+    "backend": "b 1",
+    "pillow": "13",
+}
+
+
+def write(folder, number, *images):
+    """Write a classifier whose data has these images, (letter of the hash, split) each."""
+    record = {"record_sha256": f"{number}", "head": "h", "options": {"C": number}, "extractor": EXTRACTOR}
+    rows = "".join(f"{letter * 64},{split}\n" for letter, split in images)
+    files = {
+        "data/manifest.csv": "sha256,split\n" + rows,
+        "models/classifier/classifier.json": json.dumps(record),
+        "metrics/evaluation.json": json.dumps({"accuracy_score": 0.5, "n_images": number}),
+        "requirements.lock": f"x=={number}",
+    }
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    commit(folder)
+    git(folder, "tag", "-a", f"classifier@v{number}.0.0", "-m", "x")
+
+
+@pytest.fixture
+def repository(workspace):
+    git(workspace, "init", "--quiet")
+    subprocess.run(["dvc", "init", "--quiet"], cwd=workspace, check=True)
+    write(workspace, 2, ("a", "training"), ("b", "evaluation"))
+    write(workspace, 10, ("a", "training"), ("b", "evaluation"), ("c", "validation"))
+    git(workspace, "tag", "classifier@v3.1.0")  # another one's
+    write(workspace, 11, ("a", "evaluation"))
+    git(workspace, "tag", "-d", "classifier@v11.0.0")
+    return workspace
+
+
+@pytest.mark.parametrize("name", ["3", "v3", "classifier@v3", "classifier@v3.0.0", "v3.0.0"])
+def test_a_version_is_named_in_many_ways(name):
+    assert name_tag(name) == "classifier@v3.0.0"
+
+
+@pytest.mark.parametrize("name", ["main", "v0", "classifier@v1.2.0", "HEAD~1"])
+def test_what_is_no_version_stays_as_it_is(name):
+    assert name_tag(name) == name
+
+
+def test_tags_come_with_the_newest_first(repository):
+    assert list_tags() == ["classifier@v10.0.0", "classifier@v2.0.0"]
+
+
+def test_by_tag_revision_and_folder(repository):
+    found = find_lineage("v2")
+    assert (found.tag, found.images) == ("classifier@v2.0.0", {"a" * 64: "training", "b" * 64: "evaluation"})
+    assert found.environment_sha256 == hash_bytes(b"x==2")
+    assert "retrain:" in found.params
+    assert found.record["options"] == {"C": 2}
+    found = find_lineage("HEAD")
+    assert (found.tag, found.commit) == (None, git(repository, "rev-parse", "HEAD").strip())
+    folder = repository / "kept"
+    folder.mkdir()
+    (folder / "classifier.json").write_bytes(
+        read_committed(repository, "classifier@v2.0.0", cli.paths.CLASSIFIER / "classifier.json")
+    )
+    assert find_lineage("kept").tag == "classifier@v2.0.0"
+    (folder / "classifier.json").write_text('{"record_sha256": "other"}')
+    with pytest.raises(IntegrityError, match=r"^kept: wanted the classifier of a tag classifier@vN.0.0, got one of"):
+        find_lineage("kept")
+    with pytest.raises(
+        IntegrityError, match=r"^v9.*: wanted a tag \(classifier@v10.0.0, classifier@v2.0.0\), another revision of git"
+    ):
+        find_lineage("v9.9")
+    with pytest.raises(IntegrityError, match=r"^nothing of HEAD: not in git, in DVC's cache or on its remote: "):
+        read_committed(repository, "HEAD", cli.Path("nothing"))
+
+
+def test_which_classifiers_saw_an_image(repository):
+    assert find_sightings("c" * 64) == [("classifier@v10.0.0", "validation")]
+    assert [split for _, split in find_sightings("a" * 64)] == ["training", "training"]
+    runner = CliRunner()
+    answer = runner.invoke(cli.app, ["lineage", "--image", "d" * 64])
+    assert answer.output == f"no classifier that was promoted has seen {'d' * 64}\n"
+    answer = runner.invoke(cli.app, ["lineage", "--image", "c" * 64, "--json"])
+    assert json.loads(answer.output) == {"sha256": "c" * 64, "splits": {"classifier@v10.0.0": "validation"}}
+    (repository / "image.png").write_bytes(b"x")
+    answer = runner.invoke(cli.app, ["lineage", "--image", "image.png"])
+    assert hash_bytes(b"x") in answer.output
+    assert runner.invoke(cli.app, ["lineage"]).exit_code == 2
+    answer = runner.invoke(cli.app, ["lineage", "v10"])
+    assert "images       3 (training 1, validation 1, evaluation 1), data/manifest.csv sha256 " in answer.output
