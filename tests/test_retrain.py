@@ -142,7 +142,13 @@ def test_from_the_first_to_the_rollback(server, repository, tmp_path, webhook):
     assert retrain(repository, **environment) == ("Promoted", "v1 is in use, first: no classifier was in use")
     state, tasks, _, artifacts = read_last_run(server)
     assert state == "Promoted"
-    assert {re.sub("-[0-9a-f]{3}$", "", name) for name in tasks} == {*STAGES, *TASKS, "take away", "push"}
+    assert {re.sub("-[0-9a-f]{3}$", "", name) for name in tasks} == {
+        *STAGES,
+        *TASKS,
+        "fetch commits",
+        "take away",
+        "push",
+    }
     assert set(tasks.values()) == {"Completed"}
     assert set(artifacts) == {"verdict", "validation", "verification", "confusion", "mistakes"}
     assert artifacts["verdict"].startswith("## Promoted: first")
@@ -153,7 +159,12 @@ def test_from_the_first_to_the_rollback(server, repository, tmp_path, webhook):
     # Nothing new.
     assert retrain(repository, **environment) == ("Skipped", "nothing new")
     _, tasks, *_ = read_last_run(server)
-    assert {re.sub("-[0-9a-f]{3}$", "", name) for name in tasks} == {"recover", "look for images", "clean up"}
+    assert {re.sub("-[0-9a-f]{3}$", "", name) for name in tasks} == {
+        "fetch commits",
+        "recover",
+        "look for images",
+        "clean up",
+    }
 
     # New images, while a person is at work.
     (repository / "README.md").write_text("in the middle of a sentence")
