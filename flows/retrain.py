@@ -48,6 +48,7 @@ from relearn.retraining import (
     list_kept_files,
     publish_record,
     read_settings,
+    read_settings_of,
     was_tried,
     write_record,
 )
@@ -135,11 +136,11 @@ def run_retraining(base: str = "main") -> State:
 
 def retrain(run: Run) -> State:
     """Retrain under the lock."""
-    params = run.params
-    landing = find_landing(params)
-    if params.git_remote:
+    if run.params.git_remote:
         retry(fetch_commits, True)(run)
     start = recover(run)
+    params = read_settings_of(ROOT, start.base, run.base)  # the base may have been the remote's
+    landing = find_landing(params)
     waiting = retry(look_for_images, landing.is_remote)(landing, params.settle_seconds) if landing else []
     imports = list_imports(ROOT, start.base)
     landing_sha256 = hash_waiting(waiting)

@@ -91,8 +91,13 @@ def read_settings(root: Path, base: str) -> RetrainParams:
     commit = find_commit(root, f"refs/heads/{base}")
     if commit is None:
         raise RepositoryError(f"base: {base}: wanted a branch with a commit, got none of that name")
+    return read_settings_of(root, commit, base)
+
+
+def read_settings_of(root: Path, commit: str, name: str) -> RetrainParams:
+    """Read how to retrain from a commit, which is called `name` in errors."""
     content = run_git(root, "cat-file", "blob", f"{commit}:{paths.PARAMS}").encode()
-    return parse_blocks(content, f"{base}:{paths.PARAMS}", Params).retrain
+    return parse_blocks(content, f"{name}:{paths.PARAMS}", Params).retrain
 
 
 def follow_remote(root: Path, remote: str, branch: str) -> None:
