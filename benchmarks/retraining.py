@@ -95,8 +95,6 @@ def make_clone(folder, images, changes):
         block[name] = value
     with path.open("w") as file:
         YAML().dump(params, file)
-    with (clone / ".gitignore").open("a") as file:
-        file.write("/data/landing/\n")
     (clone / "data" / "landing").mkdir()
     run(clone, sys.executable, "-m", "dvc", "add", "--quiet", str(SOURCE))
     commit(clone, "Photos under retraining")

@@ -4,6 +4,7 @@ Usage: python -m flows.pipeline
 """
 
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -74,7 +75,11 @@ def publish_metrics() -> None:
 
 
 def run_to_its_end(flow: Flow[..., State], *arguments: str) -> State:
-    """Run a flow and return its state; where no server answers, exit with one line."""
+    """Run a flow and return its state; where no server answers, exit with one line.
+
+    SIGTERM is an orderly exit, for a temporary server is ended by one and would else go on alone.
+    """
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     try:
         return flow(*arguments, return_state=True)
     except RuntimeError as error:

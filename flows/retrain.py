@@ -8,6 +8,7 @@ its state: Skipped, Promoted and NotPromoted are completed, Blocked (by bad data
 """
 
 import json
+import logging
 import os
 import re
 import sys
@@ -116,6 +117,7 @@ class Run(NamedTuple):
 def run_retraining(base: str = "main") -> State:
     """Retrain on what is new, and let the release follow if the candidate may take the place of the one in use."""
     os.chdir(ROOT)  # whoever started this: what follows is about this repository
+    logging.getLogger("prefect.task_runs").addFilter(drop_traceback)
     try:
         if (ROOT / ".git").is_file():
             raise RepositoryError(f"{ROOT}: wanted the main repository, got a worktree of it; retrain there")
@@ -140,6 +142,10 @@ def retrain(run: Run) -> State:
         retry(fetch_commits, True)(run)
     start = recover(run)
     params = read_settings_of(ROOT, start.base, run.base)  # the base may have been the remote's
+    if run_git(ROOT, "diff", "--name-only", start.base, "--", str(paths.PARAMS)):
+        get_run_logger().warning(
+            "%s: what is committed in %s counts, which is not what is here", paths.PARAMS, run.base
+        )
     landing = find_landing(params)
     waiting = retry(look_for_images, landing.is_remote)(landing, params.settle_seconds) if landing else []
     imports = list_imports(ROOT, start.base)
@@ -175,8 +181,16 @@ def retrain(run: Run) -> State:
         return finish(run, Completed(name="Promoted", message=f"{version} is in use, {message}"))
     told = f"{version or 'nothing'} stays in use, {message}"
     if contest["verdict"] == "blocked by data":
+        told += f"; mend it, or take it out of {params.landing}" if waiting else ""
         return finish(run, Failed(name="Blocked", message=told))
     return finish(run, Completed(name="NotPromoted", message=told))
+
+
+def drop_traceback(record: logging.LogRecord) -> bool:
+    """Let an error that is told in words be told without a traceback."""
+    if record.exc_info and isinstance(record.exc_info[1], RelearnError):
+        record.exc_info = None
+    return True
 
 
 def finish(run: Run, state: State) -> State:
@@ -276,11 +290,23 @@ def read_dvc_settings(run: Run) -> dict[str, str]:
 
 @task(name="fetch data", cache_policy=NO_CACHE)
 def fetch_data(run: Run, imports: list[str], has_remote: bool) -> None:
-    """Bring the tracked data into the worktree, and what is new at the origin of what was imported."""
+    """Bring the tracked data into the worktree, and what is new at the origin of what was imported.
+
+    Raises
+    ------
+    RepositoryError
+        The source is in neither git nor DVC.
+    """
     if names := list_data_files(WORKTREE, run_git(WORKTREE, "write-tree").strip()):
         run.execute([*DVC, "pull" if has_remote else "checkout", *names])
     if imports:
         run.execute([*DVC, "update", *imports])
+    source = read_params(WORKTREE / paths.PARAMS).restructure.source
+    if not (WORKTREE / source).exists():
+        raise RepositoryError(
+            f"restructure.source: {source}: wanted what git or DVC tracks: `dvc add {source}`, and commit {source}.dvc "
+            f"to {run.base}"
+        )
 
 
 @task(name="grow source", cache_policy=NO_CACHE)

@@ -99,6 +99,7 @@ def test_which_classifiers_saw_an_image(repository):
     (repository / "image.png").write_bytes(b"x")
     answer = runner.invoke(cli.app, ["lineage", "--image", "image.png"])
     assert hash_bytes(b"x") in answer.output
-    assert runner.invoke(cli.app, ["lineage"]).exit_code == 2
+    assert runner.invoke(cli.app, ["lineage", "v2", "--image", "x"]).exit_code == 2
+    assert "release/current: wanted a tag" in str(runner.invoke(cli.app, ["lineage"]).exception)
     answer = runner.invoke(cli.app, ["lineage", "v10"])
     assert "images       3 (training 1, validation 1, evaluation 1), data/manifest.csv sha256 " in answer.output

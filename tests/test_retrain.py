@@ -54,8 +54,6 @@ def repository(clone, set_params):
     """A repository whose source is a folder of 300 digits that DVC tracks."""
     land(clone, DIGITS[:300], "data/raw/photos")
     set_params(CHANGES, clone / "params.yaml")
-    with (clone / ".gitignore").open("a") as file:
-        file.write("/data/landing/\n")
     assert execute(clone, "dvc", "add", "--quiet", "data/raw/photos").returncode == 0
     (clone / "data" / "landing").mkdir()
     git(clone, "branch", "--move", "main")
@@ -179,7 +177,8 @@ def test_from_the_first_to_the_rollback(server, repository, tmp_path, webhook):
     assert read_person(repository) == before
     assert [path for path in (repository / "data" / "landing").rglob("*") if path.is_file()] == []
     check_clean(repository)
-    *_, artifacts = read_last_run(server)
+    *_, log, artifacts = read_last_run(server)
+    assert "params.yaml: what is committed in main counts, which is not what is here" in log
     assert '"metric": "accuracy_score", "v1": ' in artifacts["comparison"]
     git(repository, "reset", "--quiet", "--hard")
 
@@ -224,6 +223,9 @@ def test_from_the_first_to_the_rollback(server, repository, tmp_path, webhook):
     name, message = retrain(repository, **environment)
     assert name == "Blocked"
     assert message.startswith("v2 stays in use, blocked by data: 2 failed: every_class_in_every_split: wanted ")
+    assert message.endswith("; mend it, or take it out of data/landing")
+    _, _, log, _ = read_last_run(server)
+    assert "Traceback" not in log
     (body,) = told
     assert (body["flow"], body["state"]) == ("retrain", "Blocked")
     assert "every_class_in_every_split" in body["text"]
@@ -352,6 +354,10 @@ def test_what_stands_in_the_way_is_told(server, repository, set_params):
     )
     git(repository, "switch", "--quiet", "main")
     git(repository, "branch", "--delete", "--force", "retrain/main")
+    set_params({"restructure.source": "data/raw/elsewhere"}, repository / "params.yaml")
+    assert fail().startswith(
+        "restructure.source: data/raw/elsewhere: wanted what git or DVC tracks: `dvc add data/raw/else"
+    )
     set_params({"restructure.source": "data/raw/digits.zip"}, repository / "params.yaml")
     commit(repository)
     land(repository, DIGITS[300:310])
@@ -406,6 +412,24 @@ def test_the_scheduler_retrains(server, repository, set_params):
     _, deployment = find_runs()
     assert deployment["paused"] is False
     assert [clock["active"] for clock in deployment["schedules"]] == [True]
+
+
+@pytest.mark.slow
+def test_sigterm_leaves_no_temporary_server(repository):
+    with subprocess.Popen(
+        [sys.executable, "-m", "flows.retrain"],
+        cwd=repository,
+        env={key: value for key, value in make_environment(repository).items() if key != "PREFECT_API_URL"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as flow:
+        assert any("Running stage 'restructure'" in line for line in flow.stdout)
+        assert any("uvicorn" in " ".join(line) for line in find_processes(repository))
+        flow.terminate()
+        flow.stdout.read()
+    assert flow.returncode == 143
+    wait_for(lambda: find_processes(repository) == [], 30)
 
 
 @pytest.mark.slow

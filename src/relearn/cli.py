@@ -153,7 +153,10 @@ def rollback(
 @app.command(rich_help_panel="Retraining")
 def lineage(
     model: Annotated[
-        str | None, typer.Argument(metavar="MODEL_OR_TAG", help="A tag or its version, a revision, or a folder.")
+        str | None,
+        typer.Argument(
+            metavar="[MODEL_OR_TAG]", help="A tag, its version, a revision, a folder; without, release/current."
+        ),
     ] = None,
     image: Annotated[
         str | None, typer.Option(help="The SHA-256 of an image, or its file: which models saw it?")
@@ -165,14 +168,14 @@ def lineage(
 
     from relearn.files import hash_file
     from relearn.lineage import describe_lineage, find_lineage, find_sightings
+    from relearn.release import CURRENT
 
-    if (model is None) == (image is None):
-        raise typer.BadParameter("wanted a model, or --image")
-    if model is not None:
-        found = find_lineage(model)
+    if model is not None and image is not None:
+        raise typer.BadParameter("wanted a model or --image, got both")
+    if image is None:
+        found = find_lineage(model or str(paths.RELEASE / CURRENT))
         print(format_json.dumps(found._asdict(), indent=2) if json else "\n".join(describe_lineage(found)))
         return
-    assert image
     sha256 = hash_file(Path(image)) if Path(image).is_file() else image
     sightings = find_sightings(sha256)
     if json:
