@@ -66,7 +66,8 @@ def read_classifier(folder: Path) -> Classifier:
     IntegrityError
         A file is missing, or one of the hashes is wrong.
     """
-    folder = folder.resolve()  # both files of one version, where `release/current` is switched in between
+    if folder.is_symlink():  # both files of one version, where `release/current` is switched in between
+        folder = folder.resolve()
     if not (folder / RECORD).is_file():
         raise IntegrityError(f"{folder}: no classifier there; run `dvc repro`, or `dvc pull` one")
     record = read_json(folder / RECORD, ("record_sha256", "head_sha256", "classes", "features", "extractor"))
