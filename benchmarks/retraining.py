@@ -196,7 +196,7 @@ def tell(folder, food5k, weights):
     )
 
     def show(what, *command):
-        print(f"## {what}")
+        print(f"## {what}" if what else "")
         for line in command:
             print(f"$ {' '.join(line)}")
             print(run(clone, *line).rstrip())
