@@ -2,7 +2,7 @@
 
 Usage: python benchmarks/retraining.py story FOOD5K WEIGHTS
        python benchmarks/retraining.py herd [N]
-       python benchmarks/retraining.py kills [N]
+       python benchmarks/retraining.py kills [N [late]]
        python benchmarks/retraining.py tasks [N_IMAGES]
 
 Each works in a clone of this repository in a temporary folder, with `python -m flows.retrain` as a person would, and,
@@ -43,6 +43,7 @@ from relearn.files import hash_bytes, hash_file
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = Path("data/raw/photos")
+LATE_SECONDS = 3
 SMALL = {"validate.min_images.min": 2, "retrain.min_images": 50, "retrain.margin": 0.05}
 
 
@@ -311,7 +312,7 @@ def check(clone):
         raise SystemExit(json.dumps(found, indent=2))
 
 
-def kill(folder, n):
+def kill(folder, n, is_late):
     """Kill at random moments."""
     images = read_digits()
     clone = make_clone(folder, images[:600], SMALL)
@@ -333,21 +334,30 @@ def kill(folder, n):
             moment = seconds * (number + rng.random()) / n
             with tempfile.TemporaryFile("w+") as log:
                 process = start(clone, log, server)
+                while is_late and process.poll() is None and "Task run 'show mistakes" not in read_log(log):
+                    time.sleep(0.05)
                 with suppress(subprocess.TimeoutExpired):
-                    process.wait(moment)
+                    process.wait(rng.uniform(0, LATE_SECONDS) if is_late else moment)
                 process.send_signal(signal.SIGKILL)
                 n_killed += process.wait() == -signal.SIGKILL
-                log.seek(0)
-                steps = re.findall(r"Task run '([a-z ]+?)(?:-\w{3})?' - Finished", log.read())
-            name, message, _, text = retrain(clone, server)
-            if name == "Skipped" and "promoted" not in message and "nothing new" not in message:
+                steps = re.findall(r"Task run '([a-z ]+?)(?:-\w{3})?' - Finished", read_log(log))
+            name, _, _, text = retrain(clone, server)
+            if name not in ("Promoted", "Skipped"):
                 raise SystemExit(text)
             check(clone)
             if (result := read_result(clone)) != wanted:
                 raise SystemExit(f"{moment:.1f} s: wanted {wanted}, got {result}\n{text}")
             told[name] = told.get(name, 0) + 1
-            print(f"  killed at {moment:4.1f} s, after {steps[-1] if steps else 'nothing'}; then {name}", flush=True)
+            print(
+                f"  killed {'late' if is_late else f'at {moment:4.1f} s'}, after {steps[-1] if steps else 'nothing'}; then {name}",
+                flush=True,
+            )
         print(f"{n_killed} killed; then {told}")
+
+
+def read_log(log):
+    # By its own descriptor: that of the child has the same position.
+    return os.pread(log.fileno(), 1 << 24, 0).decode()
 
 
 def read_result(clone):
@@ -403,7 +413,7 @@ def main():
             case "herd":
                 count_ends(folder, int(*arguments or ["20"]))
             case "kills":
-                kill(folder, int(*arguments or ["30"]))
+                kill(folder, int([*arguments, "30"][0]), "late" in arguments)
             case "tasks":
                 time_tasks(folder, int(*arguments or ["1797"]))
             case _:
