@@ -348,10 +348,8 @@ def kill(folder, n, is_late):
             if (result := read_result(clone)) != wanted:
                 raise SystemExit(f"{moment:.1f} s: wanted {wanted}, got {result}\n{text}")
             told[name] = told.get(name, 0) + 1
-            print(
-                f"  killed {'late' if is_late else f'at {moment:4.1f} s'}, after {steps[-1] if steps else 'nothing'}; then {name}",
-                flush=True,
-            )
+            when = "late" if is_late else f"at {moment:4.1f} s"
+            print(f"  killed {when}, after {steps[-1] if steps else 'nothing'}; then {name}", flush=True)
         print(f"{n_killed} killed; then {told}")
 
 
