@@ -72,9 +72,8 @@ def publish_contest(contest: dict[str, Any], version: str | None) -> None:
 
 def publish_confusion(root: Path) -> None:
     """Publish the confusion matrix as an image."""
-    header, *rows = csv.reader((root / paths.PREDICTIONS).read_text().splitlines())
-    label, predicted = header.index("label"), header.index("predicted")
-    svg = draw_confusion((row[label], row[predicted]) for row in rows)
+    with (root / paths.PREDICTIONS).open(encoding="utf-8", newline="") as file:
+        svg = draw_confusion((row["label"], row["predicted"]) for row in csv.DictReader(file))
     encoded = base64.b64encode(svg.encode()).decode()
     create_image_artifact(
         key="confusion", image_url=f"data:image/svg+xml;base64,{encoded}", description="Confusion of the candidate"

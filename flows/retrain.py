@@ -275,9 +275,8 @@ def open_worktree(run: Run, start: Start) -> bool:
     cache = settings.get("cache.dir", str(ROOT / ".dvc" / "cache"))
     run.execute([*DVC, "cache", "dir", "--local", cache])
     for key, value in settings.items():  # a path in the file would be relative to that
-        if key.endswith(".url") and Path(value).is_absolute():
-            name = key.removeprefix("remote.").removesuffix(".url")
-            run.execute([*DVC, "remote", "modify", "--local", name, "url", value])
+        if (match := re.fullmatch(r"remote\.(.+)\.url", key)) and Path(value).is_absolute():
+            run.execute([*DVC, "remote", "modify", "--local", match[1], "url", value])
     return "core.remote" in settings
 
 

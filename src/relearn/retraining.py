@@ -181,7 +181,7 @@ def has_new_base(root: Path, start: Start) -> bool:
 
 
 def was_tried(start: Start, landing_sha256: str | None) -> bool:
-    """Tell whether what waits was judged before, and not promoted: that is there by a kill alone, to be taken away."""
+    """Tell whether what waits was judged before, and stays; after a promotion it does so by a kill alone."""
     record = start.record
     return record is not None and record.landing_sha256 == landing_sha256 and record.commit != start.in_use
 
