@@ -4,7 +4,7 @@ import time
 import pytest
 
 from relearn.errors import ParamsError
-from relearn.threads import Budget, count_threads, map_ahead
+from relearn.threads import Budget, count_threads, map_ahead, prefetch
 
 
 def test_results_come_in_order():
@@ -43,6 +43,41 @@ def test_first_failure_ends_the_iteration():
 
 def test_work_is_done_in_other_threads():
     assert threading.get_ident() not in set(map_ahead(lambda _: threading.get_ident(), range(4), 2))
+
+
+def test_prefetched_items_come_in_order_and_no_further_ahead():
+    made = []
+    may_go_on = threading.Event()
+
+    def items():
+        for item in range(9):
+            if item == 2:
+                assert may_go_on.wait(10)
+            made.append((item, threading.get_ident()))
+            yield item
+
+    results = prefetch(items(), 2)
+    assert next(results) == 0  # while the third waits
+    may_go_on.set()
+    assert list(results) == list(range(1, 9))
+    assert {thread for _, thread in made} != {threading.get_ident()}
+    taken = []
+    results = prefetch((taken.append(item) for item in range(9)), 2)
+    next(results)
+    results.close()
+    assert len(taken) <= 4
+
+
+def test_failure_of_what_is_prefetched_comes_in_its_place():
+    def items():
+        yield 0
+        raise ValueError("one")
+
+    results = prefetch(items(), 3)
+    assert next(results) == 0
+    with pytest.raises(ValueError, match="one"):
+        next(results)
+    assert list(prefetch([], 1)) == []
 
 
 def test_number_of_threads_can_be_set(monkeypatch):

@@ -22,7 +22,7 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from relearn import backend, folding, formats, images, mini_vgg
+from relearn import backend, folding, formats, images, mini_vgg, winograd
 from relearn.backend import import_keras
 from relearn.errors import NetworkError
 from relearn.files import hash_file
@@ -31,7 +31,8 @@ from relearn.hardware import choose_precision, describe_hardware, find_backend
 from relearn.images import decode_image, resize_image
 from relearn.mini_vgg import MiniVGG
 from relearn.params import NETWORKS, NetworkParams, Sha256
-from relearn.threads import Item, map_ahead
+from relearn.threads import Item, prefetch
+from relearn.winograd import is_supported, transform_convolutions
 
 # What TensorFlow and torch raise; JAX tells it in the text alone.
 OUT_OF_MEMORY = ("ResourceExhaustedError", "OutOfMemoryError", "MemoryError")
@@ -63,7 +64,7 @@ def describe_way(params: NetworkParams) -> dict[str, Any]:
     the version of keras, which does not hold the hash of each: whoever builds the network compares its
     `network_sha256` with the record of the features that there are.
     """
-    modules = [backend, folding, formats, images, *([mini_vgg] if params.network == "mini_vgg" else [])]
+    modules = [backend, folding, formats, images, winograd, *([mini_vgg] if params.network == "mini_vgg" else [])]
     code = [Path(__file__), *(Path(str(module.__file__)) for module in modules)]
     idle = {"weights"} if params.weights_are_file else set()
     idle |= {"seed"} if params.weights != "random" else set()
@@ -110,6 +111,8 @@ class Extractor:
         network = _build_network(application, params)
         model = _cut_network(keras, network, params)
         self._model = fold_normalisation(keras, model)
+        if is_supported(precision):
+            self._model = transform_convolutions(keras, self._model)
         self.n_features: int = model.output.shape[-1]
         backend_name, backend_version = find_backend()
         self.record = ExtractorRecord(
@@ -137,8 +140,9 @@ class Extractor:
             yield from features
 
     def compute_batches(self, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Yield the features of prepared images, `batch_size` rows at a time; the next batch is stacked meanwhile."""
-        for batch, n_images in map_ahead(self._stack, group_items(images, self.batch_size), 2):
+        """Yield the features of prepared images, `batch_size` rows at a time; the next two are stacked meanwhile."""
+        stacked = (self._stack(group) for group in group_items(images, self.batch_size))
+        for batch, n_images in prefetch(stacked, 1):
             yield self._run(batch, n_images)
 
     def compute_features(self, images: Sequence[np.ndarray]) -> np.ndarray:

@@ -5,7 +5,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from relearn.errors import ParamsError
 
@@ -56,5 +56,22 @@ def map_ahead(function: Callable[[Item], Result], items: Iterable[Item], n_ahead
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def prefetch(items: Iterable[Item], n_ahead: int) -> Iterator[Item]:
+    """Yield `items`, which a thread of its own advances, up to so many before they are asked for.
+
+    The first is there as soon as it is made. An exception of `items` is raised where the item would have come.
+    """
+    arriving = iter(items)
+    end = object()
+    executor = ThreadPoolExecutor(1)
+    waiting: deque[Future[Any]] = deque(executor.submit(next, arriving, end) for _ in range(n_ahead + 1))
+    try:
+        while (item := waiting.popleft().result()) is not end:
+            waiting.append(executor.submit(next, arriving, end))
+            yield item
     finally:
         executor.shutdown(cancel_futures=True)
