@@ -17,9 +17,8 @@ BASE = read_params(ROOT / "params.yaml").extract.model_copy(update=VGG16)
 def test_a_tile_is_that_of_the_sum_of_products():
     rng = np.random.default_rng(0)
     tile, kernel = rng.standard_normal((6, 6, 5)), rng.standard_normal((3, 3, 5, 2))
-    transformed = np.array([_multiply_by_b(list(row)) for row in np.array(_multiply_by_b(list(tile)))])
-    # The inner call went along the rows, the outer along the columns.
-    transformed = transformed.reshape(6, 6, 5)
+    rows = np.array(_multiply_by_b(list(tile)))  # B^T d; what follows is that times B
+    transformed = np.array([_multiply_by_b(list(row)) for row in rows])
     products = np.einsum("abc,abck->abk", transformed, transform_kernel(kernel).reshape(6, 6, 5, 2))
     got = np.array([_multiply_by_a(list(row)) for row in np.array(_multiply_by_a(list(products)))])
     wanted = [[np.einsum("ijc,ijck->k", tile[y : y + 3, x : x + 3], kernel) for x in range(4)] for y in range(4)]

@@ -142,7 +142,7 @@ class Extractor:
     def compute_batches(self, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Yield the features of prepared images, `batch_size` rows at a time; the next two are stacked meanwhile."""
         stacked = (self._stack(group) for group in group_items(images, self.batch_size))
-        for batch, n_images in prefetch(stacked, 1):
+        for batch, n_images in prefetch(stacked, 2):
             yield self._run(batch, n_images)
 
     def compute_features(self, images: Sequence[np.ndarray]) -> np.ndarray:

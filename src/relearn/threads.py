@@ -61,14 +61,14 @@ def map_ahead(function: Callable[[Item], Result], items: Iterable[Item], n_ahead
 
 
 def prefetch(items: Iterable[Item], n_ahead: int) -> Iterator[Item]:
-    """Yield `items`, which a thread of its own advances, up to so many before they are asked for.
+    """Yield `items`, which a thread of its own advances, up to `n_ahead` (at least 1) before they are asked for.
 
-    The first is there as soon as it is made. An exception of `items` is raised where the item would have come.
+    The first is there as soon as it is made. An exception of `items`, a generator, is raised where its item would come.
     """
     arriving = iter(items)
     end = object()
     executor = ThreadPoolExecutor(1)
-    waiting: deque[Future[Any]] = deque(executor.submit(next, arriving, end) for _ in range(n_ahead + 1))
+    waiting: deque[Future[Any]] = deque(executor.submit(next, arriving, end) for _ in range(n_ahead))
     try:
         while (item := waiting.popleft().result()) is not end:
             waiting.append(executor.submit(next, arriving, end))

@@ -39,7 +39,7 @@ G = np.array(
 
 
 def is_supported(precision: str) -> bool:
-    """Tell whether it was seen to gain: float32 in TensorFlow on a CPU of x86-64, where oneDNN convolves."""
+    """Tell whether it was seen to gain: float32 in TensorFlow on a CPU of x86-64."""
     return (
         precision == "float32"
         and find_backend()[0] == "tensorflow"
