@@ -5,8 +5,8 @@ come from 6 x 6 inputs d and the kernel g by y = A^T [(G g G^T) * (B^T d B)] A, 
 over the channels each of the 36 is a product of matrices. cuDNN does so on GPUs; oneDNN, by which TensorFlow convolves
 on CPUs, does not.
 
-The transformations are compiled by XLA: as single operations each would go through memory once, and Eigen's would
-compute other bits on another number of threads.
+The transformations are compiled by XLA. As TensorFlow's own operations every sum in them would pass over memory by
+itself, and the bits would depend on the number of threads.
 """
 
 import functools
@@ -19,7 +19,7 @@ from relearn.hardware import find_backend, list_gpus
 
 TILE = 4
 
-# Below so many multiplications an image, compiling (up to a second a layer) is not earned back in a few hundred images.
+# With fewer an image, compiling (up to a second a layer) is not earned back in a few hundred images.
 _LEAST_MULTIPLICATIONS = 4e8
 # The transformations cost as much for each input and output channel, the products for each pair of them.
 _LEAST_CHANNELS = 160
