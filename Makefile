@@ -11,20 +11,23 @@ BASE ?= main
 LOCAL_API = http://127.0.0.1:$(PORT)/api
 SOURCES := src flows pretraining tests benchmarks data/*.py
 
-export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# This folder's environment alone, whichever other one is active.
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+unexport VIRTUAL_ENV CONDA_PREFIX PYTHONPATH PYTHONHOME PIP_PREFIX PIP_TARGET PIP_USER UV_PYTHON UV_SYSTEM_PYTHON
 export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := 1
-# An index that pip was told of serves uv too.
-export UV_DEFAULT_INDEX ?= $(shell $(PYTHON) -m pip config get global.index-url 2>/dev/null)
-ifeq ($(UV_DEFAULT_INDEX),)
-unexport UV_DEFAULT_INDEX
+
+# The scripts of .venv hold its path, so after a copy it would run the other folder's code: it is made again.
+ifneq ($(shell cat $(READY) 2>/dev/null),$(shell pwd -P))
+.PHONY: $(READY)
 endif
 
-# And so does a certificate.
-export SSL_CERT_FILE ?= $(shell $(PYTHON) -m pip config get global.cert 2>/dev/null)
-ifeq ($(SSL_CERT_FILE),)
-unexport SSL_CERT_FILE
-endif
+# uv, with the index of pip, and the certificates that pip or this system trusts.
+UV = export UV_SYSTEM_CERTS="$${UV_SYSTEM_CERTS-1}" \
+	UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$($(PIP) config get global.index-url 2>/dev/null)}}" \
+	SSL_CERT_FILE="$${SSL_CERT_FILE:-$${PIP_CERT:-$$($(PIP) config get global.cert 2>/dev/null)}}"; $(BIN)/uv
+PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .PHONY: help setup repro test test-fast check format data-docs food5k pretrain flow ui retrain schedule lock clean
@@ -35,61 +38,64 @@ help:  ## list the targets
 setup: $(READY)  ## make .venv from the lock (BACKEND=gpu for TensorFlow with CUDA)
 
 $(READY): pyproject.toml $(LOCK)
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "relearn: wanted Python 3.11 or newer, got $$($(PYTHON) --version); set PYTHON=..." >&2; exit 1; }
-	$(PYTHON) -m venv --clear .venv
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "relearn: wanted Python 3.11 or newer, got $$("$(PYTHON)" --version); set PYTHON=..." >&2; exit 1; }
+	@echo "relearn: making .venv from $(LOCK)"
+	@"$(PYTHON)" -m venv --clear .venv
 	@awk '/^[a-z]/ {keep = /^uv==/} keep' $(LOCK) > .venv/bootstrap.txt
-	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r .venv/bootstrap.txt
-	.venv/bin/uv pip install --quiet --require-hashes -r $(LOCK)
-	.venv/bin/uv pip install --quiet --no-deps --no-build-isolation --editable .
-	@touch $@
+	@$(PIP) install --quiet --no-deps --require-hashes -r .venv/bootstrap.txt
+	@$(UV) pip install --python $(BIN)/python --quiet --compile-bytecode --require-hashes -r $(LOCK)
+	@$(UV) pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -I -c 'import os, relearn; assert os.path.samefile(relearn.__path__[0], "src/relearn")' || \
+		{ echo "relearn: wanted this folder's src/relearn in .venv, got another or none; try again" >&2; exit 1; }
+	@pwd -P > $@
 
 repro: $(READY)  ## run what is not up to date of the pipeline, and tell how good the classifier is
-	@python -m flows.repro
-	@relearn report
+	@$(BIN)/python -m flows.repro
+	@$(BIN)/relearn report
 
 test: $(READY)  ## run all tests
-	pytest
+	$(BIN)/pytest
 
 test-fast: $(READY)  ## run the tests that need neither TensorFlow, nor DVC, nor a Prefect server: under a minute
-	pytest -m "not slow"
+	$(BIN)/pytest -m "not slow"
 
 check: $(READY)  ## format, lint, types: nothing is changed
-	ruff format --check $(SOURCES)
-	ruff check $(SOURCES)
-	mypy
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy
 
 format: $(READY)  ## format, and mend what the linter can
-	ruff format $(SOURCES)
-	ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
 
 food5k: $(READY)  ## VGG16 with ImageNet weights on Food-5K as a DVC experiment (FOOD5K=path or address, ARGS=...)
-	@python data/food5k.py "$(FOOD5K)" $(ARGS)
+	@$(BIN)/python data/food5k.py "$(FOOD5K)" $(ARGS)
 
 pretrain: $(READY)  ## train mini_vgg on CIFAR-10 again, an hour on two cores; see pretraining/README.md
-	cd pretraining && dvc repro
+	cd pretraining && ../$(BIN)/dvc repro
 
 data-docs: $(READY)  ## write Great Expectations' own pages on the images to reports/data_docs/
-	@relearn data-docs
+	@$(BIN)/relearn data-docs
 
 flow: $(READY)  ## run the pipeline as a Prefect flow (PREFECT_API_URL names a server, else a temporary one)
-	@python -m flows.pipeline
+	@$(BIN)/python -m flows.pipeline
 
 ui: $(READY)  ## start a Prefect server with its UI on this machine (PORT=4200)
 	@echo "http://127.0.0.1:$(PORT) has the UI; PREFECT_API_URL=$(LOCAL_API)"
-	@PREFECT_UI_API_URL=$(LOCAL_API) prefect server start --host 127.0.0.1 --port $(PORT)
+	@PREFECT_UI_API_URL=$(LOCAL_API) $(BIN)/prefect server start --host 127.0.0.1 --port $(PORT)
 
 retrain: $(READY)  ## retrain once, now, on what is new (PREFECT_API_URL names a server, else a temporary one)
-	@python -m flows.retrain $(BASE)
+	@$(BIN)/python -m flows.retrain $(BASE)
 
 schedule: $(READY)  ## retrain as retrain.cron says, until this is stopped (PREFECT_API_URL, else the server of `make ui`)
-	@PREFECT_API_URL=$${PREFECT_API_URL:-$(LOCAL_API)} python -m flows.schedule $(BASE)
+	@PREFECT_API_URL=$${PREFECT_API_URL:-$(LOCAL_API)} $(BIN)/python -m flows.schedule $(BASE)
 
 lock: $(READY)  ## resolve the dependencies anew, with versions and hashes and no address of an index
-	$(LOCK_COMMAND) --extra cpu --output-file requirements.lock
-	$(LOCK_COMMAND) --extra gpu --output-file requirements-gpu.lock
+	@$(LOCK_COMMAND) --extra cpu --output-file requirements.lock
+	@$(LOCK_COMMAND) --extra gpu --output-file requirements-gpu.lock
 
-LOCK_COMMAND = uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
+LOCK_COMMAND = $(UV) pip compile --python $(BIN)/python --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-emit-index-url --extra dev pyproject.toml
 
 clean:  ## remove .venv, Prefect's files and the caches of the tools; data, models, the DVC cache and the store of features stay

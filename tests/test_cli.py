@@ -31,6 +31,18 @@ def test_stage_runs_from_its_command(workspace, set_params):
     assert answer.stderr.startswith("source: 2 images kept")
 
 
+def test_stage_refuses_the_code_of_another_clone(workspace):
+    Path("src/relearn").mkdir(parents=True)
+    Path("src/relearn/cli.py").touch()
+    answer = relearn("restructure")
+    assert answer.returncode == 1
+    assert answer.stderr.startswith(
+        f"relearn: wanted the code of this folder, {workspace / 'src' / 'relearn'}, got that of"
+    )
+    assert answer.stderr.endswith("run `make setup`, then `source .venv/bin/activate` here\n")
+    assert not Path("data").exists()
+
+
 @pytest.mark.parametrize("command", ["restructure", "validate", "extract", "train", "evaluate"])
 def test_bad_params_end_in_one_line(workspace, set_params, command):
     set_params({"train.logistic_regression.C": [-1]})

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from relearn import paths
-from relearn.errors import RelearnError
+from relearn.errors import IntegrityError, RelearnError
 from relearn.params import read_params
 
 app = typer.Typer(
@@ -24,8 +24,22 @@ app = typer.Typer(
 
 
 def _run_stage(name: str) -> None:
+    check_code(Path.cwd())
     block = read_params(paths.PARAMS).get_block(name)
     importlib.import_module(f"relearn.{name}").run(block)
+
+
+def check_code(folder: Path) -> None:
+    """Raise `IntegrityError` if a clone's folder is worked on by the code of another clone.
+
+    DVC would record the hashes of the code in the folder, and not of the code that ran.
+    """
+    ours, theirs = Path(__file__).parent, folder / "src" / "relearn"
+    if (theirs / "cli.py").is_file() and not theirs.samefile(ours):
+        raise IntegrityError(
+            f"wanted the code of this folder, {theirs}, got that of {ours}; run `make setup`, then "
+            "`source .venv/bin/activate` here"
+        )
 
 
 @app.command(rich_help_panel="Stages")
