@@ -20,8 +20,9 @@ export DO_NOT_TRACK := 1
 
 # The scripts of .venv hold its path, so after a copy it would run the other folder's code: it is made again.
 ifneq ($(shell cat $(READY) 2>/dev/null),$(shell pwd -P))
-.PHONY: $(READY)
+$(READY): always
 endif
+always:
 
 # uv, with the index of pip, and the certificates that pip or this system trusts.
 UV = export UV_SYSTEM_CERTS="$${UV_SYSTEM_CERTS-1}" \

@@ -282,8 +282,43 @@ def test_record_names_the_weights_where_they_lie_now(fake, block, workspace):
 def test_store_that_keeps_nothing_is_told(fake, block, monkeypatch):
     write_set(3)
     monkeypatch.setattr(extract.Space, "read", lambda *arguments: None)
-    with pytest.raises(StoreError, match=r"what was written was not there to be read, 5 times; look at the disk"):
+    with pytest.raises(StoreError, match=r"what was written was not there to be read, 5 times, the last time in a new"):
         extract.run(block)
+    assert paths.find_feature_store().with_name(f"{paths.find_feature_store().name}.damaged").exists()
+
+
+def test_store_with_bytes_of_chance_in_it_heals(fake, block, caplog):
+    write_set(23)
+    extract.run(block)
+    results = read_results()
+    path = paths.find_feature_store()
+    content = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        damaged = np.frombuffer(content, np.uint8).copy()
+        damaged[rng.integers(0, len(content), 200)] = rng.integers(0, 256, 200)
+        for part in path.parent.glob(f"{path.name}*"):
+            part.unlink()
+        path.write_bytes(damaged.tobytes())
+        extract.run(block)
+        assert read_results() == results
+
+
+def test_store_whose_index_hides_what_is_written_is_created_again(fake, block, monkeypatch, caplog):
+    write_set(3)
+    read = extract.Space.read
+    hidden = [True]
+    monkeypatch.setattr(extract.Space, "read", lambda *arguments: None if hidden else read(*arguments))
+    set_aside = extract.FeatureStore.set_aside
+
+    def reveal(store, reason):
+        set_aside(store, reason)
+        hidden.clear()
+
+    monkeypatch.setattr(extract.FeatureStore, "set_aside", reveal)
+    extract.run(block)
+    assert "damaged (what was written was not there to be read, 4 times); moved to" in caplog.text
+    assert len(read_results()) > 1
 
 
 def test_batch_that_finds_no_memory_is_halved_and_that_is_remembered(fake, block, caplog):

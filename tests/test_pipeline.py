@@ -14,8 +14,10 @@ import pytest
 
 from conftest import ROOT, SMALL, commit, execute, make_environment, read_yaml, repro, wait_for_stored, write_small_set
 from relearn.features import read_features
+from relearn.inspections import Inspections
 from relearn.manifest import SPLITS
-from relearn.params import Params, TrainParams, read_params
+from relearn.networks import describe_way
+from relearn.params import ExtractParams, Params, TrainParams, read_params
 from relearn.report import describe_evaluation
 
 DVC = read_yaml(ROOT / "dvc.yaml")["stages"]
@@ -47,6 +49,11 @@ def find_all_imports(module):
     return reached
 
 
+def make_network_params(network):
+    block = read_params(ROOT / "params.yaml").extract.model_dump()
+    return ExtractParams.model_validate(block | {"network": network, "weights": "random", "weights_sha256": None})
+
+
 def list_paths(entries):
     return [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
 
@@ -61,6 +68,26 @@ def test_stage_depends_on_the_modules_that_it_imports(stage):
     if "src/relearn/page.py" in modules:
         modules.add("src/relearn/page.html")
     assert {dep for dep in DVC[stage]["deps"] if dep.startswith("src/")} == modules
+
+
+def name_modules(*names):
+    return {f"relearn.{name}" for name in names}
+
+
+def test_key_of_the_feature_store_names_every_module_that_decides_a_feature():
+    """What is not in it is in the key by its results (hardware, params), or decides no number."""
+    apart = name_modules("errors", "files", "hardware", "params", "threads")
+    for network, own in (("mini_vgg", set()), ("vgg16", {"relearn.mini_vgg"})):
+        way = describe_way(make_network_params(network))
+        assert name_modules(*way["code"]) == find_all_imports("relearn.networks") - apart - own
+
+
+def test_key_of_the_inspections_names_every_module_that_decides_one(monkeypatch, tmp_path):
+    hashed = []
+    monkeypatch.setattr("relearn.inspections.hash_file", lambda path: hashed.append(Path(path).stem) or "0")
+    Inspections(tmp_path / "inspections.sqlite")
+    apart = name_modules("database", "errors", "files")
+    assert name_modules(*hashed) == find_all_imports("relearn.inspections") - apart
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -66,7 +66,7 @@ def test_flipped_bits_are_not_read_as_features(workspace, caplog):
 
 
 @pytest.mark.parametrize("damage", ["text", "pages", "short"])
-def test_damaged_file_is_said_and_begun_anew(workspace, caplog, damage):
+def test_damaged_file_is_reported_and_moved_aside(workspace, caplog, damage):
     with FeatureStore(PATH) as opened:
         opened.open_space(SPEC).add(IMAGES, make_rows(40, 5000))
     content = bytearray(PATH.read_bytes())
@@ -83,6 +83,7 @@ def test_damaged_file_is_said_and_begun_anew(workspace, caplog, damage):
             found = space.read(image, FLOAT32)
             assert found is None or np.array_equal(found, row)
     assert "features.sqlite: damaged (" in caplog.text
+    assert Path(f"{PATH}.damaged").exists()
     with FeatureStore(PATH) as opened:
         space = opened.open_space(SPEC)
         space.add(IMAGES, make_rows(40))
@@ -198,7 +199,7 @@ def test_store_that_another_process_made_anew_is_kept(workspace, caplog):
         space.add(IMAGES, make_rows(40))
         assert space.find_missing(IMAGES) == []
         other.open_space(SPEC | {"seed": 1}).add(IMAGES[:3], make_rows(3))
-        assert caplog.text.count("begun anew") == 1
+        assert caplog.text.count("created again") == 1
         assert one.open_space(SPEC).find_missing(IMAGES) == []
         assert sorted(found.n_images for found in other.list_spaces()) == [3, 40]
 
@@ -212,6 +213,42 @@ def test_what_is_no_damage_removes_nothing(workspace):
             space.add(IMAGES[2:4], make_rows(2, 5000))
     with FeatureStore(PATH) as opened:
         assert opened.open_space(SPEC).find_missing(IMAGES[:4]) == IMAGES[2:4]
+
+
+@pytest.mark.parametrize(
+    ("statement", "values"),
+    [
+        ("SELECT color FROM feature", ()),
+        ("SELEKT", ()),
+        ("SELECT ?", ()),
+        ("SELECT ?", (object(),)),
+        ("INSERT INTO feature VALUES (NULL, NULL, NULL, NULL)", ()),
+    ],
+)
+def test_a_wrong_statement_removes_nothing(workspace, statement, values):
+    with FeatureStore(PATH) as opened:
+        opened.open_space(SPEC).add(IMAGES, make_rows(40))
+        with pytest.raises(sqlite3.Error):
+            opened._database.execute(statement, values)
+        with pytest.raises(sqlite3.Error):
+            opened._database.execute_many(statement, [values])
+        assert opened.open_space(SPEC).find_missing(IMAGES) == []
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        opened.open_space(SPEC)
+    with FeatureStore(PATH) as opened:
+        assert opened.open_space(SPEC).find_missing(IMAGES) == []
+    assert not Path(f"{PATH}.damaged").exists()
+
+
+def test_damaged_definition_of_a_table_is_damage(workspace, caplog):
+    with FeatureStore(PATH) as opened:
+        opened.open_space(SPEC).add(IMAGES, make_rows(40))
+    content = PATH.read_bytes()
+    PATH.write_bytes(content.replace(b"image BLOB", b"imagf BLOB"))
+    with FeatureStore(PATH) as opened:
+        assert opened.open_space(SPEC).find_missing(IMAGES) == IMAGES
+    assert caplog.text.count("created again") == 1
+    assert Path(f"{PATH}.damaged").exists()
 
 
 def test_many_open_a_new_store_at_once(workspace):

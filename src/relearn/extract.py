@@ -50,7 +50,9 @@ def run(params: ExtractParams) -> None:
     if params.weights_are_file:
         check_weights_file(Path(params.weights), str(params.weights_sha256))
     with FeatureStore(paths.find_feature_store()) as store:
-        for _ in range(MAX_ATTEMPTS):
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            if attempt == MAX_ATTEMPTS:
+                store.set_aside(f"what was written was not there to be read, {attempt - 1} times")
             record, space = fill_store(store, manifest, params)
             try:
                 with write_folder(paths.FEATURES) as folder:
@@ -60,8 +62,8 @@ def run(params: ExtractParams) -> None:
                 read = make_reader(space, record)
                 space.forget([row.sha256 for row in manifest if not _is_there(read, row.sha256)])
     raise StoreError(
-        f"{paths.find_feature_store()}: what was written was not there to be read, {MAX_ATTEMPTS} times; look at the "
-        "disk, or set RELEARN_CACHE to another"
+        f"{paths.find_feature_store()}: what was written was not there to be read, {MAX_ATTEMPTS} times, the last time "
+        "in a new file; check the disk, or set RELEARN_CACHE to another"
     )
 
 

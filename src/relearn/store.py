@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from relearn.database import Database, lock_file, remove_database
+from relearn.database import Database, lock_file, name_damaged, remove_database
 from relearn.errors import ParamsError, StoreError
 from relearn.files import hash_bytes
 
@@ -181,9 +181,13 @@ class FeatureStore:
             if check == _hash_text(space.name, str(record)):
                 self._database.execute("UPDATE space SET used = ? WHERE name = ?", (time.time(), key))
                 return Space(self._database, text, json.loads(record))
-            log.warning("%s: the record of a space is damaged; begun anew", self._path)
+            log.warning("%s: the record of a space is damaged; created again", self._path)
             self._database.execute("DELETE FROM space WHERE name = ?", (key,))
         return space
+
+    def set_aside(self, reason: str) -> None:
+        """Move the store aside as damaged, and create it again, empty."""
+        self._database.set_aside(reason)
 
     def list_spaces(self) -> list[SpaceSummary]:
         """Return what is in the store, the space last used first."""
@@ -307,6 +311,7 @@ def remove_store(path: Path) -> int:
     with lock_file(path):
         n_bytes = path.stat().st_size
         remove_database(path)
+        remove_database(name_damaged(path))
     return n_bytes
 
 
