@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from relearn.rewriting import rewrite_network
+
 
 def fold_normalisation(keras: Any, model: Any) -> Any:
     """Return a network that computes the same with no batch normalisation behind a convolution.
@@ -29,26 +31,20 @@ def fold_normalisation(keras: Any, model: Any) -> Any:
         return model
     gone = {layer.name for layer in folded.values()}
 
-    def copy_layer(layer: Any) -> Any:
+    def exchange(layer: Any) -> Any | None:
         if layer.name in gone:
             return keras.layers.Identity(name=layer.name)
-        config = layer.get_config()
-        if layer.name in folded:
-            config["use_bias"] = True
-        return type(layer).from_config(config)
+        if layer.name not in folded:
+            return None
+        convolution = type(layer).from_config(layer.get_config() | {"use_bias": True})
+        convolution.build(layer.input.shape)
+        convolution.set_weights(_fold_weights(layer, layer.get_weights(), folded[layer.name]))
+        return convolution
 
     def call(layer: Any, *arguments: Any, **options: Any) -> Any:
         return layer(*arguments) if layer.name in gone else layer(*arguments, **options)
 
-    copied = keras.models.clone_model(model, clone_function=copy_layer, call_function=call)
-    for layer in model.layers:
-        if layer.name in gone or not layer.weights:
-            continue
-        weights = layer.get_weights()
-        if layer.name in folded:
-            weights = _fold_weights(layer, weights, folded[layer.name])
-        copied.get_layer(layer.name).set_weights(weights)
-    return copied
+    return rewrite_network(keras, model, exchange, call)
 
 
 def _fold_weights(layer: Any, weights: list[np.ndarray], normalisation: Any) -> list[np.ndarray]:

@@ -7,6 +7,8 @@ import contextlib
 import difflib
 import hashlib
 import inspect
+import json
+import math
 import os
 import re
 import sys
@@ -22,7 +24,7 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from relearn import backend, folding, formats, images, mini_vgg, winograd
+from relearn import backend, folding, formats, images, mini_vgg, rewriting, winograd
 from relearn.backend import import_keras
 from relearn.errors import NetworkError
 from relearn.files import hash_file
@@ -31,6 +33,7 @@ from relearn.hardware import choose_precision, describe_hardware, find_backend
 from relearn.images import decode_image, resize_image
 from relearn.mini_vgg import MiniVGG
 from relearn.params import NETWORKS, NetworkParams, Sha256
+from relearn.rewriting import rewrite_network
 from relearn.threads import Item, prefetch
 from relearn.winograd import is_supported, transform_convolutions
 
@@ -47,11 +50,20 @@ class UnfitFeature(NetworkError):
 
 
 class ExtractorRecord(NetworkParams):
-    """All that a prediction needs to be made the same way; goes to `extractor.json` and into `classifier.json`."""
+    """All that a prediction needs to be made the same way; goes to `extractor.json` and into `classifier.json`.
+
+    Attributes
+    ----------
+    network_sha256
+        Of the layers, their settings, their connections and their weights; see `hash_network`.
+    constants
+        The layers that scale and shift by constants, in their order: a network's own preprocessing.
+    """
 
     n_features: int
     n_parameters: int
     network_sha256: Sha256
+    constants: list[dict[str, str | float | list[float]]]
     pillow: str
     keras: str
     backend: str
@@ -64,7 +76,8 @@ def describe_way(params: NetworkParams) -> dict[str, Any]:
     the version of keras, which does not hold the hash of each: whoever builds the network compares its
     `network_sha256` with the record of the features that there are.
     """
-    modules = [backend, folding, formats, images, winograd, *([mini_vgg] if params.network == "mini_vgg" else [])]
+    own = [mini_vgg] if params.network == "mini_vgg" else []
+    modules = [backend, folding, formats, images, rewriting, winograd, *own]
     code = [Path(__file__), *(Path(str(module.__file__)) for module in modules)]
     idle = {"weights"} if params.weights_are_file else set()
     idle |= {"seed"} if params.weights != "random" else set()
@@ -108,7 +121,7 @@ class Extractor:
         self.dtype = np.dtype(params.feature_dtype).newbyteorder("<")
         application = _find_application(keras, params.network)
         self._preprocess = _find_preprocessing(application)
-        network = _build_network(application, params)
+        network = _build_network(keras, application, params)
         model = _cut_network(keras, network, params)
         self._model = fold_normalisation(keras, model)
         if is_supported(precision):
@@ -119,7 +132,8 @@ class Extractor:
             **params.model_dump(include=set(NetworkParams.model_fields)),
             n_features=self.n_features,
             n_parameters=model.count_params(),
-            network_sha256=hash_weights(model.weights),
+            network_sha256=hash_network(model),
+            constants=list_constants(keras, self._model),
             pillow=PIL.__version__,
             keras=keras.__version__,
             backend=f"{backend_name} {backend_version}",
@@ -200,11 +214,14 @@ def _find_application(keras: Any, network: str) -> Any:
 
 def _find_preprocessing(application: Any) -> Any:
     """Return the `preprocess_input` that stands in the same module as the network."""
-    module: Any = inspect.getmodule(inspect.unwrap(application))
-    return module.preprocess_input
+    return _find_module(application).preprocess_input
 
 
-def _build_network(application: Any, params: NetworkParams) -> Any:
+def _find_module(application: Any) -> Any:
+    return inspect.getmodule(inspect.unwrap(application))
+
+
+def _build_network(keras: Any, application: Any, params: NetworkParams) -> Any:
     size = params.image_size_px
     weights = "imagenet" if params.weights == "imagenet" else None
     folder = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "models"
@@ -232,11 +249,32 @@ def _build_network(application: Any, params: NetworkParams) -> Any:
             f"extract.weights: imagenet: the weights of {params.network} are not on this machine and cannot be "
             f"downloaded from {url} ({reason}); put that file at {folder / name}"
         ) from None
+    if params.weights == "imagenet":
+        return network
+    if params.network.startswith("efficientnet_b"):
+        network = _scale_as_imagenet(keras, application, network)
     if params.weights == "random":
         set_random_weights(network, params.seed)
-    elif params.weights_are_file:
+    else:
         load_weights_file(network, params)
     return network
+
+
+def _scale_as_imagenet(keras: Any, application: Any, network: Any) -> Any:
+    """Return an EfficientNet as `weights="imagenet"` builds it.
+
+    keras divides its input once more by the root of the standard deviation, and does so for that word alone: the same
+    weights from a file would make another network (https://github.com/tensorflow/tensorflow/issues/49930 and 62193).
+    """
+    deviations = _find_module(application).IMAGENET_STDDEV_RGB
+
+    def call(layer: Any, *arguments: Any, **options: Any) -> Any:
+        outputs = layer(*arguments, **options)
+        if isinstance(layer, keras.layers.Normalization):
+            return keras.layers.Rescaling([1 / math.sqrt(deviation) for deviation in deviations])(outputs)
+        return outputs
+
+    return rewrite_network(keras, network, call=call)
 
 
 def load_weights_file(network: Any, params: NetworkParams) -> None:
@@ -329,11 +367,63 @@ def _cut_network(keras: Any, network: Any, params: NetworkParams) -> Any:
     return keras.Model(network.input, pool(dtype="float32")(output))
 
 
-def hash_weights(weights: Iterable[Any]) -> str:
-    """Return the SHA-256 over shape and little-endian bytes of every weight, in the network's order."""
+# Keys of a layer's configuration that do not decide its output, or that are recorded by themselves (size, precision).
+# A name may count how many networks were built before.
+_IRRELEVANT = re.compile(
+    "batch_shape|build_config|build_input_shape|dtype|module|momentum|name|registered_name|seed|synchronized|trainable|"
+    ".*_(constraint|initializer|regularizer)"
+)
+
+
+def hash_network(model: Any) -> str:
+    """Return the SHA-256 of a functional model's layers and weights, in the network's order.
+
+    Of each layer its class, what it is called with (the places of the layers before it, and constants) and its
+    configuration as JSON (without what does not decide an output, and without None and False, which a later keras may
+    add), then shape and little-endian bytes of each weight.
+    """
     digest = hashlib.sha256()
-    for weight in weights:
-        values = np.asarray(weight)
-        digest.update(repr(values.shape).encode())
-        digest.update(values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes())
+    places = {layer.name: place for place, layer in enumerate(model.operations)}
+    for layer in model.operations:
+        arguments = [value for node in layer._inbound_nodes for value in _list_arguments(node, places)]
+        description = [type(layer).__name__, arguments, _describe_config(layer.get_config())]
+        digest.update(json.dumps(description, sort_keys=True).encode())
+        for weight in getattr(layer, "weights", ()):
+            values = np.asarray(weight)
+            digest.update(repr(values.shape).encode())
+            digest.update(values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes())
     return digest.hexdigest()
+
+
+def _list_arguments(node: Any, places: dict[str, int]) -> list[Any]:
+    inputs = [places.get(tensor._keras_history.operation.name) for tensor in node.input_tensors]
+    values = [*node.arguments.args, *(value for _, value in sorted(node.arguments.kwargs.items()))]
+    return [inputs, [value for value in values if isinstance(value, int | float) and value is not False]]
+
+
+def _describe_config(config: Any) -> Any:
+    match config:
+        case dict():
+            kept = {key: value for key, value in config.items() if not _IRRELEVANT.fullmatch(key)}
+            return {key: _describe_config(value) for key, value in kept.items() if value not in (None, False)}
+        case list() | tuple():
+            return [_describe_config(value) for value in config]
+        case np.ndarray():
+            return config.tolist()
+        case _:
+            return config
+
+
+def list_constants(keras: Any, model: Any) -> list[dict[str, Any]]:
+    """Return class and constants, of each channel or of all, of a model's layers that scale and shift by constants."""
+    kinds = {keras.layers.Rescaling: ("scale", "offset"), keras.layers.Normalization: ("mean", "variance")}
+
+    def read(layer: Any, name: str) -> Any:
+        return np.asarray(getattr(layer, name), np.float32).squeeze().tolist()
+
+    return [
+        {"layer": kind.__name__, **{name: read(layer, name) for name in names}}
+        for layer in model.layers
+        for kind, names in kinds.items()
+        if isinstance(layer, kind)
+    ]

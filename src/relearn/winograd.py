@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from relearn.hardware import find_backend, list_gpus
+from relearn.rewriting import rewrite_network
 
 TILE = 4
 
@@ -86,15 +87,7 @@ def transform_convolutions(keras: Any, model: Any) -> Any:
     if not gaining:
         return model
     convolution = _define_layer(keras)
-
-    def copy_layer(layer: Any) -> Any:
-        return convolution(layer) if layer.name in gaining else type(layer).from_config(layer.get_config())
-
-    copied = keras.models.clone_model(model, clone_function=copy_layer)
-    for layer in model.layers:
-        if layer.weights and layer.name not in gaining:
-            copied.get_layer(layer.name).set_weights(layer.get_weights())
-    return copied
+    return rewrite_network(keras, model, lambda layer: convolution(layer) if layer.name in gaining else None)
 
 
 def _gains(layer: Any) -> bool:
