@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from conftest import write_images
 from relearn import cli, restructure
-from relearn.errors import SourceError
+from relearn.errors import IntegrityError, SourceError
 
 
 def relearn(*arguments, **options):
@@ -31,15 +31,24 @@ def test_stage_runs_from_its_command(workspace, set_params):
     assert answer.stderr.startswith("source: 2 images kept")
 
 
-def test_stage_refuses_the_code_of_another_clone(workspace):
+def test_stage_runs_the_code_of_the_current_folder(workspace):
+    """As in the temporary folder of an experiment, or in a second clone with the first one's environment active."""
+    package = Path("src/relearn")
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "__main__.py").write_text("import sys; print('theirs', *sys.argv[1:])")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    answer = relearn("restructure", env=environment)
+    assert (answer.returncode, answer.stdout) == (0, "theirs restructure\n"), answer.stderr
+
+
+def test_command_refuses_the_code_of_another_clone(workspace):
     Path("src/relearn").mkdir(parents=True)
     Path("src/relearn/cli.py").touch()
-    answer = relearn("restructure")
-    assert answer.returncode == 1
-    assert answer.stderr.startswith(
-        f"relearn: wanted the code of this folder, {workspace / 'src' / 'relearn'}, got that of"
-    )
-    assert answer.stderr.endswith("run `make setup`, then `source .venv/bin/activate` here\n")
+    with pytest.raises(
+        IntegrityError, match="wanted the code of this folder, .*, got that of .*; run `make setup`, then"
+    ):
+        cli.app(["restructure"], standalone_mode=False)
     assert not Path("data").exists()
 
 

@@ -18,7 +18,10 @@ from relearn.files import hash_file
 pytestmark = pytest.mark.slow
 
 SPLITS = ("training", "validation", "evaluation")
-WEIGHTS = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"
+MOBILENET = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"
+MOBILENET_SHA256 = "dd82ae25c2138d0dc9e76b0abff0c6d3f4e5ba7b74842f56a3aba3ff9ff102df"
+VGG = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
+VGG_SHA256 = "5ffcc3e2b95af5308e66dbecb80d746dc9161e354eea851fbeab09a6fe1287d2"
 
 
 def read_rows(path):
@@ -32,17 +35,33 @@ def run_food5k(folder, *arguments):
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
+def set_params_of_dvc(changes):
+    return [part for key, value in changes.items() for part in ("-S", f"{key}={value}")]
+
+
+def test_food5k_with_pretrained_vgg16(shared, clone):
+    """The classic recipe: 25,088 features, in bfloat16 where the processor has it."""
+    changes = {"extract.weights": shared / "weights" / VGG, "extract.weights_sha256": VGG_SHA256}
+    answer = run_food5k(clone, shared / "data" / "Food-5K", *set_params_of_dvc(changes))
+    assert answer.returncode == 0, answer.stderr
+    assert "25,088 features an image, 14,714,688 parameters" in answer.stderr
+    assert execute(clone, "dvc", "exp", "apply", "food5k-vgg16").returncode == 0
+    metrics = json.loads((clone / "metrics" / "evaluation.json").read_text())
+    assert metrics["n_images"] == 300
+    assert metrics["accuracy_score"] >= 0.96
+
+
 def test_food5k_with_pretrained_mobilenet_v2(shared, clone):
     """As the experiment that `make food5k` runs, with another network, whose weights are at hand."""
-    source, weights = shared / "data" / "Food-5K", shared / "weights" / WEIGHTS
+    source, weights = shared / "data" / "Food-5K", shared / "weights" / MOBILENET
     changes = {
         "extract.network": "mobilenet_v2",
         "extract.weights": weights,
-        "extract.weights_sha256": "dd82ae25c2138d0dc9e76b0abff0c6d3f4e5ba7b74842f56a3aba3ff9ff102df",
+        "extract.weights_sha256": MOBILENET_SHA256,
         "extract.pooling": "avg",
     }
     before = (clone / "params.yaml").read_bytes()
-    answer = run_food5k(clone, source, *(part for key, value in changes.items() for part in ("-S", f"{key}={value}")))
+    answer = run_food5k(clone, source, *set_params_of_dvc(changes))
     assert answer.returncode == 0, answer.stderr
     assert (clone / "params.yaml").read_bytes() == before
     assert git(clone, "status", "--porcelain") == ""
