@@ -25,9 +25,11 @@ endif
 always:
 
 # uv, with the index of pip, and the certificates that pip or this system trusts.
-UV = export UV_SYSTEM_CERTS="$${UV_SYSTEM_CERTS-1}" \
-	UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$($(PIP) config get global.index-url 2>/dev/null)}}" \
-	SSL_CERT_FILE="$${SSL_CERT_FILE:-$${PIP_CERT:-$$($(PIP) config get global.cert 2>/dev/null)}}"; $(BIN)/uv
+UV = take() { value="$$2"; [ "$$value" ] || value=$$($(PIP) config get global.$$3 2>/dev/null); \
+		[ -z "$$value" ] || export "$$1=$$value"; }; \
+	[ "$$UV_DEFAULT_INDEX" ] || take UV_DEFAULT_INDEX "$$PIP_INDEX_URL" index-url; \
+	[ "$$SSL_CERT_FILE" ] || take SSL_CERT_FILE "$$PIP_CERT" cert; \
+	export UV_SYSTEM_CERTS="$${UV_SYSTEM_CERTS-1}"; $(BIN)/uv
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help

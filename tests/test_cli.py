@@ -46,7 +46,7 @@ def test_command_refuses_the_code_of_another_clone(workspace):
     Path("src/relearn").mkdir(parents=True)
     Path("src/relearn/cli.py").touch()
     with pytest.raises(
-        IntegrityError, match="wanted the code of this folder, .*, got that of .*; run `make setup`, then"
+        IntegrityError, match=r"wanted the code of this folder, .*, got that of .*; run `make setup`, then"
     ):
         cli.app(["restructure"], standalone_mode=False)
     assert not Path("data").exists()
