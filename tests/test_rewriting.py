@@ -5,9 +5,7 @@ layer that forgot them would not be noticed.
 """
 
 import gc
-import inspect
 import warnings
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,7 +19,8 @@ from relearn.params import NETWORKS, ExtractParams, read_params
 pytestmark = pytest.mark.slow
 
 BASE = read_params(ROOT / "params.yaml").extract.model_dump()
-POSITIVE = ("gamma", "moving_variance", "variance")
+# Shifted so, most values pass each ReLU: deep networks of drawn weights amplify rounding a thousandfold otherwise.
+RANGES = {"gamma": (0.3, 0.6), "beta": (0.5, 1.0), "moving_variance": (0.5, 1.5), "variance": (0.5, 1.5)}
 
 
 def make_params(network, size, path=None, **changes):
@@ -40,10 +39,7 @@ def build_as_imagenet(network, size, monkeypatch):
     module = _find_module(application)
     with monkeypatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the file is not one for this size
-        for loading in {module, inspect.getmodule(application)}:
-            if hasattr(loading, "file_utils"):
-                known = SimpleNamespace(get_file=lambda *_, **__: "weights.h5", exists=loading.file_utils.exists)
-                patch.setattr(loading, "file_utils", known)
+        patch.setattr("keras.src.utils.file_utils.get_file", lambda *_, **__: "weights.h5")
         patch.setattr(keras.Model, "load_weights", lambda *_, **__: None)
         model = application(weights="imagenet", include_top=False, input_shape=(size, size, 3))
     return model, module.preprocess_input
@@ -61,7 +57,7 @@ def draw_weights(keras, model, images):
             elif weight.name == "count":
                 weight.assign(7)
             else:
-                weight.assign(rng.uniform(*((0.5, 1.5) if weight.name in POSITIVE else (-0.2, 0.2)), weight.shape))
+                weight.assign(rng.uniform(*RANGES.get(weight.name, (-0.2, 0.2)), weight.shape))
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = 0.0
         if isinstance(layer, keras.layers.Normalization):
@@ -75,7 +71,7 @@ def compute_beside_keras(network, size, folder, monkeypatch, **changes):
 
     keras.config.set_dtype_policy("float32")
     model, preprocess = build_as_imagenet(network, size, monkeypatch)
-    pixels = np.random.default_rng(1).integers(0, 256, (8, size, size, 3)).astype(np.uint8)
+    pixels = np.random.default_rng(1).integers(0, 256, (16, size, size, 3)).astype(np.uint8)
     draw_weights(keras, model, preprocess(pixels.astype(np.float32)))
     path = folder / "drawn.weights.h5"
     model.save_weights(path)
@@ -105,12 +101,10 @@ def freed():
 def test_every_network_gives_what_keras_gives(network, tmp_path, monkeypatch):
     size = 224 if network.startswith("vgg") else 75  # at which Winograd's convolutions gain
     wanted, got, noise, _ = compute_beside_keras(network, size, tmp_path, monkeypatch)
-    assert noise < 0.02, "the weights drawn here tell nothing"
-    # With weights that nobody trained, EfficientNetV2 amplifies what its input differs by.
-    tolerance = max(1e-4, 5 * noise) if network.startswith("efficientnet_v2") else 1e-4
+    assert noise < 1e-4, "the weights drawn here amplify too much to show a difference"
     difference = np.abs(got - wanted).max()
     print(f"| {network} | {difference:.1e} | {noise:.1e} |")
-    assert difference <= tolerance
+    assert difference <= 1e-4
 
 
 @pytest.mark.parametrize(

@@ -390,6 +390,8 @@ def hash_network(model: Any) -> str:
         digest.update(json.dumps(description, sort_keys=True).encode())
         for weight in getattr(layer, "weights", ()):
             values = np.asarray(weight)
+            if values.dtype.kind in "iu":  # of whatever size the backend's integers are
+                values = values.astype(np.int64)
             digest.update(repr(values.shape).encode())
             digest.update(values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes())
     return digest.hexdigest()
