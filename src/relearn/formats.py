@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import Image, TiffImagePlugin
 
 _SIGNATURES = {
     "BMP": rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0",  # "BM" alone begins many a text
@@ -35,6 +35,9 @@ _OTHER_IMAGES = {
 }
 _ARCHIVES = {"zip": rb"PK[\3\5]", "gzip": rb"\x1f\x8b", "7z": rb"7z\xbc\xaf", "rar": rb"Rar!", "tar": rb".{257}ustar"}
 
+# A PNG of 600 kB can unfold to 800 MB. 100 megapixels hold every camera's photos and 300 MB of RGB.
+MAX_PIXELS = 100_000_000
+
 # At its peak decoding takes 8 bytes a pixel, and 16 for WebP: 1.6 GB for `MAX_PIXELS`. That fits in most machines once,
 # but not in each of 64 threads, so images above this size wait for each other. Most photos are below it.
 LARGE_PIXELS = 20_000_000
@@ -46,6 +49,9 @@ MAX_EXIF_BYTES = 1024 * 1024
 # could keep a core busy for days. Encoders make ten or twenty.
 _MAX_JPEG_SCANS = 100
 
+# A step of Python each; a photo of 20 megapixels has some hundred thousand.
+_MAX_BMP_RUNS = 2_000_000
+
 # Pillow makes a Python object of each value and strip. The smallest tiles (16 x 16) of a whole image are fewer.
 _MAX_TIFF_VALUES = 500_000
 _MAX_TIFF_TAGS = 0xFFFF
@@ -53,6 +59,10 @@ _MAX_TIFF_TAGS = 0xFFFF
 
 class Damaged(Exception):
     """The file contradicts its format; the text is how."""
+
+
+class Unsupported(Exception):
+    """The file may be sound, but its pixels are not read; the text is why, and how to save it instead."""
 
 
 def _match(content: bytes, signatures: dict[str, bytes]) -> str | None:
@@ -180,6 +190,20 @@ def _iterate_png_chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
         yield kind, start, position
 
 
+def scale_png_transparency(image: Image.Image, content: bytes) -> None:
+    """Scale the gray that is transparent as Pillow scales the pixels; it keeps the level that the file names."""
+    bits, color = content[24:26]
+    if "transparency" not in image.info:
+        return
+    if color == 2 and bits == 16:
+        raise Unsupported("16 bits a sample with a transparent color; save it with an alpha channel")
+    if color == 0 and bits < 8:
+        for kind, start, _ in _iterate_png_chunks(content):
+            if kind == b"tRNS":
+                n_levels = 1 << bits
+                image.info["transparency"] = content[start + 9] % n_levels * 255 // (n_levels - 1)
+
+
 def check_png_rows(image: Image.Image, content: bytes) -> None:
     """Raise `Damaged` if data that end in good order hold too few rows; Pillow leaves the others black."""
     width, height = image.size
@@ -205,13 +229,11 @@ def check_png_rows(image: Image.Image, content: bytes) -> None:
 
 
 def _trim_gif(content: bytes) -> bytes:
-    """Keep the first frame, and of the extensions before it the last that tells its transparency.
+    """Keep the first frame, its palette, and of the extensions before it the last that tells its transparency.
 
     Source: Graphics Interchange Format, version 89a.
     """
-    position = 13 + _count_gif_colours(content[10:11])
-    trimmed = io.BytesIO()
-    trimmed.write(content[:position])
+    palette_end = position = 13 + _count_gif_colours(content[10:11])
     control = b""
     while (separator := content[position : position + 1]) != b",":
         start = position
@@ -222,10 +244,12 @@ def _trim_gif(content: bytes) -> bytes:
             position = _skip_gif_blocks(content, start + 2)
             if content[start + 1 : start + 2] == b"\xf9":
                 control = content[start:position]
-    end = _skip_gif_blocks(content, position + 11 + _count_gif_colours(content[position + 9 : position + 10]))
-    for part in (control, memoryview(content)[position:end], b";"):
-        trimmed.write(part)
-    return trimmed.getvalue()
+    n_own_colours = _count_gif_colours(content[position + 9 : position + 10])
+    end = _skip_gif_blocks(content, position + 11 + n_own_colours)
+    header = content[:palette_end]
+    if n_own_colours:  # Pillow takes the palette of all frames if that of the frame is gray
+        header = header[:10] + bytes([header[10] & 0x7F]) + header[11:13]
+    return b"".join((header, control, memoryview(content)[position:end], b";"))
 
 
 def _count_gif_colours(flags: bytes) -> int:
@@ -246,7 +270,9 @@ def _skip_gif_blocks(content: bytes, position: int) -> int:
 def _check_tiff(content: bytes) -> bytes:
     """Raise `Damaged` if the first directory is cut off, or would take many times its size; source: TIFF 6.0."""
     order = "<" if content.startswith(b"II") else ">"
-    is_big = content[2] == 43
+    is_big = 43 in content[2:4]
+    if is_big and order == ">":
+        raise Unsupported("BigTIFF in big-endian byte order; save it in little-endian byte order, or as a plain TIFF")
     entry = struct.Struct(order + ("HHQ8x" if is_big else "HHL4x"))
     count = struct.Struct(order + ("Q" if is_big else "H"))
     pointer = struct.Struct(order + ("Q" if is_big else "L"))
@@ -265,25 +291,98 @@ def _check_tiff(content: bytes) -> bytes:
     return content
 
 
-def check_tiff_strips(image: ImageFile.ImageFile) -> None:
-    """Raise `Damaged` if strips are missing, whose place Pillow leaves black, or if a tile takes too much memory."""
-    width, height = image.size
-    tags = image.tag_v2  # type: ignore[attr-defined]
-    tile_width, tile_height = tags.get(322, 0), tags.get(323, 0)
-    if tile_width * tile_height > max(width * height, LARGE_PIXELS):  # libtiff takes memory for a whole one
-        raise Damaged(f"tiles of {tile_width} x {tile_height} px in an image of {width} x {height} px")
-    n_layers = len(image.getbands()) if tags.get(284) == 2 else 1
-    boxes = [tile.extents for tile in image.tile if tile.codec_name != "libtiff" and tile.extents]
-    covered = sum((right - left) * (bottom - top) for left, top, right, bottom in boxes)
-    if boxes and covered < width * height * n_layers:
+class TiffReader(TiffImagePlugin.TiffImageFile):
+    """Pillow's reader of TIFF, held to what it reads right, and to libtiff whatever the compression.
+
+    Pillow's own decoder of uncompressed pixels takes separate planes of 16 bits for planes of 8, and
+    subsampled colors for whole ones, without an error.
+    """
+
+    def _setup(self) -> None:
+        tags = self.tag_v2
+        _check_tiff_samples(tags)
+        if tags.get(259, 1) == 1:
+            tags[259] = 32773  # for Pillow alone: libtiff reads the tag in the file
+        if tags.get(262, 0) == 0 and set(tags.get(258, ())) == {16}:
+            tags[262] = 1  # Pillow knows it in one byte order, and inverts it in none
+            self.info["is_negative"] = True
+        if max(tags.get(320, ()), default=0xFFFF) <= 0xFF:  # some write a palette of 8 bits, in the place of one of 16
+            tags[320] = tuple(257 * level for level in tags[320])
+        super()._setup()
+
+
+# Compressions that libtiff, as it comes with Pillow, reads.
+_TIFF_COMPRESSIONS = {1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 34925, 50000}
+
+# Photometric interpretations: gray with black as the greatest or as zero, RGB, palette, CMYK, YCbCr.
+_TIFF_COLORS = {0, 1, 2, 3, 5, 6}
+_TIFF_OTHER_COLORS = {4: "a transparency mask", 8: "L*a*b* colors", 9: "L*a*b* colors", 32803: "a camera's raw samples"}
+
+
+def _check_tiff_samples(tags: TiffImagePlugin.ImageFileDirectory_v2) -> None:
+    """Raise `Unsupported` for samples that Pillow refuses without advice, or reads wrong without a word."""
+    compression, colors = tags.get(259, 1), tags.get(262, 0)
+    if compression not in _TIFF_COMPRESSIONS:
+        raise Unsupported(f"compression {compression}; save it with deflate, LZW or no compression")
+    n_samples = tags.get(277, 1)
+    kinds = set(tags.get(339, (1,)))
+    if kinds != {1}:
+        kind = {2: "signed", 3: "floating-point", 4: "untyped"}.get(max(kinds), "complex")
+        raise Unsupported(f"{kind} samples have no fixed range; save it with unsigned samples of 8 or 16 bits")
+    bits = sorted(set(tags.get(258, (1,))))
+    if len(bits) > 1 or bits[0] not in (1, 2, 4, 8, 16):
+        raise Unsupported(f"{' and '.join(map(str, bits))} bits a sample; save it with samples of 8 or 16 bits")
+    if tags.get(254, 0) & 1:
+        raise Unsupported("a raw photo, whose first picture is its thumbnail; develop it and save it as JPEG or PNG")
+    if colors not in _TIFF_COLORS:
+        name = _TIFF_OTHER_COLORS.get(colors, f"photometric interpretation {colors}")
+        raise Unsupported(f"{name}; save it as RGB")
+    if colors == 5 and tags.get(332, 1) != 1:
+        raise Unsupported("inks other than CMYK; save it as RGB")
+    if colors in (0, 1, 3) and n_samples > 1 and tags.get(284) == 2 and any(tags.get(338, ())):
+        raise Unsupported("gray or a palette with alpha in separate planes; save it as RGB")
+
+
+def check_tiff_strips(image: TiffReader, content: bytes) -> None:
+    """Raise `Damaged` if strips or tiles are missing or cut off, or if one takes too much memory."""
+    tags = image.tag_v2
+    width, height, is_tiled = tags[256], tags[257], 322 in tags
+    columns, rows = (tags[322], tags[323]) if is_tiled else (width, min(tags.get(278, height), height))
+    if columns < 1 or rows < 1:
+        raise Damaged("the header is cut short or wrong")
+    if columns * rows > max(width * height, LARGE_PIXELS):  # libtiff takes memory for a whole one
+        raise Damaged(f"tiles of {columns} x {rows} px in an image of {width} x {height} px")
+    n_layers = tags.get(277, 1) if tags.get(284) == 2 else 1
+    starts, lengths = (np.ravel(tags.get(tag, ())).tolist() for tag in ((324, 325) if is_tiled else (273, 279)))
+    if len(starts) < -(-width // columns) * -(-height // rows) * n_layers:
         raise Damaged("image file is truncated: strips are missing")
+    if any(start + length > len(content) for start, length in zip(starts, lengths, strict=False)):
+        raise Damaged("image file is truncated")
 
 
 def _check_webp(content: bytes) -> bytes:
-    """Raise `Damaged` if the file is shorter than it says; libwebp does not tell this from other damage."""
+    """Raise `Damaged` if the file is shorter than it says; libwebp does not tell this from other damage.
+
+    Let an animation have an alpha channel whose first frame leaves a part of the canvas free, which is black else.
+    """
     if 8 + int.from_bytes(content[4:8], "little") > len(content):
         raise Damaged("image file is truncated")
+    has_alpha, is_animated = content[20] & 0x10, content[20] & 0x02
+    if content[15:16] == b"X" and is_animated and not has_alpha:
+        for start in _iterate_webp_chunks(content):
+            if content[start : start + 4] == b"ANMF":
+                is_whole = content[start + 14 : start + 20] == content[24:30]
+                return content if is_whole else content[:20] + bytes([content[20] | 0x10]) + content[21:]
     return content
+
+
+def _iterate_webp_chunks(content: bytes) -> Iterator[int]:
+    """Yield the start of each chunk; source: RFC 9649."""
+    position = 12
+    while position < len(content):
+        yield position
+        length = int.from_bytes(content[position + 4 : position + 8], "little")
+        position += 8 + length + length % 2
 
 
 def read_webp_size(content: bytes) -> tuple[int, int]:
@@ -298,12 +397,87 @@ def read_webp_size(content: bytes) -> tuple[int, int]:
             return int.from_bytes(content[26:28], "little") & 0x3FFF, int.from_bytes(content[28:30], "little") & 0x3FFF
 
 
-def _keep(content: bytes) -> bytes:
-    return content
+def _unfold_bmp(content: bytes) -> bytes:
+    """Rewrite a BMP as one of 8 bits a pixel with a whole palette, if Pillow may read it wrong.
+
+    Pillow puts runs of colors one after the other, whatever is left out between them, and takes the bits of a pixel
+    from the number of colors where the palette is gray. Source: the bitmap structures of the Windows API.
+    """
+    (start,), (header_size,) = struct.unpack_from("<I", content, 10), struct.unpack_from("<I", content, 14)
+    if len(content) < 14 + header_size:
+        raise Damaged("image file is truncated")
+    if header_size == 12:
+        width, height, bits, method, n_colors, n_channels = *struct.unpack_from("<HH2xH", content, 18), 0, 0, 3
+    else:
+        width, height, bits, method, n_colors = struct.unpack_from("<ii2xHI12xI", content, 18)
+        n_channels = 4
+    palette_start, n_used = 14 + header_size, n_colors or 1 << bits
+    palette = content[palette_start : palette_start + n_channels * min(n_used, 256)]
+    levels = (0, 255) if n_used == 2 else range(min(n_used, 256))
+    is_gray = all(palette[n * n_channels :][:3] == bytes([level] * 3) for n, level in enumerate(levels))
+    is_misread = is_gray and method == 0 and (bits == 4 or (bits == 8 and n_used <= 2))
+    n_rows, is_run_length = abs(height), (bits, method) in ((8, 1), (4, 2))
+    if not (is_misread or is_run_length) or not 0 < width * n_rows <= MAX_PIXELS:
+        return content
+    if width * n_rows > LARGE_PIXELS:
+        kind = "runs" if is_run_length else "a gray palette"
+        raise Unsupported(f"{kind} and {width} x {n_rows} px, at most {LARGE_PIXELS:,} pixels are read; save it as PNG")
+    if start in (0, palette_start):
+        start = palette_start + len(palette)
+    if is_run_length:
+        packed = _unfold_bmp_runs(memoryview(content)[start:], width, n_rows, bits)
+        rows = np.frombuffer(packed, np.uint8).reshape(n_rows, width)
+    else:
+        stride = (width * bits + 31) // 32 * 4
+        if len(content) < start + stride * n_rows:
+            raise Damaged("image file is truncated")
+        rows = np.frombuffer(content, np.uint8, stride * n_rows, start).reshape(n_rows, stride)
+        if bits == 4:
+            rows = np.stack([rows >> 4, rows & 15], axis=2).reshape(n_rows, 2 * stride)
+    colors = np.zeros((256, 4), np.uint8)
+    given = np.frombuffer(palette[: len(palette) // n_channels * n_channels], np.uint8).reshape(-1, n_channels)
+    colors[: len(given), :3] = given[:, :3]
+    rows = np.pad(rows[:, :width], [(0, 0), (0, -width % 4)])
+    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 0, rows.size, 0, 0, 256, 0)
+    file_header = b"BM" + struct.pack("<IHHI", 1078 + rows.size, 0, 0, 1078)
+    return b"".join((file_header, header, colors.tobytes(), rows.tobytes()))
+
+
+def _unfold_bmp_runs(data: memoryview, width: int, height: int, bits: int) -> bytearray:
+    """Return the indices of a run-length encoded BMP, row after row as in the file."""
+    indices = bytearray()
+    position, end_of_row, n_runs = 0, width, 0
+    while len(indices) < width * height:
+        n_runs += 1
+        if position + 2 > len(data):
+            raise Damaged("image file is truncated")
+        if n_runs > _MAX_BMP_RUNS:
+            raise Unsupported(f"more than {_MAX_BMP_RUNS:,} runs; save it as PNG")
+        count, value = data[position], data[position + 1]
+        position += 2
+        if count:
+            pair = (value, value) if bits == 8 else (value >> 4, value & 15)
+            indices += (bytes(pair) * (count // 2 + 1))[:count]
+        elif value > 2:
+            n_bytes = value if bits == 8 else (value + 1) // 2
+            literal = data[position : position + n_bytes]
+            if len(literal) < n_bytes:
+                raise Damaged("image file is truncated")
+            if bits == 4:
+                literal = memoryview(bytes(half for byte in literal for half in (byte >> 4, byte & 15)))
+            indices += literal[:value]
+            position += n_bytes + n_bytes % 2
+        elif value or len(indices) < end_of_row:  # the end of the picture, a step to the side, the end of a row
+            raise Unsupported("runs that leave out pixels; save it as PNG")
+        else:
+            end_of_row += width
+        if len(indices) > end_of_row:
+            raise Damaged("a run beyond its row")
+    return indices
 
 
 _PREPARE: dict[str, Callable[[bytes], bytes]] = {
-    "BMP": _keep,
+    "BMP": _unfold_bmp,
     "GIF": _trim_gif,
     "JPEG": _trim_jpeg,
     "PNG": _trim_png,

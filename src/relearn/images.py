@@ -17,7 +17,6 @@ from PIL import (
     ImageFile,
     JpegImagePlugin,
     PngImagePlugin,
-    TiffImagePlugin,
     WebPImagePlugin,
 )
 
@@ -25,13 +24,17 @@ from relearn.errors import ImageError
 from relearn.formats import (
     LARGE_PIXELS,
     MAX_EXIF_BYTES,
+    MAX_PIXELS,
     Damaged,
+    TiffReader,
+    Unsupported,
     check_png_rows,
     check_tiff_strips,
     describe_other,
     prepare,
     read_webp_size,
     recognise,
+    scale_png_transparency,
 )
 
 # Decided by content, not by name. Everything else that Pillow could open is refused: fewer parsers, fewer surprises.
@@ -41,11 +44,9 @@ _READERS: dict[str, type[ImageFile.ImageFile]] = {
     "GIF": GifImagePlugin.GifImageFile,
     "JPEG": JpegImagePlugin.JpegImageFile,
     "PNG": PngImagePlugin.PngImageFile,
-    "TIFF": TiffImagePlugin.TiffImageFile,
+    "TIFF": TiffReader,
     "WEBP": WebPImagePlugin.WebPImageFile,
 }
-# A PNG of 600 kB can unfold to 800 MB. 100 megapixels hold every camera's photos and 300 MB of RGB.
-MAX_PIXELS = 100_000_000
 MAX_BYTES = 256 * 1024 * 1024
 
 _large_image = threading.Lock()  # held by who decodes one of more than `LARGE_PIXELS`
@@ -80,6 +81,8 @@ _PLAIN_WORDS = {
     "decoder error -2": "the compressed pixels are cut short or wrong",
     "failed to decode next frame in WebP file": "the compressed pixels are cut short or wrong",
     "not identified by this driver": "the header is cut short or wrong",
+    "Unsupported BMP bitfields layout": "an unsupported layout of the bits of a pixel; save it as PNG",
+    "unknown pixel mode": "an unsupported mixture of colors, bits and alpha; save it as RGB with 8 bits a sample",
     "Truncated File Read": "image file is truncated",
 }
 
@@ -111,7 +114,8 @@ def decode_image(content: bytes, least_px: int | None = None) -> DecodedImage:
     """Decode the bytes of an image file to 8-bit RGB, upright.
 
     The first frame of an animation is taken. The EXIF orientation is applied (an unreadable EXIF block counts as
-    none). Grey becomes RGB, 16 bits are scaled to 8 (65535 to 255), and transparency is composed on white.
+    none). Grey becomes RGB, 16 bits are scaled to 8 (65535 to 255), and transparency is composed on white; so is what
+    the first frame leaves free of its canvas. `docs/images.md` lists the kinds of files that are read and refused.
 
     With `least_px` a JPEG is decoded at a half, a quarter or an eighth of its size, as long as neither side comes below
     that: libjpeg then leaves out the fine terms of each block, which is faster than decoding and resizing all of them.
@@ -123,8 +127,8 @@ def decode_image(content: bytes, least_px: int | None = None) -> DecodedImage:
     Raises
     ------
     ImageError
-        No image of the allowed formats, too large, truncated, damaged, or of a mode without a range of brightness.
-        The text is the reason alone, in one line; the caller knows the file.
+        No image of the allowed formats, too large, truncated, damaged, or of a kind that is not read right.
+        The text is the reason alone, in one line, and what to do if it is the kind; the caller knows the file.
     """
     if not content:
         raise ImageError("empty file")
@@ -139,9 +143,14 @@ def decode_image(content: bytes, least_px: int | None = None) -> DecodedImage:
         raise ImageError(f"too large: at most {MAX_PIXELS:,} pixels are read") from None
     except MemoryError:
         raise OutOfMemory("too large: there is not enough memory to decode it") from None
+    except Unsupported as error:
+        raise ImageError(f"unsupported {file_format} file: {error}") from None
     except (Damaged, *_DECODING_ERRORS) as error:
         reason = _explain(error)
-        state = "unsupported" if _UNSUPPORTED.search(reason) else "damaged"
+        if _UNSUPPORTED.search(reason):
+            state, reason = "unsupported", reason if ";" in reason else f"{reason}; save it as PNG"
+        else:
+            state = "damaged"
         raise ImageError(f"{state} {file_format} file: {reason}") from None
 
 
@@ -183,15 +192,17 @@ def _load_in_turn(size: tuple[int, int], load: Callable[[], DecodedImage]) -> De
 
 def _load(image: ImageFile.ImageFile, content: bytes) -> DecodedImage:
     mode, file_format = image.mode, image.format or ""
-    if mode in ("F", "I"):
-        raise ImageError(f"mode {mode} (32 bits a pixel) has no fixed range of brightness; save it with 8 or 16 bits")
-    if file_format == "TIFF":
-        check_tiff_strips(image)
+    if isinstance(image, TiffReader):
+        check_tiff_strips(image, content)
         image.info.pop("xmp", None)  # Pillow searches it for an orientation, and fails where it is no text
+    box = image.tile[0].extents if file_format == "GIF" else None
     image.load()
     if file_format == "PNG":
         check_png_rows(image, content)
+        scale_png_transparency(image, content)
     rgb = _convert_to_rgb(image)
+    if box is not None:
+        _blank_outside(rgb, box)
     transpose = _TRANSPOSE.get(_read_orientation(image))
     if transpose is not None:
         if rgb is not image:
@@ -217,12 +228,24 @@ def _convert_to_rgb(image: Image.Image) -> Image.Image:
 def _convert_strip(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         # Pillow's own conversion clips at 255. 65535 / 255 is 257, and adding half of it rounds to the nearest.
-        scaled = (np.asarray(image).astype(np.uint32) + 128) // 257
+        levels = np.asarray(image).astype(np.uint32)
+        if image.info.get("is_negative"):
+            levels = 65535 - levels
+        scaled = (levels + 128) // 257
+        scaled[levels == image.info.get("transparency", -1)] = 255
         return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
+        rgba = image.convert("LA" if image.mode == "La" else "RGBA").convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return image.convert("RGB")
+
+
+def _blank_outside(rgb: Image.Image, box: tuple[int, int, int, int]) -> None:
+    """Make white what a GIF's first frame leaves free of the canvas: it is transparent, and Pillow gives it a color."""
+    left, top, right, bottom = box
+    width, height = rgb.size
+    for border in ((0, 0, width, top), (0, bottom, width, height), (0, top, left, bottom), (right, top, width, bottom)):
+        rgb.paste("white", border)
 
 
 def _read_orientation(image: Image.Image) -> int:

@@ -58,7 +58,7 @@ NETWORKS = {
 }
 
 # Pillow's modes that can be decoded; see its concepts page.
-Mode = Literal["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I;16", "I;16B"]
+Mode = Literal["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I;16", "I;16B"]
 Format = Literal["BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP"]  # those of `formats.FORMATS`
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
