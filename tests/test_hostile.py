@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from conftest import draw_image, encode_image
-from relearn import images, paths
+from relearn import formats, images, paths
 from relearn.errors import ImageError, SourceError
 from relearn.files import read_csv
 from relearn.formats import FORMATS
@@ -288,7 +288,7 @@ def list_broken_pixels():
     progressive = encode_image(draw_image(0), "JPEG", progressive=True)
     last = progressive.rindex(b"\xff\xda")
     scans = progressive[:last] + progressive[last:-2] * 1000 + b"\xff\xd9"
-    yield "scans.jpg", scans, "^damaged JPEG file: 1,009 scans, at most 100 are read$"
+    yield "scans.jpg", scans, "^unsupported JPEG file: 1,009 scans of 120 pixels, at most 100 are read; save it again$"
     yield "scans-after-the-end.jpg", make_jpeg(372) + b"\xff\xda\0\2" * 1000, KEPT
     yield "padding.jpg", make_jpeg(0, b"\xff" * 5_000_000 + b"\0" * 5_000_000), KEPT
     yield "no-tables.jpg", jpeg.replace(b"\xff\xdb", b"\xff\xe5"), "^damaged JPEG file: "
@@ -330,6 +330,35 @@ def list_broken_pixels():
     yield "pages.tiff", make_animation(382, "TIFF"), KEPT
 
 
+def list_parts():
+    """Files of so many parts that the steps of Python which each takes would add up."""
+    many = ": more than 100,000 "
+    yield "texts.png", make_png(0, after=png_chunk(b"tEXt") * 100_001), "^unsupported PNG file" + many + "chunks;"
+    yield "pixels.png", make_png(0, png_chunk(b"IDAT") * 100_001), "^unsupported PNG file" + many + "chunks;"
+    yield "texts-fewer.png", make_png(390, png_chunk(b"tEXt") * 99_000), KEPT
+    yield (
+        "comments.jpg",
+        make_jpeg(0, jpeg_segment(0xFE, b"") * 100_001),
+        "^unsupported JPEG file" + many + "segments;",
+    )
+    yield "tables.jpg", make_jpeg(0, jpeg_segment(0xC4, b"") * 100_001), "^unsupported JPEG file" + many + "segments;"
+    yield "comments-fewer.jpg", make_jpeg(391, jpeg_segment(0xFE, b"") * 99_000), KEPT
+    yield "comments.gif", make_gif(0, b"!\xfe\0" * 100_001), "^unsupported GIF file" + many + "extensions before"
+    yield "zeros.gif", make_gif(0, bytes(100_001)), "^unsupported GIF file" + many + "extensions before"
+    gif = make_gif(0)
+    start = gif.index(b",\0\0\0\0") + 11
+    yield "blocks.gif", gif[:start] + b"\1\0" * 2_000_001 + gif[start:], "^unsupported GIF file: more than 2,000,000 bl"
+    webp = make_animation(1, "WEBP")
+    canvas = webp[:20] + bytes([webp[20] & ~0x10]) + webp[21:30]
+    webp = canvas + b"JUNK\0\0\0\0" * 100_001 + webp[30:]
+    webp = webp[:4] + struct.pack("<I", len(webp) - 8) + webp[8:]
+    yield "chunks.webp", webp, "^unsupported WEBP file" + many + "chunks before"
+    runs = (b"\1\7" * 1999 + b"\0\0") * 1001
+    yield "runs.bmp", make_bmp(0, size=(1999, 1001), bits=8, compression=1, data=runs, n_colours=256), "2,000,000 runs;"
+    runs = make_bmp(0, size=(9000, 9000), bits=4, compression=2, data=b"\xff\7" * 99, n_colours=16)
+    yield "pixels-by-runs.bmp", runs, "^unsupported BMP file: 9000 x 9000 px in runs, at most 20,000,000 pixels"
+
+
 def list_names():
     for seed, name in enumerate(
         (
@@ -351,6 +380,7 @@ def list_corpus():
         list_bombs,
         list_metadata,
         list_broken_pixels,
+        list_parts,
         list_names,
     ):
         for name, content, expected in kind():
@@ -756,6 +786,29 @@ def measure_mebibytes():
         check=True,
     )
     return int(done.stdout) / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def make_scans(n_scans):
+    """A progressive JPEG of 12 x 10 px, the last of whose scans is repeated."""
+    content = encode_image(draw_image(0), "JPEG", progressive=True)
+    last = content.rindex(b"\xff\xda")
+    return content[:last] + content[last:-2] * (n_scans - content.count(b"\xff\xda") + 1) + b"\xff\xd9"
+
+
+def wrap_in_tiff(jpeg):
+    tags = [(258, 3, 1, 8), (259, 3, 1, 7), (262, 3, 1, 6), (277, 3, 1, 3), (278, 3, 1, 10), (279, 4, 1, len(jpeg))]
+    tiff = make_tiff(0, [*tags, (273, 4, 1, 0)])
+    return make_tiff(0, [*tags, (273, 4, 1, len(tiff))]) + jpeg
+
+
+@pytest.mark.parametrize("wrap", [bytes, wrap_in_tiff])
+def test_scans_are_limited_by_the_pixels_that_they_go_over(monkeypatch, wrap):
+    assert formats._count_scans_read(images.MAX_PIXELS) == 20
+    assert formats._count_scans_read(images.MAX_PIXELS // 5) == formats._count_scans_read(1) == 100
+    monkeypatch.setattr(formats, "_MAX_SCANNED_PIXELS", 12 * 10 * 20)
+    assert decode_image(wrap(make_scans(20))).rgb.size == SIZE
+    with pytest.raises(ImageError, match=r"^unsupported \w+ file: 21 scans of .*, at most 20 are read; save it "):
+        decode_image(wrap(make_scans(21)))
 
 
 @pytest.mark.slow

@@ -46,8 +46,16 @@ LARGE_PIXELS = 20_000_000
 MAX_EXIF_BYTES = 1024 * 1024
 
 # Each scan of a progressive JPEG goes over the whole image and may take a hundred bytes, so that a file of some MB
-# could keep a core busy for days. Encoders make ten or twenty.
+# could keep a core busy for days. Encoders make ten or twenty, which are read of the largest image.
 _MAX_JPEG_SCANS = 100
+_MAX_SCANNED_PIXELS = 20 * MAX_PIXELS
+
+# Chunks, segments or extensions of a file: each takes steps of Python, even an empty one. 250 MB in chunks of 8 kB,
+# as libpng writes them, are 30,000.
+_MAX_PARTS = 100_000
+
+# The blocks of a GIF hold up to 255 bytes each; `images.MAX_BYTES` in full ones are a million.
+_MAX_GIF_BLOCKS = 2_000_000
 
 # A step of Python each; a photo of 20 megapixels has some hundred thousand.
 _MAX_BMP_RUNS = 2_000_000
@@ -106,19 +114,24 @@ def _trim_jpeg(content: bytes) -> bytes:
     trimmed = io.BytesIO()
     trimmed.write(b"\xff\xd8")
     wanted = {(0xE0, b"JFIF\0"), (0xE1, b"Exif\0\0"), (0xE1, b"http://ns.adobe.com/xap/1.0/\0"), (0xEE, b"Adobe")}
-    has_frame = False
+    has_frame, n_pixels = False, 1
     for marker, start, end in _iterate_jpeg_segments(content):
         if marker == 0xDA:  # the first scan, and all that comes after it
-            if content.count(b"\xff\xda", start) > _MAX_JPEG_SCANS:  # and only then is it worth a walk
+            max_scans = _count_scans_read(n_pixels)
+            if content.count(b"\xff\xda", start) > max_scans:  # and only then is it worth a walk
                 n_scans = sum(marker == 0xDA for marker, _, _ in _iterate_jpeg_segments(content))
-                if n_scans > _MAX_JPEG_SCANS:
-                    raise Damaged(f"{n_scans:,} scans, at most {_MAX_JPEG_SCANS} are read")
+                if n_scans > max_scans:
+                    raise Unsupported(
+                        f"{n_scans:,} scans of {n_pixels:,} pixels, at most {max_scans} are read; save it again"
+                    )
             trimmed.write(memoryview(content)[start:])
             return trimmed.getvalue()
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             if has_frame:
                 raise Damaged("two frame headers")
             has_frame = True
+            height, width = (int.from_bytes(content[start + n : start + n + 2], "big") for n in (5, 7))
+            n_pixels = max(width * height, 1)
         if marker == 0xFE or 0xE0 <= marker <= 0xEF:
             found = {entry for entry in wanted if entry[0] == marker and content.startswith(entry[1], start + 4)}
             # The fixed parts of JFIF and Adobe are 14 and 12 bytes; libjpeg ignores shorter ones, Pillow stumbles.
@@ -129,15 +142,23 @@ def _trim_jpeg(content: bytes) -> bytes:
     raise Damaged("image file is truncated: it has no pixels")
 
 
+def _count_scans_read(n_pixels: int) -> int:
+    return min(_MAX_JPEG_SCANS, _MAX_SCANNED_PIXELS // min(n_pixels, MAX_PIXELS))
+
+
 def _iterate_jpeg_segments(content: bytes) -> Iterator[tuple[int, int, int]]:
     """Yield marker, start and end (after its parameters) of each segment, up to the end of the first picture."""
-    find_marker = re.compile(rb"\xff([^\xff\0])", re.DOTALL).search  # what is between is skipped, as by libjpeg
-    position, is_scanned = 2, False
+    # What is between is skipped, as by libjpeg; and so are the markers inside of a scan.
+    find_marker = re.compile(rb"\xff([^\xff\0\xd0-\xd7])", re.DOTALL).search
+    position, is_scanned, n_segments = 2, False, 0
     while found := find_marker(content, position):
         marker, start, position = found[1][0], found.start(), found.end()
         if marker == 0xD9 and is_scanned:
             return
-        if marker == 0x01 or 0xD0 <= marker <= 0xD9:  # these have no parameters
+        n_segments += 1
+        if n_segments > _MAX_PARTS:
+            raise Unsupported(f"more than {_MAX_PARTS:,} segments; save it again")
+        if marker == 0x01 or 0xD8 <= marker <= 0xD9:  # these have no parameters
             continue
         length = int.from_bytes(content[position : position + 2], "big")
         if length < 2 <= len(content) - position:
@@ -180,9 +201,12 @@ def _trim_png(content: bytes) -> bytes:
 
 def _iterate_png_chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Yield type, start and end of each chunk, the last of which is IEND."""
-    kind, position = b"", 8
+    kind, position, n_chunks = b"", 8, 0
     while kind != b"IEND":
         start = position
+        n_chunks += 1
+        if n_chunks > _MAX_PARTS:
+            raise Unsupported(f"more than {_MAX_PARTS:,} chunks; save it again")
         kind = content[start + 4 : start + 8]
         position += 12 + int.from_bytes(content[start : start + 4], "big")
         if position > len(content):
@@ -234,11 +258,14 @@ def _trim_gif(content: bytes) -> bytes:
     Source: Graphics Interchange Format, version 89a.
     """
     palette_end = position = 13 + _count_gif_colours(content[10:11])
-    control = b""
+    control, n_parts = b"", 0
     while (separator := content[position : position + 1]) != b",":
         start = position
         if separator in (b"", b";"):
             raise Damaged("image file is truncated: it has no frame")
+        n_parts += 1
+        if n_parts > _MAX_PARTS:
+            raise Unsupported(f"more than {_MAX_PARTS:,} extensions before the first frame; save it again")
         position += 1
         if separator == b"!":
             position = _skip_gif_blocks(content, start + 2)
@@ -259,12 +286,14 @@ def _count_gif_colours(flags: bytes) -> int:
 
 def _skip_gif_blocks(content: bytes, position: int) -> int:
     """Return where a chain of blocks, each after its length, ends with an empty one."""
-    while position < len(content):
+    for _ in range(_MAX_GIF_BLOCKS):
+        if position >= len(content):
+            raise Damaged("image file is truncated")
         length = content[position]
         position += 1 + length
         if not length:
             return position
-    raise Damaged("image file is truncated")
+    raise Unsupported(f"more than {_MAX_GIF_BLOCKS:,} blocks of a frame; save it again")
 
 
 def _check_tiff(content: bytes) -> bytes:
@@ -358,6 +387,13 @@ def check_tiff_strips(image: TiffReader, content: bytes) -> None:
         raise Damaged("image file is truncated: strips are missing")
     if any(start + length > len(content) for start, length in zip(starts, lengths, strict=False)):
         raise Damaged("image file is truncated")
+    if tags.get(259) == 7:
+        scans = [found.start() for found in re.finditer(b"\xff\xda", content)]
+        ends = np.add(starts, lengths[: len(starts)])
+        n_scans = np.max(np.searchsorted(scans, ends) - np.searchsorted(scans, starts), initial=0)
+        max_scans = _count_scans_read(width * height)
+        if n_scans > max_scans:
+            raise Unsupported(f"{n_scans:,} scans of a strip, at most {max_scans} are read; save it with deflate")
 
 
 def _check_webp(content: bytes) -> bytes:
@@ -379,10 +415,13 @@ def _check_webp(content: bytes) -> bytes:
 def _iterate_webp_chunks(content: bytes) -> Iterator[int]:
     """Yield the start of each chunk; source: RFC 9649."""
     position = 12
-    while position < len(content):
+    for _ in range(_MAX_PARTS):
         yield position
         length = int.from_bytes(content[position + 4 : position + 8], "little")
         position += 8 + length + length % 2
+        if position >= len(content):
+            return
+    raise Unsupported(f"more than {_MAX_PARTS:,} chunks before the first frame; save it again")
 
 
 def read_webp_size(content: bytes) -> tuple[int, int]:
@@ -420,8 +459,8 @@ def _unfold_bmp(content: bytes) -> bytes:
     if not (is_misread or is_run_length) or not 0 < width * n_rows <= MAX_PIXELS:
         return content
     if width * n_rows > LARGE_PIXELS:
-        kind = "runs" if is_run_length else "a gray palette"
-        raise Unsupported(f"{kind} and {width} x {n_rows} px, at most {LARGE_PIXELS:,} pixels are read; save it as PNG")
+        kind = "in runs" if is_run_length else "with a gray palette"
+        raise Unsupported(f"{width} x {n_rows} px {kind}, at most {LARGE_PIXELS:,} pixels are read so; save it as PNG")
     if start in (0, palette_start):
         start = palette_start + len(palette)
     if is_run_length:
