@@ -36,7 +36,7 @@ def make_linear(estimator, features, truth, has_probabilities):
 
 def run(head, calibration, n_classes, features):
     names = [f"class {number}" for number in range(n_classes)]
-    session = open_head(export_head(head, calibration, names, [features]))
+    session = open_head(export_head(head, calibration, names, [features]), features.shape[1], names)
     label, probabilities = session.run(["label", "probabilities"], {"features": features})
     assert probabilities.dtype == np.float32
     assert list(label) == [names[column] for column in probabilities.argmax(axis=1)]

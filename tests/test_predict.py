@@ -135,6 +135,8 @@ def test_network_that_is_another_is_refused(here):
             IntegrityError, match=r"vgg16: wanted network_sha256 [0-9a-f]{64} \(classifier\.json\), got"
         ):
             build_extractor(read_record().model_copy(update=change), None)
+    with pytest.raises(IntegrityError, match=r"vgg16: wanted 7 features \(classifier\.json\), got"):
+        build_extractor(read_record().model_copy(update={"n_features": 7}), None)
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,24 @@
 
 import json
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from relearn.errors import IntegrityError
-from relearn.files import hash_bytes, hash_file, read_json, write_folder, write_json
+from relearn.files import hash_bytes, read_json, write_folder, write_json
+from relearn.screening import MAX_HEAD_BYTES, check_head
+from relearn.text import holds_control_character
 
 HEAD = "head.onnx"
 RECORD = "classifier.json"
+KEYS = ("record_sha256", "head_sha256", "classes", "features", "extractor")
+MAX_RECORD_BYTES = 2**26
+SUM_TOLERANCE = 1e-4  # float32 probabilities, one for each class
+ADVICE = "use a classifier that `relearn train` wrote"
 
 
 class Classifier(NamedTuple):
@@ -19,6 +27,7 @@ class Classifier(NamedTuple):
 
     record: dict[str, Any]
     session: Any
+    path: Path
 
     @property
     def classes(self) -> list[str]:
@@ -26,23 +35,66 @@ class Classifier(NamedTuple):
         return list(self.record["classes"])
 
     def predict_probabilities(self, features: np.ndarray) -> np.ndarray:
-        """Return the probability of each class: features (images, features) float32 to (images, classes) float32."""
-        (probabilities,) = self.session.run(["probabilities"], {"features": np.asarray(features, np.float32)})
-        return np.asarray(probabilities)
+        """Return the probability of each class: features (images, features) float32 to (images, classes) float32.
+
+        Raises
+        ------
+        IntegrityError
+            The head fails on these features, or what it answers are no probabilities.
+        """
+        with _name_errors(self.path):
+            (answer,) = self.session.run(["probabilities"], {"features": np.asarray(features, np.float32)})
+        probabilities = np.asarray(answer)
+        wanted = (len(features), len(self.classes))
+        if probabilities.shape != wanted:
+            raise IntegrityError(
+                f"{self.path}: wanted probabilities of shape {wanted}, got {probabilities.shape}; {ADVICE}"
+            )
+        if not (probabilities >= 0).all() or not (abs(probabilities.sum(axis=1) - 1) <= SUM_TOLERANCE).all():
+            raise IntegrityError(
+                f"{self.path}: wanted probabilities from 0 to 1 that sum to 1, got {probabilities.min():g} to "
+                f"{probabilities.max():g}; {ADVICE}"
+            )
+        return probabilities
 
     def predict_labels(self, probabilities: np.ndarray) -> list[str]:
         """Return the most probable class of each row, the first of them in a tie."""
         return [self.classes[column] for column in probabilities.argmax(axis=1)]
 
 
-def open_head(head: bytes) -> Any:
-    """Open an ONNX head in onnxruntime on one thread, so that the order of additions does not depend on the machine."""
+def open_head(head: bytes, n_features: int, classes: Sequence[str], path: Path = Path(HEAD)) -> Any:
+    """Open an ONNX head in onnxruntime on one thread, so that the order of additions does not depend on the machine.
+
+    Raises
+    ------
+    IntegrityError
+        It is not what `check_head` lets through, or onnxruntime cannot open it; `path` is named.
+    """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it would keep a device id in the home folder
     import onnxruntime
 
+    try:
+        check_head(head, n_features, classes)
+    except IntegrityError as error:
+        raise IntegrityError(f"{path}: {error}; {ADVICE}") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(head, options, providers=["CPUExecutionProvider"])
+    options.log_severity_level = 4  # its errors are raised
+    # Else it takes the format from the first bytes, and reads another file than the one that was checked.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    with _name_errors(path):
+        return onnxruntime.InferenceSession(head, options, providers=["CPUExecutionProvider"])
+
+
+@contextmanager
+def _name_errors(path: Path) -> Iterator[None]:
+    """Turn the errors of onnxruntime, whose classes share no base of their own, into one line."""
+    try:
+        yield
+    except Exception as error:
+        if not type(error).__module__.startswith("onnxruntime.") and not isinstance(error, RuntimeError | ValueError):
+            raise
+        raise IntegrityError(f"{path}: onnxruntime: {' '.join(str(error).split())[:300]}; {ADVICE}") from None
 
 
 def write_classifier(folder: Path, head: bytes, record: dict[str, Any]) -> None:
@@ -70,19 +122,50 @@ def read_classifier(folder: Path) -> Classifier:
         folder = folder.resolve()
     if not (folder / RECORD).is_file():
         raise IntegrityError(f"{folder}: no classifier there; run `dvc repro`, or `dvc pull` one")
-    record = read_json(folder / RECORD, ("record_sha256", "head_sha256", "classes", "features", "extractor"))
+    _check_size(folder / RECORD, MAX_RECORD_BYTES)
+    record = read_json(folder / RECORD, KEYS)
     wanted = record.pop("record_sha256")
     if hash_record(record) != wanted:
         raise IntegrityError(
             f"{folder / RECORD}: wanted the record of sha256 {wanted}, got another; it was changed by hand; "
             "run `dvc repro --force train`"
         )
+    n_features = check_record(folder / RECORD, record)
     path = folder / HEAD
     if not path.is_file():
         raise IntegrityError(f"{path}: no such file; run `dvc repro train`")
-    found = hash_file(path)
-    if found != record["head_sha256"]:
+    _check_size(path, MAX_HEAD_BYTES)
+    head = path.read_bytes()
+    if (found := hash_bytes(head)) != record["head_sha256"]:
         raise IntegrityError(
             f"{path}: wanted sha256 {record['head_sha256']} ({RECORD}), got {found}; run `dvc repro --force train`"
         )
-    return Classifier(record, open_head(path.read_bytes()))
+    return Classifier(record, open_head(head, n_features, record["classes"], path), path)
+
+
+def _check_size(path: Path, most: int) -> None:
+    if (n_bytes := path.stat().st_size) > most:
+        raise IntegrityError(f"{path}: wanted at most {most:,} bytes, got {n_bytes:,}; {ADVICE}")
+
+
+def check_record(path: Path, record: dict[str, Any]) -> int:
+    """Check what a record says of classes and features, and return the number of features.
+
+    Raises
+    ------
+    IntegrityError
+        The classes are not at least two different texts that can be printed, or there is no number of features.
+    """
+    classes = record["classes"]
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise IntegrityError(f"{path}: classes: wanted a list of texts, got something else; {ADVICE}")
+    if len(set(classes)) < max(2, len(classes)):
+        raise IntegrityError(f"{path}: classes: wanted at least two, all different, got {len(classes)}; {ADVICE}")
+    for name in classes:
+        if not name or holds_control_character(name) or any("\ud800" <= letter <= "\udfff" for letter in name):
+            raise IntegrityError(f"{path}: classes: wanted text without control characters, got {name!a}; {ADVICE}")
+    extractor = record["extractor"]
+    n_features = extractor.get("n_features") if isinstance(extractor, dict) else None
+    if type(n_features) is not int or n_features < 1:
+        raise IntegrityError(f"{path}: extractor.n_features: wanted a whole number, got {n_features!a}; {ADVICE}")
+    return n_features

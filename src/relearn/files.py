@@ -141,7 +141,7 @@ def read_json(path: Path, keys: Iterable[str] = ()) -> dict[str, Any]:
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise IntegrityError(f"{path}: no such file; run `dvc repro`, which writes it") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # brackets in brackets
         raise IntegrityError(f"{path}: wanted JSON, got {error}; run `dvc repro` to write it again") from None
     if not isinstance(value, dict):
         raise IntegrityError(f"{path}: wanted a JSON object, got a {type(value).__name__}; run `dvc repro`")

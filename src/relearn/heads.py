@@ -12,17 +12,12 @@ import numpy as np
 
 from relearn.classifier import open_head
 from relearn.errors import TrainingError
+from relearn.screening import DOUBLE, FLOAT, IR_VERSION, OPSETS, STRING
 
 # float32 probabilities of the head against float64 ones here; onnxruntime also adds up the trees' answers in float32.
 HEAD_TOLERANCE = 1e-6
 TREE_TOLERANCE = 1e-5
 LEAST_PROBABILITY = 1e-9  # of a tree's leaf, so that it has a logarithm
-# Of ONNX; those that onnxruntime has known for years.
-DOUBLE = 11
-FLOAT = 1
-STRING = 8
-OPSETS = {"": 18, "ai.onnx.ml": 3}
-IR_VERSION = 8
 
 
 class Graph:
@@ -239,6 +234,8 @@ def export_head(head: Head, calibration: Calibration, classes: list[str], blocks
     ------
     TrainingError
         For a row of `blocks` the ONNX head has other probabilities than `head`, or another label than they say.
+    IntegrityError
+        It could not be opened again: it is larger than `read_classifier` takes, or a tree is too deep.
     """
     from onnx import helper
 
@@ -262,7 +259,7 @@ def export_head(head: Head, calibration: Calibration, classes: list[str], blocks
         ir_version=IR_VERSION,
     )
     content: bytes = model.SerializeToString(deterministic=True)
-    session = open_head(content)
+    session = open_head(content, blocks[0].shape[1], classes)
     tolerance = TREE_TOLERANCE if isinstance(head, TreeHead) else HEAD_TOLERANCE
     for block in blocks:
         features = np.asarray(block, np.float32)

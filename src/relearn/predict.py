@@ -137,6 +137,11 @@ def build_extractor(record: ExtractorRecord, weights: Path | None) -> Extractor:
             f"{record.network}: wanted network_sha256 {record.network_sha256} (classifier.json), got "
             f"{extractor.record.network_sha256}; the network on this machine is not the one that was trained with"
         )
+    if extractor.n_features != record.n_features:
+        raise IntegrityError(
+            f"{record.network}: wanted {record.n_features:,} features (classifier.json), got {extractor.n_features:,}; "
+            "use a classifier that `relearn train` wrote"
+        )
     for name, here, there in (
         ("keras", extractor.record.keras, record.keras),
         ("the backend", extractor.record.backend, record.backend),

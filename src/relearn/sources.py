@@ -8,7 +8,6 @@ import re
 import stat
 import struct
 import tarfile
-import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from typing import NamedTuple, Self
 
 from relearn.errors import SourceError
 from relearn.images import MAX_BYTES
+from relearn.text import holds_control_character, is_control_character
 
 
 class SourceFile(NamedTuple):
@@ -117,19 +117,10 @@ def _refuse_size(path: str, n_bytes: int) -> SourceFile | None:
     return _refuse(path, f"too large: {n_bytes:,} bytes, at most {MAX_BYTES:,} are read")
 
 
-def holds_control_character(name: str) -> bool:
-    """Tell whether a name holds a character that would break a line; spaces and joiners of all kinds do not."""
-    return any(_is_control_character(character) for character in name)
-
-
-def _is_control_character(character: str) -> bool:
-    return unicodedata.category(character) in ("Cc", "Zl", "Zp")
-
-
 def _spell_name(path: str) -> str:
     r"""Return a name in one line of UTF-8, with what does not belong there as `\n` or `\xff`."""
     text = path.encode(errors="surrogateescape").decode(errors="backslashreplace")
-    return "".join(c.encode("unicode_escape").decode() if _is_control_character(c) else c for c in text)
+    return "".join(c.encode("unicode_escape").decode() if is_control_character(c) else c for c in text)
 
 
 def _refuse_name(path: str) -> SourceFile | None:
