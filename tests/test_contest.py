@@ -11,7 +11,7 @@ from relearn.classifier import read_classifier
 from relearn.contest import IMAGES_HEADER, describe_contest, describe_json, hold_contest
 from relearn.errors import IntegrityError
 from relearn.evaluate import run as evaluate
-from relearn.features import hash_features, read_features
+from relearn.features import hash_features, read_features, seal_features
 from relearn.files import read_json, write_csv, write_folder, write_json
 from relearn.manifest import ManifestRow, read_manifest
 from relearn.params import read_params
@@ -191,6 +191,7 @@ def test_another_network_predicts_the_images_again(in_use, monkeypatch):
     record = json.loads((paths.FEATURES / "extractor.json").read_text())
     rewrite(lambda split, label, value: value * 2)
     write_json(paths.FEATURES / "extractor.json", {**record, "network": "y"})
+    seal_features(paths.FEATURES)
     learn()
     asked = []
 

@@ -20,6 +20,7 @@ from relearn.evaluate import (
     run,
     write_plots,
 )
+from relearn.features import seal_features
 from relearn.files import read_csv, read_json
 from relearn.manifest import ManifestRow, write_manifest
 from relearn.params import EvaluateParams
@@ -161,9 +162,15 @@ def test_classifier_of_other_features_is_refused(trained):
         path = paths.FEATURES / name
         before = path.read_text()
         path.write_text('{"network": "y"}' if name == "extractor.json" else before + before.splitlines()[-1] + "\n")
+        with pytest.raises(
+            IntegrityError, match=rf"data/features/{name}: wanted sha256 [0-9a-f]{{64}} \(hashes\.json\), "
+        ):
+            run(PARAMS)
+        seal_features(paths.FEATURES)
         with pytest.raises(IntegrityError, match="models/classifier was trained on other features than data/features"):
             run(PARAMS)
         path.write_text(before)
+        seal_features(paths.FEATURES)
     run(PARAMS)
 
 

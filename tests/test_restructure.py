@@ -16,11 +16,11 @@ from conftest import draw_image, encode_image, write_images
 from relearn import inspections, paths
 from relearn import restructure as stage
 from relearn.errors import SourceError
-from relearn.files import read_csv, read_json
+from relearn.files import hash_file, read_csv, read_json
 from relearn.fingerprints import compute_fingerprint, read_hashes
 from relearn.images import decode_image
 from relearn.inspections import Inspection
-from relearn.manifest import read_manifest
+from relearn.manifest import hash_tables, read_manifest
 from relearn.params import read_params
 from relearn.restructure import SourceImage, choose_split, name_images, plan_dataset, run
 
@@ -552,4 +552,5 @@ def test_sightings_and_hashes_are_in_the_order_of_the_manifest(use):
     for (_, source_path, contrast), row in zip(sightings, hashes, strict=True):
         found = compute_fingerprint(decode_image(Path("source", source_path).read_bytes()).rgb)
         assert (float(contrast), row.tobytes()) == (found.contrast, found.hashes or bytes(row.size))
-    assert read_json(paths.SOURCE) == {"source": "source", "n_files": 17}
+    assert read_json(paths.SOURCE) == {"source": "source", "n_files": 17, **hash_tables()}
+    assert read_json(paths.SOURCE)["hashes_sha256"] == hash_file(paths.HASHES)

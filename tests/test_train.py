@@ -492,6 +492,19 @@ def test_no_features(workspace):
         run(PARAMS)
 
 
+@pytest.mark.parametrize("name", ["extractor.json", "index.csv", "shards.csv", "hashes.json"])
+def test_features_that_were_changed_by_hand_are_refused(features, name):
+    """A recipe that was edited would end in the classifier, which then computes other features than it learned from."""
+    path = paths.FEATURES / name
+    path.write_text(path.read_text().replace("x", "y", 1) + " ")
+    message = "no such file|wanted the key" if name == "hashes.json" else rf"{name}: wanted sha256 .* changed by hand"
+    with pytest.raises(IntegrityError, match=message):
+        run(PARAMS)
+    path.unlink()
+    with pytest.raises(IntegrityError, match=rf"data/features/{name}: no such file; run `dvc repro"):
+        run(PARAMS)
+
+
 def test_classifier_with_another_head_is_refused(features):
     run(PARAMS)
     head = paths.CLASSIFIER / "head.onnx"

@@ -13,7 +13,7 @@ from relearn.errors import IntegrityError, ValidationFailed
 from relearn.expectations import Finding, describe_failure
 from relearn.files import hash_file, read_json, write_csv, write_json
 from relearn.fingerprints import HASH_BYTES, N_HASHES, compute_fingerprint, write_hashes
-from relearn.manifest import SPLITS, Exclusion, ManifestRow, Sighting
+from relearn.manifest import SPLITS, TABLES, Exclusion, ManifestRow, Sighting, hash_tables
 from relearn.params import ValidateParams, read_params
 from relearn.validate import (
     Data,
@@ -365,10 +365,31 @@ def write_data(rows):
     write_csv(paths.SIGHTINGS, Sighting._fields, [Sighting(row.path, row.path, 50.0) for row in rows])
     write_hashes(paths.HASHES, len(rows), [b""] * len(rows))
     write_csv(paths.EXCLUDED, Exclusion._fields, [])
-    write_json(paths.SOURCE, {"source": "source", "n_files": len(rows)})
+    write_json(paths.SOURCE, {"source": "source", "n_files": len(rows), **hash_tables()})
     for seed, row in enumerate(rows):
         (paths.DATASET / row.path).parent.mkdir(parents=True, exist_ok=True)
         (paths.DATASET / row.path).write_bytes(encode_image(draw_image(seed)))
+
+
+@pytest.mark.parametrize("path", TABLES.values())
+def test_table_of_another_run_is_told(workspace, path):
+    """Each is whole and of the right form: nothing but the hash shows it."""
+    write_data(ROWS)
+    before = read_data()
+    if path == paths.HASHES:
+        write_hashes(path, len(ROWS), [bytes([7]) * N_HASHES * HASH_BYTES] * len(ROWS))
+    elif path == paths.EXCLUDED:
+        write_csv(path, Exclusion._fields, [("x.png", "hidden")])
+    elif path == paths.SIGHTINGS:
+        path.write_text(path.read_text().replace(",50.0", ",51.0", 1))
+    else:
+        path.write_text(path.read_text().replace(",cat,", ",dog,", 1))
+    with pytest.raises(
+        IntegrityError, match=rf"{path}: wanted sha256 [0-9a-f]{{64}} \(data/source\.json\), got [0-9a-f]"
+    ):
+        read_data()
+    write_data(ROWS)
+    assert len(read_data().manifest) == len(before.manifest)
 
 
 @pytest.mark.slow

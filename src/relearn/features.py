@@ -21,6 +21,8 @@ MOST_SHARDS = 4096
 INDEX = "index.csv"
 SHARDS = "shards.csv"
 EXTRACTOR = "extractor.json"
+HASHES = "hashes.json"
+HASHED = {"index_sha256": INDEX, "shards_sha256": SHARDS, "extractor_sha256": EXTRACTOR}
 
 SHARDS_HEADER = ("shard", "sha256", "n_images", "n_features", "dtype")
 
@@ -95,6 +97,12 @@ def write_features(
     write_csv(folder / INDEX, IndexRow._fields, index)
     write_csv(folder / SHARDS, SHARDS_HEADER, shards)
     write_json(folder / EXTRACTOR, record)
+    seal_features(folder)
+
+
+def seal_features(folder: Path) -> None:
+    """Write the hashes of the index, the list of shards and the recipe, which `hash_features` checks."""
+    write_json(folder / HASHES, {key: hash_file(folder / name) for key, name in HASHED.items()})
 
 
 def choose_shard_rows(n_images: int, row_bytes: int) -> int:
@@ -208,8 +216,23 @@ def read_features(folder: Path, split: str, memory_bytes: int | None = None) -> 
 
 
 def hash_features(folder: Path) -> dict[str, str]:
-    """Return the hashes of the two files that name all others by hash."""
-    return {"index_sha256": hash_file(folder / INDEX), "shards_sha256": hash_file(folder / SHARDS)}
+    """Return the hashes of the two files that name all shards, once these and the recipe are proved to be `extract`'s.
+
+    Raises
+    ------
+    IntegrityError
+        The index, the list of shards or the recipe is missing, or not the one that `extract` wrote beside the others.
+    """
+    recorded = read_json(folder / HASHES, HASHED)
+    for key, name in HASHED.items():
+        if not (folder / name).is_file():
+            raise IntegrityError(f"{folder / name}: no such file; run `dvc repro --force extract`")
+        if (found := hash_file(folder / name)) != recorded[key]:
+            raise IntegrityError(
+                f"{folder / name}: wanted sha256 {recorded[key]} ({HASHES}), got {found}; it was changed by hand; run "
+                "`dvc repro --force extract`"
+            )
+    return {key: recorded[key] for key in ("index_sha256", "shards_sha256")}
 
 
 def describe_features(folder: Path) -> dict[str, Any]:

@@ -6,10 +6,18 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from relearn import paths
 from relearn.errors import IntegrityError
-from relearn.files import read_csv, write_csv
+from relearn.files import hash_file, read_csv, write_csv
 
 SPLITS = ("training", "validation", "evaluation")
+# What `restructure` writes beside the images, with the keys of their hashes in `data/source.json`.
+TABLES = {
+    "manifest_sha256": paths.MANIFEST,
+    "sightings_sha256": paths.SIGHTINGS,
+    "hashes_sha256": paths.HASHES,
+    "excluded_sha256": paths.EXCLUDED,
+}
 
 
 class ManifestRow(NamedTuple):
@@ -73,6 +81,11 @@ def write_manifest(path: Path, rows: Iterable[ManifestRow]) -> None:
     """Write the manifest in its order."""
     ordered = sorted(rows, key=sort_key)
     write_csv(path, ManifestRow._fields, ordered)
+
+
+def hash_tables() -> dict[str, str]:
+    """Return the hashes of the tables, which `data/source.json` keeps."""
+    return {key: hash_file(path) for key, path in TABLES.items()}
 
 
 def read_manifest(path: Path) -> list[ManifestRow]:

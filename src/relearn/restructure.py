@@ -17,9 +17,20 @@ from relearn.files import hash_bytes, write_csv, write_folder, write_json
 from relearn.fingerprints import write_hashes
 from relearn.images import OutOfMemory
 from relearn.inspections import Inspection, Inspections, inspect_content, read_stamp
-from relearn.manifest import COPY_KEPT, SPLITS, Exclusion, ManifestRow, Sighting, fold_name, sort_key, write_manifest
+from relearn.manifest import (
+    COPY_KEPT,
+    SPLITS,
+    Exclusion,
+    ManifestRow,
+    Sighting,
+    fold_name,
+    hash_tables,
+    sort_key,
+    write_manifest,
+)
 from relearn.params import Fractions, RestructureParams
-from relearn.sources import READING_ERRORS, holds_control_character, iterate_source, read_source_file
+from relearn.sources import READING_ERRORS, iterate_source, read_source_file
+from relearn.text import holds_control_character
 from relearn.threads import Budget, count_threads, map_ahead
 
 log = logging.getLogger(__name__)
@@ -113,7 +124,7 @@ def run(params: RestructureParams) -> None:
     write_csv(paths.SIGHTINGS, Sighting._fields, sightings)
     write_hashes(paths.HASHES, len(kept), (base64.b85decode(image.seen.hashes) for _, image in kept))
     write_csv(paths.EXCLUDED, Exclusion._fields, sorted(excluded))
-    write_json(paths.SOURCE, {"source": params.source, "n_files": n_files})
+    write_json(paths.SOURCE, {"source": params.source, "n_files": n_files, **hash_tables()})
     _log_summary(source, rows, excluded)
 
 

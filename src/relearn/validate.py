@@ -18,7 +18,7 @@ from relearn.expectations import Finding, describe_findings, has_errors, run_che
 from relearn.files import hash_file, read_csv, read_json, write_file, write_json
 from relearn.fingerprints import read_hashes
 from relearn.history import iterate_committed
-from relearn.manifest import Exclusion, Sighting
+from relearn.manifest import TABLES, Exclusion, Sighting, hash_tables
 from relearn.page import draw_page
 from relearn.params import ValidateParams
 
@@ -75,7 +75,7 @@ def read_data() -> Data:
         raise IntegrityError(
             f"{paths.HASHES}: wanted {len(manifest)} rows, got {len(hashes)}; run `dvc repro -f restructure`"
         )
-    record = read_json(paths.SOURCE, ("source", "n_files"))
+    record = read_json(paths.SOURCE, ("source", "n_files", *TABLES))
     source, n_files = record["source"], record["n_files"]
     if not isinstance(source, str) or type(n_files) is not int:
         raise IntegrityError(
@@ -85,6 +85,12 @@ def read_data() -> Data:
     committed = iterate_committed(paths.VALIDATION_REPORT)
     before, is_accepted = find_reference(committed, hash_file(paths.MANIFEST), source)
     excluded = [Exclusion(*row) for row in read_csv(paths.EXCLUDED, Exclusion._fields)]
+    for key, found in hash_tables().items():
+        if found != record[key]:
+            raise IntegrityError(
+                f"{TABLES[key]}: wanted sha256 {record[key]} ({paths.SOURCE}), got {found}; it was changed by hand; "
+                "run `dvc repro --force restructure`"
+            )
     return Data(manifest, sightings, hashes, excluded, source, n_files, before, is_accepted)
 
 

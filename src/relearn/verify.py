@@ -29,6 +29,7 @@ def run(params: VerifyParams) -> None:
         The features or the manifest are missing or damaged.
     """
     manifest = read_manifest(paths.MANIFEST)
+    hashes = hash_features(paths.FEATURES)
     rows = describe_rows(manifest)
     tables = {
         "rows": Table(rows, "rows of features"),
@@ -36,7 +37,7 @@ def run(params: VerifyParams) -> None:
     }
     findings = run_checks(tables, plan_checks(params))
     passed = not has_errors(findings)
-    report = {"passed": passed, "n_images": len(rows), **hash_features(paths.FEATURES)}
+    report = {"passed": passed, "n_images": len(rows), **hashes}
     report["findings"] = [finding._asdict() for finding in findings]
     write_json(paths.VERIFICATION_REPORT, report)
     lines = describe_findings(findings, f"{paths.FEATURES}: {len(rows):,} rows of features")
