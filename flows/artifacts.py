@@ -14,6 +14,7 @@ from prefect.artifacts import (
 
 from relearn import paths
 from relearn.confusion import draw_confusion
+from relearn.text import escape_markdown
 
 N_IMAGES = 20
 
@@ -37,11 +38,6 @@ def publish_findings(root: Path, key: str, path: Path) -> None:
     create_markdown_artifact(key=key, markdown="\n".join(lines), description=title)
 
 
-def escape_markdown(text: str) -> str:
-    """Keep the name of a file from breaking a table."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("\n", " ")
-
-
 def publish_contest(contest: dict[str, Any], version: str | None) -> None:
     """Publish what was decided, in words, and the metrics of both, with intervals, as a table."""
     promoted = contest["promoted"]
@@ -52,7 +48,7 @@ def publish_contest(contest: dict[str, Any], version: str | None) -> None:
     for title, key in (("the one in use", "only_in_use"), ("the candidate", "only_candidate")):
         if contest[key]:
             lines += ["", f"Right with {title} alone:", ""]
-            lines += [f"- `{image['path']}`" for image in contest[key][:N_IMAGES]]
+            lines += [f"- {escape_markdown(image['path'])}" for image in contest[key][:N_IMAGES]]
             lines += [f"- and {len(contest[key]) - N_IMAGES:,} more"] * (len(contest[key]) > N_IMAGES)
     title = f"{'promoted' if promoted else 'not promoted'}, {contest['verdict']}"
     create_markdown_artifact(key="verdict", markdown="\n".join(lines), description=title)
@@ -82,6 +78,12 @@ def publish_confusion(root: Path) -> None:
 
 def publish_mistakes(markdown: list[str], page: Path) -> None:
     """Publish the surest mistakes, with pictures, and a link to the page of all."""
-    lines = ["## Mistakes", "", "\n\n".join(markdown), "", f"All of them: [{page}]({page.as_uri()})"]
+    lines = [
+        "## Mistakes",
+        "",
+        "\n\n".join(markdown),
+        "",
+        f"All of them: [{escape_markdown(str(page))}]({page.as_uri()})",
+    ]
     title = "The images that the candidate gets wrong"
     create_markdown_artifact(key="mistakes", markdown="\n".join(lines), description=title)

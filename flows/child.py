@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from relearn.errors import RelearnError
+from relearn.text import escape_controls
 
 ROOT = Path(__file__).resolve().parent.parent
 SUPERVISE = ROOT / "flows" / "supervise.py"
@@ -86,7 +87,7 @@ def run_child(
             if timer:
                 timer.start()
             for line in child.stdout:
-                if line := line.rstrip():
+                if line := escape_controls(line.rstrip().expandtabs()):
                     last_lines.append(line)
                     report(line)
         finally:

@@ -18,6 +18,7 @@ from flows.child import ROOT, run_child
 from relearn import paths
 from relearn.lock import LOCK, Locked, hold_lock
 from relearn.report import describe_evaluation
+from relearn.text import escape_lines
 
 
 @flow(name="pipeline")
@@ -85,7 +86,8 @@ def run_to_its_end(flow: Flow[..., State], *arguments: str) -> State:
     except RuntimeError as error:
         if "Failed to reach API" not in str(error):
             raise
-        sys.exit(f"relearn: {error}: no Prefect server answers there; `make ui` starts one, or unset PREFECT_API_URL")
+        advice = "no Prefect server answers there; `make ui` starts one, or unset PREFECT_API_URL"
+        sys.exit(escape_lines(f"relearn: {error}: {advice}"))
 
 
 def main() -> None:

@@ -53,6 +53,7 @@ from relearn.retraining import (
     was_tried,
     write_record,
 )
+from relearn.text import escape_lines
 
 STATE = Path(".relearn/retrain")
 N_MISTAKES = 24  # in the artifact; the page has them all
@@ -421,7 +422,7 @@ def clean_up() -> None:
 def main() -> None:
     """Retrain once, now; exit with 1 unless it completes."""
     ended = run_to_its_end(run_retraining, *sys.argv[1:2])
-    print(f"{ended.name}: {ended.message}" if ended.message else ended.name)
+    print(escape_lines(f"{ended.name}: {ended.message}" if ended.message else str(ended.name)))
     sys.exit(not ended.is_completed())
 
 

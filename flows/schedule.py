@@ -19,6 +19,7 @@ from flows.child import ROOT
 from flows.retrain import run_retraining
 from relearn.errors import ParamsError, RelearnError
 from relearn.retraining import read_settings
+from relearn.text import escape_lines
 
 
 def plan_schedule(base: str) -> CronSchedule:
@@ -61,7 +62,7 @@ def main() -> None:
         schedule = plan_schedule(base)
         check_server()
     except RelearnError as error:
-        sys.exit(f"relearn: {error}")
+        sys.exit(escape_lines(f"relearn: {error}"))
     clock = Cron(schedule.cron, timezone=schedule.timezone)
     run_retraining.serve(name="scheduled", schedule=clock, parameters={"base": base}, pause_on_shutdown=False, limit=1)
 

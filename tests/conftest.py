@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -228,6 +229,27 @@ def write_small_set(folder: Path) -> None:
     for number, split in enumerate(("training", "validation", "evaluation")):
         names = [f"{split}/{label}/{n}.png" for label in ("cat", "dog") for n in range(8 if number == 0 else 3)]
         write_images(folder / "images", names, 100 * number)
+
+
+def render_markdown(markdown: str) -> tuple[str, set[str]]:
+    """Render Markdown as CommonMark with tables does; return the text that shows, and the tags that are live."""
+    from markdown_it import MarkdownIt
+
+    class Reader(HTMLParser):
+        def __init__(self) -> None:
+            super().__init__()
+            self.text, self.tags = "", set[str]()
+
+        def handle_starttag(self, tag: str, attrs: object) -> None:
+            self.tags.add(tag)
+
+        def handle_data(self, data: str) -> None:
+            self.text += data
+
+    reader = Reader()
+    reader.feed(MarkdownIt("commonmark").enable("table").render(markdown))
+    reader.close()
+    return reader.text, reader.tags
 
 
 def wait_for(condition, seconds):

@@ -8,8 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 from conftest import write_images
-from relearn import cli, restructure
+from relearn import cli, paths, restructure
 from relearn.errors import IntegrityError, SourceError
+from relearn.evaluate import CLASS_HEADER
+from relearn.files import write_csv, write_json
 
 
 def relearn(*arguments, **options):
@@ -88,6 +90,32 @@ def test_errors_become_exit_codes(workspace, monkeypatch, capsys, error, code, m
         cli.main()
     assert ended.value.code == code
     assert capsys.readouterr().err.startswith(message)
+
+
+def test_messages_do_not_steer_a_terminal(workspace):
+    program = r"""
+import logging, sys
+from relearn import cli, restructure
+from relearn.errors import SourceError
+
+def run(params):
+    logging.getLogger("relearn.x").info("%s", "one \x1b[2J\nsecond")
+    raise SourceError("\x9b31m\r: wanted x")
+
+restructure.run = run
+sys.argv = ["relearn", "restructure"]
+cli.main()
+"""
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert answer.stderr == "one \\u001b[2J\nsecond\nrelearn: \\u009b31m\\r: wanted x\n"
+
+
+def test_names_in_a_report_do_not_steer_a_terminal(workspace):
+    write_json(paths.EVALUATION_METRICS, {"n_images": 2, "n_classes": 2, "majority_baseline_score": 0.5})
+    write_csv(paths.CLASS_REPORT, CLASS_HEADER, [("\x1b[2J", 1, 0, 0, 0), ("b", 1, 1, 1, 1)])
+    answer = CliRunner().invoke(cli.app, ["report"])
+    assert r"weakest class      \u001b[2J: recall 0.000 of 1 images" in answer.output
+    assert "\x1b" not in answer.output
 
 
 def test_a_bug_is_not_hidden(workspace, monkeypatch):

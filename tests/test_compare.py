@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import binom
 from typer.testing import CliRunner
 
-from conftest import commit, git
+from conftest import commit, git, render_markdown
 from relearn import cli, compare, paths
 from relearn.compare import HEADER, compare_revisions, describe_json, describe_markdown, print_table
 from relearn.comparison import compare_paired
@@ -111,7 +111,7 @@ def test_output(revisions, capsys):
     assert value["differences"][0]["name"] == "accuracy_score"
     markdown = describe_markdown(comparison)
     assert "| accuracy_score | 0.6667 | 0.9667 | +0.3000 |" in markdown
-    assert "- `evaluation/cat/10.png`, cat" in markdown
+    assert r"- evaluation/cat/10\.png, cat" in markdown
     print_table(comparison)
     printed = capsys.readouterr().out
     assert "accuracy_score" in printed
@@ -120,6 +120,28 @@ def test_output(revisions, capsys):
     sha = git(revisions, "rev-parse", "good").strip()
     print_table(compare_revisions(sha, "workspace"))
     assert f" {sha[:7]} " in capsys.readouterr().out
+
+
+def test_names_are_not_live(capsys):
+    """Neither in Markdown nor on a terminal; JSON has them exactly."""
+    revision, label, path = "a|b<img>", "<img src=x onerror=alert(1)>", "evaluation/![](http:host)\u202e.png"
+
+    def predict(answer):
+        rows = {(f"{n:064x}", 0): [path, f"{n:064x}", label, answer, "0.9", "0.1"] for n in range(9)}
+        return compare.Predictions([label, "dog"], rows)
+
+    comparison = compare.compare_predictions(revision, "\x1b[2J", predict(label), predict("dog"))
+    shown, tags = render_markdown(describe_markdown(comparison))
+    assert f"Right in {revision} alone" in shown
+    assert f"{path}, {label}".replace("\u202e", r"\u202e") in shown
+    assert tags == {"table", "thead", "tbody", "tr", "th", "td", "p", "ul", "li"}
+    print_table(comparison)
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed
+    assert "\u202e" not in printed
+    text = describe_json(comparison)
+    assert "\u202e" not in text
+    assert json.loads(text)["only_first"][0]["path"] == path
 
 
 @pytest.mark.slow

@@ -1,15 +1,18 @@
 """The flow under a real Prefect server: what it runs, how it fails, and what it leaves behind."""
 
 import fcntl
+import json
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
-from flows.artifacts import escape_markdown
+from flows import artifacts
 from flows.child import OutOfTime, run_child
+from flows.notify import quote_message
 from flows.pipeline import read_stages
 
 from conftest import (
@@ -20,10 +23,12 @@ from conftest import (
     make_environment,
     read_last_run,
     read_yaml,
+    render_markdown,
     repro,
     wait_for,
     write_small_set,
 )
+from relearn.text import escape_controls
 
 SUPERVISE = ROOT / "flows" / "supervise.py"
 
@@ -139,6 +144,12 @@ def test_child_lines_and_exit_code():
     assert lines == last_lines == ["one", "two"]
 
 
+def test_lines_of_a_child_do_not_steer_a_terminal():
+    lines = []
+    _, last_lines = run_child([sys.executable, "-c", r"print('\tgit add \x1b[2J\x9b31m')"], lines.append)
+    assert lines == last_lines == ["        git add \\u001b[2J\\u009b31m"]
+
+
 def test_child_is_ended_at_its_deadline():
     started = []
     program = "import os, time; print(os.getpid(), flush=True); time.sleep(300)"
@@ -219,5 +230,33 @@ def test_stages_are_those_of_dvc_yaml():
     assert read_stages(ROOT / "dvc.yaml") == list(read_yaml(ROOT / "dvc.yaml")["stages"])
 
 
-def test_names_do_not_break_the_table():
-    assert escape_markdown("a|b<script>\nc&d") == "a\\|b&lt;script> c&amp;d"
+HOSTILE = "![x](http://h/x.png)<img src=x onerror=alert(1)>|`_*\n\x1b[2J"
+
+
+def test_names_are_not_live_in_artifacts(tmp_path, monkeypatch):
+    """Every name of an image or a class in an artifact of Markdown shows as it stands."""
+    made = {}
+    monkeypatch.setattr(
+        artifacts, "create_markdown_artifact", lambda key, markdown, description: made.update({key: markdown})
+    )
+    finding = {"name": "x", "severity": "error", "wanted": HOSTILE, "observed": HOSTILE, "passed": False}
+    report = {"passed": False, "n_images": 1, "findings": [{**finding, "rows": [HOSTILE]}]}
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    artifacts.publish_findings(tmp_path, "validation", Path("report.json"))
+    images = [{"path": HOSTILE}]
+    contest = {"promoted": False, "verdict": "worse", "reason": HOSTILE, "n_judged": 1, "n_new": 1}
+    artifacts.publish_contest({**contest, "only_in_use": images, "only_candidate": images, "differences": []}, "v1")
+    artifacts.publish_mistakes([], tmp_path / HOSTILE.replace("/", ""))
+    for key, n_names in {"validation": 3, "verdict": 3}.items():
+        shown, tags = render_markdown(made[key])
+        assert shown.count(escape_controls(HOSTILE)) == n_names, key
+        assert not tags & {"img", "a", "script", "code", "em", "strong"} - (
+            {"strong"} if key == "validation" else set()
+        )
+    shown, tags = render_markdown(made["mistakes"])
+    assert "img" not in tags
+
+
+def test_messages_are_not_live_in_chats():
+    told = quote_message("a <!channel> & ![](http://h/x.png)\n```\n\x1b[2J")
+    assert told == "```\na &lt;!channel&gt; &amp; ![](http://h/x.png)\n'''\n\\u001b[2J\n```"

@@ -1,7 +1,7 @@
 import pytest
 from typer.testing import CliRunner
 
-from conftest import write_images
+from conftest import render_markdown, write_images
 from relearn import cli, paths
 from relearn.compare import HEADER
 from relearn.errors import ComparisonError
@@ -53,7 +53,16 @@ def test_markdown_has_the_first(predictions):
     text = describe_markdown(2)
     assert text.startswith("3 of 4 evaluation images are wrong; the surest:\n\n![](data:image/jpeg;base64,")
     assert text.count("taken for") == 2
-    assert "`evaluation/dog/gone.png`, taken for cat (80.0 %)" in text
+    assert r"evaluation/dog/gone\.png, taken for cat (80.0 %)" in text
+
+
+def test_names_are_not_live_in_markdown(workspace):
+    path, label = "evaluation/![](http:host).png", "<img src=x onerror=alert(1)>"
+    row = (path, "0" * 64, "cat", label, 0.1, 0.9)
+    write_csv(paths.PREDICTIONS, (*HEADER, "probability_cat", f"probability_{label}"), [row])
+    shown, tags = render_markdown(describe_markdown(1))
+    assert f"{path}, taken for {label} (90.0 %)" in shown
+    assert tags == {"p"}
 
 
 def test_no_mistakes_and_no_predictions(workspace):

@@ -3,6 +3,7 @@ import io
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,14 @@ from relearn.files import hash_file, read_csv, read_json, write_json
 from relearn.manifest import read_manifest
 from relearn.networks import Extractor, ExtractorRecord
 from relearn.params import Params
-from relearn.predict import build_extractor, find_files, predict_files
+from relearn.predict import (
+    Prediction,
+    Predictions,
+    build_extractor,
+    find_files,
+    predict_files,
+    print_predictions,
+)
 
 CLASSES = ["cat", "dog"]
 
@@ -119,6 +127,40 @@ def test_unreadable_files_come_last_and_the_rest_is_answered(here, caplog):
     ]
     assert "text.png: not an image (BMP, GIF, JPEG, PNG, TIFF, WEBP are read)" in caplog.text
     assert "cut.jpg: damaged JPEG file" in caplog.text
+
+
+HOSTILE = Predictions(
+    ["=cmd|'/C calc'!A0", 'a\u202e,"b'],
+    [
+        Prediction("+1\x1b[2J.png", 'a\u202e,"b', [0.25, 0.75]),
+        Prediction("-x\udcff.png", "=cmd|'/C calc'!A0", [1.0, 0.0]),
+    ],
+    [("\x9b31m.png", "no such file")],
+)
+
+
+def test_csv_is_exact_for_programs(monkeypatch):
+    """Also a cell that a spreadsheet would run: a mark before it would be another name."""
+    shown = io.StringIO(newline="")
+    monkeypatch.setattr(sys, "stdout", shown)
+    print_predictions(HOSTILE, "csv")
+    rows = list(csv.reader(io.StringIO(shown.getvalue(), newline="")))
+    assert rows[0] == ["path", "label", *(f"probability_{name}" for name in HOSTILE.classes)]
+    assert [row[:2] for row in rows[1:]] == [[answer.path, answer.label] for answer in HOSTILE.answers]
+
+
+@pytest.mark.parametrize("form", ["table", "json", "csv"])
+def test_names_do_not_steer_a_terminal(monkeypatch, caplog, form):
+    shown = io.StringIO()
+    monkeypatch.setattr(shown, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys, "stdout", shown)
+    print_predictions(HOSTILE, form)
+    for text in (shown.getvalue(), caplog.records[0].getMessage()):
+        assert not any(letter in text for letter in "\x1b\x9b\u202e\udcff")
+    assert r"+1\u001b[2J.png" in shown.getvalue()
+    assert caplog.records[0].getMessage() == r"\u009b31m.png: no such file"
+    if form == "json":
+        assert [row["path"] for row in json.loads(shown.getvalue())] == [answer.path for answer in HOSTILE.answers]
 
 
 @pytest.mark.slow

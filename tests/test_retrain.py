@@ -516,7 +516,7 @@ def test_webhook_is_told_once_and_its_address_to_nobody(webhook, monkeypatch, ca
     monkeypatch.setenv("RELEARN_WEBHOOK", address)
     notify(Named, Named, Named)
     (body,) = told
-    assert body["text"].startswith("x x: x: why\n")
+    assert body["text"].startswith("x x: x\n```\nwhy\n```\n")
     monkeypatch.setenv("RELEARN_WEBHOOK", "http://127.0.0.1:9/secret")
     notify(Named, Named, Named)
     assert "the webhook could not be told: ConnectError" in caplog.text

@@ -13,6 +13,7 @@ import typer
 from relearn import paths
 from relearn.errors import IntegrityError, RelearnError
 from relearn.params import read_params
+from relearn.text import escape_lines
 
 app = typer.Typer(
     add_completion=False,
@@ -127,7 +128,7 @@ def report() -> None:
     """Tell how good the classifier is, by the last evaluation."""
     from relearn.report import describe_evaluation
 
-    print("\n".join(describe_evaluation()))
+    _print(*describe_evaluation())
 
 
 @app.command(rich_help_panel="Retraining")
@@ -148,7 +149,7 @@ def decide(
     if output:
         with write_file(output) as file:
             file.write(describe_json(contest).encode())
-    print(describe_contest(contest))
+    _print(describe_contest(contest))
 
 
 @app.command(rich_help_panel="Retraining")
@@ -161,7 +162,7 @@ def rollback(
     """Put an earlier classifier in use again, and record that."""
     from relearn.retraining import read_settings, roll_back
 
-    print("\n".join(roll_back(Path(), read_settings(Path(), base).branch, version)))
+    _print(*roll_back(Path(), read_settings(Path(), base).branch, version))
 
 
 @app.command(rich_help_panel="Retraining")
@@ -188,7 +189,7 @@ def lineage(
         raise typer.BadParameter("wanted a model or --image, got both")
     if image is None:
         found = find_lineage(model or str(paths.RELEASE / CURRENT))
-        print(format_json.dumps(found._asdict(), indent=2) if json else "\n".join(describe_lineage(found)))
+        _print(format_json.dumps(found._asdict(), indent=2) if json else "\n".join(describe_lineage(found)))
         return
     sha256 = hash_file(Path(image)) if Path(image).is_file() else image
     sightings = find_sightings(sha256)
@@ -196,7 +197,7 @@ def lineage(
         print(format_json.dumps({"sha256": sha256, "splits": dict(sightings)}, indent=2))
     else:
         lines = [f"{tag}  {split}" for tag, split in sightings]
-        print("\n".join(lines or [f"no classifier that was promoted has seen {sha256}"]))
+        _print(*lines or [f"no classifier that was promoted has seen {sha256}"])
 
 
 @app.command()
@@ -208,7 +209,7 @@ def mistakes(
     from relearn.mistakes import describe_markdown, write_mistakes
 
     n_mistakes = write_mistakes(output)
-    print(describe_markdown(md) if md else f"{output}: {n_mistakes:,} mistakes")
+    _print(describe_markdown(md) if md else f"{output}: {n_mistakes:,} mistakes")
 
 
 store = typer.Typer(no_args_is_help=True, help="See, check and prune the store of features.")
@@ -220,7 +221,7 @@ def show_store() -> None:
     """Tell what the store holds: a line for each way to compute features, the last used first."""
     from relearn.store import describe_store
 
-    print("\n".join(describe_store(paths.find_feature_store())))
+    _print(*describe_store(paths.find_feature_store()))
 
 
 @store.command("check")
@@ -266,7 +267,9 @@ def data_docs() -> None:
 
 def main() -> None:
     """Run the command line; the one place where an error becomes an exit code."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LineFormatter("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("relearn").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", module=r"PIL\.")  # what they warn of is no reason to refuse an image
     if isinstance(sys.stdout, io.TextIOWrapper):  # the name of a file may be no UTF-8
@@ -282,6 +285,18 @@ def main() -> None:
         _fail(f"{where}{error.strerror or error}")
 
 
+class LineFormatter(logging.Formatter):
+    """Records as lines that a terminal prints as they stand, whatever the names of files in them hold."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record's lines, escaped."""
+        return escape_lines(super().format(record))
+
+
+def _print(*lines: str) -> None:
+    print(escape_lines("\n".join(lines)))
+
+
 def _fail(message: str) -> None:
-    print(f"relearn: {message}", file=sys.stderr)
+    print(escape_lines(f"relearn: {message}"), file=sys.stderr)
     sys.exit(1)

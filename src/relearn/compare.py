@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ from relearn.evaluate import (
     compute_roc_auc,
 )
 from relearn.intervals import CONFIDENCE
+from relearn.text import escape_controls, escape_markdown, format_json
 
 WORKSPACE = "workspace"
 N_RESAMPLES = 2000
@@ -264,11 +264,12 @@ def describe_json(comparison: Comparison) -> str:
         "paired": {**paired._asdict(), "verdict": paired.verdict},
         "sentence": comparison.sentence,
     }
-    return json.dumps(value, indent=2, ensure_ascii=False)
+    return format_json(value)
 
 
 def describe_markdown(comparison: Comparison) -> str:
-    """Return a table and the verdict as Markdown."""
+    """Return a table and the verdict as Markdown, in which names show as they are."""
+    comparison = comparison._replace(first=escape_markdown(comparison.first), second=escape_markdown(comparison.second))
     lines = [
         f"| | {comparison.first} | {comparison.second} | difference | 95 % interval |",
         "| --- | ---: | ---: | ---: | ---: |",
@@ -277,7 +278,7 @@ def describe_markdown(comparison: Comparison) -> str:
     lines += ["", comparison.sentence]
     for title, images in _list_groups(comparison):
         lines += ["", f"{title}:", ""]
-        lines += [f"- `{image['path']}`, {image['label']}" for image in images]
+        lines += [f"- {escape_markdown(image['path'])}, {escape_markdown(image['label'])}" for image in images]
     return "\n".join([*lines, *_describe_rest(comparison)])
 
 
@@ -286,6 +287,7 @@ def print_table(comparison: Comparison) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    comparison = comparison._replace(first=escape_controls(comparison.first), second=escape_controls(comparison.second))
     names = [re.sub(r"^([0-9a-f]{7})[0-9a-f]{33}$", r"\1", name) for name in (comparison.first, comparison.second)]
     table = Table("", *names, "difference", "95 % interval", box=None, pad_edge=False)
     for column in table.columns:
@@ -293,14 +295,14 @@ def print_table(comparison: Comparison) -> None:
         column.justify = "left" if column is table.columns[0] else "right"
     for row in _tabulate(comparison):
         table.add_row(*row)
-    console = Console(highlight=False, markup=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     console.width = max(console.width, MIN_WIDTH)  # rather a line too long than a number cut short
     console.print(table)
     print(comparison.sentence)
     for title, images in _list_groups(comparison):
         print(f"{title}:")
         for image in images[:N_IMAGES_SHOWN]:
-            print(f"  {image['path']}: {image['label']}")
+            print(escape_controls(f"  {image['path']}: {image['label']}"))
         if len(images) > N_IMAGES_SHOWN:
             print(f"  and {len(images) - N_IMAGES_SHOWN} more; --json lists them")
     for line in _describe_rest(comparison):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pandas as pd
 
 from relearn.errors import ValidationFailed
+from relearn.text import escape_controls
 
 if TYPE_CHECKING:
     from great_expectations.expectations import Expectation
@@ -74,7 +75,7 @@ def describe_failure(finding: Finding) -> str:
     more = finding.n_failed - len(shown)
     rows = ", ".join(shown) + (f" and {more:,} more" if shown and more else "")
     text = f"{finding.name}: wanted {finding.wanted}, got {finding.observed}" + (f": {rows}" if rows else "")
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+    return escape_controls(text)
 
 
 def describe_findings(findings: list[Finding], subject: str) -> list[str]:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from relearn.compare import WORKSPACE, read_predictions
 from relearn.files import write_file
 from relearn.page import draw_picture
+from relearn.text import escape_markdown
 
 TEMPLATE = Path(__file__).with_name("mistakes.html")
 N_SHOWN = 500
@@ -64,6 +65,7 @@ def describe_markdown(n_shown: int) -> str:
     shown, n_mistakes, n_images = find_mistakes(n_shown)
     lines = [f"{n_mistakes:,} of {n_images:,} evaluation images are wrong" + "; the surest:" * bool(shown), ""]
     for mistake in shown:
-        told = f"`{mistake.path}`, taken for {mistake.predicted} ({100 * mistake.sureness:.1f} %)"
-        lines += [f"![]({mistake.uri}) {told}" if mistake.uri else told, ""]
+        path, predicted = escape_markdown(mistake.path), escape_markdown(mistake.predicted)
+        text = f"{path}, taken for {predicted} ({100 * mistake.sureness:.1f} %)"
+        lines += [f"![]({mistake.uri}) {text}" if mistake.uri else text, ""]
     return "\n".join(lines)

@@ -2,7 +2,6 @@
 
 import csv
 import glob
-import json
 import logging
 import os
 import re
@@ -19,6 +18,7 @@ from relearn.classifier import RECORD, read_classifier
 from relearn.errors import ImageError, IntegrityError, NetworkError
 from relearn.networks import Extractor, ExtractorRecord
 from relearn.sources import SourceFile, iterate_source, open_source_file
+from relearn.text import escape_controls, format_json
 from relearn.threads import map_ahead
 
 log = logging.getLogger(__name__)
@@ -182,22 +182,27 @@ def print_predictions(predictions: Predictions, form: str) -> None:
                 }
                 for a in predictions.answers
             ]
-            print(json.dumps(rows, indent=2, ensure_ascii=False))
-        case "csv":
+            print(format_json(rows))
+        case "csv":  # exact for programs, safe on a terminal
+            show = escape_controls if sys.stdout.isatty() else str
             writer = csv.writer(sys.stdout, lineterminator="\n")
-            writer.writerow(("path", "label", *(f"probability_{name}" for name in predictions.classes)))
-            writer.writerows((a.path, a.label, *(f"{p:.6f}" for p in a.probabilities)) for a in predictions.answers)
+            writer.writerow(("path", "label", *(show(f"probability_{name}") for name in predictions.classes)))
+            writer.writerows(
+                (show(a.path), show(a.label), *(f"{p:.6f}" for p in a.probabilities)) for a in predictions.answers
+            )
         case _:
             _print_table(predictions)
     for path, reason in predictions.failures:
-        log.error("%s: %s", path, reason)
+        log.error("%s: %s", escape_controls(path), escape_controls(reason))
 
 
 def _print_table(predictions: Predictions) -> None:
     """Print for each image its label, and the probabilities of the most probable classes."""
-    paths = max((len(answer.path) for answer in predictions.answers), default=0)
-    labels = max((len(name) for name in predictions.classes), default=0)
-    for answer in predictions.answers:
-        ranked = sorted(zip(predictions.classes, answer.probabilities, strict=True), key=lambda pair: -pair[1])
+    classes = [escape_controls(name) for name in predictions.classes]
+    answers = [a._replace(path=escape_controls(a.path), label=escape_controls(a.label)) for a in predictions.answers]
+    paths = max((len(answer.path) for answer in answers), default=0)
+    labels = max((len(name) for name in classes), default=0)
+    for answer in answers:
+        ranked = sorted(zip(classes, answer.probabilities, strict=True), key=lambda pair: -pair[1])
         shown = "  ".join(f"{name} {probability:.1%}" for name, probability in ranked[:N_CLASSES_SHOWN])
         print(f"{answer.path:{paths}}  {answer.label:{labels}}  {shown}")
