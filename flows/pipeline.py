@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from flows.artifacts import GATES, publish_findings
 from flows.child import ROOT, run_child
 from relearn import paths
+from relearn.errors import RelearnError
 from relearn.lock import LOCK, Locked, hold_lock
 from relearn.report import describe_evaluation
 from relearn.text import escape_lines
@@ -29,6 +30,8 @@ def run_pipeline() -> State:
             return run_stages(lock)
     except Locked as error:
         return Failed(message=f"{error}; try again when it has ended")
+    except RelearnError as error:
+        return Failed(message=escape_lines(str(error)))
 
 
 def run_stages(lock: int) -> State:

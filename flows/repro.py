@@ -8,7 +8,8 @@ import sys
 
 from flows.child import ROOT
 from relearn.errors import RelearnError
-from relearn.lock import LOCK, hold_lock
+from relearn.lock import LOCK, Locked, hold_lock
+from relearn.text import escape_lines
 
 
 def main() -> None:
@@ -17,8 +18,12 @@ def main() -> None:
         with hold_lock(ROOT / LOCK, "make repro") as descriptor:
             os.set_inheritable(descriptor, True)
             os.execv(sys.executable, [sys.executable, "-m", "dvc", "repro", *sys.argv[1:]])  # noqa: S606
+    except Locked as error:
+        sys.exit(escape_lines(f"relearn: {error}; try again when it has ended"))
     except RelearnError as error:
-        sys.exit(f"relearn: {error}; try again when it has ended")
+        sys.exit(escape_lines(f"relearn: {error}"))
+    except OSError as error:  # the disk is full, or may not be written
+        sys.exit(escape_lines(f"relearn: {error.filename or LOCK}: {error.strerror or error}"))
 
 
 if __name__ == "__main__":

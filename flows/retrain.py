@@ -24,10 +24,10 @@ from prefect.states import Completed, Failed, State
 
 from flows.artifacts import GATES, publish_confusion, publish_contest, publish_findings, publish_mistakes
 from flows.child import ROOT, OutOfTime, run_child
-from flows.notify import notify
+from flows.notify import check_webhook, notify
 from flows.pipeline import read_stages, run_to_its_end
 from relearn import paths
-from relearn.errors import RelearnError, RepositoryError
+from relearn.errors import ParamsError, RelearnError, RepositoryError
 from relearn.files import read_json
 from relearn.landing import Arrival, Landing, Waiting
 from relearn.lock import LOCK, Locked, hold_lock
@@ -57,7 +57,7 @@ from relearn.text import escape_lines
 
 STATE = Path(".relearn/retrain")
 N_MISTAKES = 24  # in the artifact; the page has them all
-RETRY_SECONDS = [float(part) for part in os.environ.get("RELEARN_RETRY_SECONDS", "10 60 300").split()]
+RETRY = "RELEARN_RETRY_SECONDS"
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -122,6 +122,8 @@ def run_retraining(base: str = "main") -> State:
     try:
         if (ROOT / ".git").is_file():
             raise RepositoryError(f"{ROOT}: wanted the main repository, got a worktree of it; retrain there")
+        read_retry_seconds()  # what is wrong in the environment is an error now
+        check_webhook()
         params = read_settings(ROOT, base)
         with ExitStack() as stack:
             try:
@@ -132,9 +134,9 @@ def run_retraining(base: str = "main") -> State:
             deadline = time.monotonic() + 60 * params.time_limit_minutes
             return retrain(Run(base, params, lock, deadline, (ROOT / UNPUSHED).exists()))
     except RelearnError as error:
-        return Failed(message=str(error))
+        return Failed(message=escape_lines(str(error)))
     except OSError as error:  # a full disk, no right to write
-        return Failed(message=f"{error.filename or STATE}: {error.strerror or error}")
+        return Failed(message=escape_lines(f"{error.filename or STATE}: {error.strerror or error}"))
 
 
 def retrain(run: Run) -> State:
@@ -209,9 +211,24 @@ def retry(step: Task[P, R], is_network: bool) -> Task[P, R]:
     """Let a task be tried again where the network may be what fails."""
     if not is_network:
         return step
-    return step.with_options(
-        retries=len(RETRY_SECONDS), retry_delay_seconds=RETRY_SECONDS, retry_condition_fn=may_pass_by_itself
-    )
+    seconds = read_retry_seconds()
+    return step.with_options(retries=len(seconds), retry_delay_seconds=seconds, retry_condition_fn=may_pass_by_itself)
+
+
+def read_retry_seconds() -> list[float]:
+    """Return after how many seconds each new attempt begins, from the environment variable.
+
+    Raises
+    ------
+    ParamsError
+        It holds something else than at most 50 numbers below 100,000.
+    """
+    text = os.environ.get(RETRY, "10 60 300")
+    parts = text.split()
+    # Prefect takes no more than 50.
+    if len(parts) > 50 or not all(re.fullmatch(r"[0-9]{1,5}(\.[0-9]{1,3})?", part) for part in parts):
+        raise ParamsError(f'{RETRY}: wanted seconds such as "10 60 300", got {text[:40]!r}; unset it')
+    return [float(part) for part in parts]
 
 
 def may_pass_by_itself(_task: object, _run: object, state: State[Any]) -> bool:

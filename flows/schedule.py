@@ -16,7 +16,8 @@ from prefect.settings import PREFECT_API_URL
 from pydantic import ValidationError
 
 from flows.child import ROOT
-from flows.retrain import run_retraining
+from flows.notify import check_webhook
+from flows.retrain import read_retry_seconds, run_retraining
 from relearn.errors import ParamsError, RelearnError
 from relearn.retraining import read_settings
 from relearn.text import escape_lines
@@ -59,6 +60,8 @@ def main() -> None:
     """Serve until it is stopped; the schedule stays as it is, so that runs come as soon as it is started again."""
     base = [*sys.argv[1:], "main"][0]
     try:
+        read_retry_seconds()
+        check_webhook()
         schedule = plan_schedule(base)
         check_server()
     except RelearnError as error:

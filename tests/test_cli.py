@@ -76,7 +76,11 @@ def test_missing_source_ends_in_one_line(workspace):
         (SourceError("no images"), 1, "relearn: no images\n"),
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "data/x"), 1, "relearn: data/x: No space left on device\n"),
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), 1, "relearn: No space left on device\n"),
-        (MemoryError(), 1, "relearn: out of memory; lower extract.batch_size"),
+        (MemoryError(), 1, "relearn: out of memory; end other programs, raise the limits (ulimit -a), or use a larger"),
+        (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), 1, "relearn: out of memory; end other programs"),
+        (ImportError("lib.so: failed to map segment from shared object"), 1, "relearn: out of memory; end other"),
+        (ImportError("numpy\n\nlib.so: cannot allocate memory in static TLS block"), 1, "relearn: out of memory; end"),
+        (RuntimeError("can't start new thread"), 1, "relearn: out of memory; end other"),
         (KeyboardInterrupt(), 130, ""),
     ],
 )
@@ -118,14 +122,42 @@ def test_names_in_a_report_do_not_steer_a_terminal(workspace):
     assert "\x1b" not in answer.output
 
 
-def test_a_bug_is_not_hidden(workspace, monkeypatch):
+@pytest.mark.parametrize("error", [ZeroDivisionError, ImportError("no module x"), RuntimeError("x")])
+def test_a_bug_is_not_hidden(workspace, monkeypatch, error):
     def fail(params):
-        raise ZeroDivisionError
+        raise error
 
     monkeypatch.setattr(restructure, "run", fail)
     monkeypatch.setattr(sys, "argv", ["relearn", "restructure"])
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(type(error) if isinstance(error, Exception) else error):
         cli.main()
+
+
+def test_what_to_do_about_memory_depends_on_the_command(monkeypatch):
+    for command, advice in {
+        "extract": "lower extract.batch_size",
+        "train": "lower train.memory",
+        "x": "end other",
+    }.items():
+        monkeypatch.setattr(sys, "argv", ["relearn", command])
+        assert cli.describe_shortage().startswith(f"out of memory; {advice}")
+
+
+@pytest.mark.parametrize("command", ["validate", "train", "report"])
+@pytest.mark.parametrize("limit_mb", [150, 250, 600])
+def test_a_limit_of_memory_ends_in_one_line(workspace, command, limit_mb):
+    limited = f'ulimit -v {limit_mb * 1024}; exec "$@"'
+    answer = subprocess.run(
+        ["bash", "-c", limited, "bash", sys.executable, "-m", "relearn", command],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    wanted = f"relearn: wanted at least 1,000 MB of address space, got a limit of {limit_mb * 1.048576:,.0f} MB"
+    assert (answer.returncode, answer.stdout) == (1, "")
+    assert answer.stderr.startswith(wanted)
+    assert answer.stderr.count("\n") == 1
 
 
 def test_predict_takes_one_form(workspace):

@@ -1,4 +1,8 @@
+import errno
+import json
 import os
+import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -8,6 +12,7 @@ import pytest
 
 from conftest import ROOT
 from relearn import lock
+from relearn.errors import RelearnError
 from relearn.lock import Locked, describe_owner, hold_lock, read_owner
 
 PROGRAM = """
@@ -89,6 +94,53 @@ def test_a_living_owner_is_waited_for_as_long_as_one_likes(path):
     with hold_lock(path, "other", 60):
         pass
     process.communicate()
+
+
+@pytest.mark.parametrize("case", ["a file for the folder", "a folder for the file", "a pipe", "not writable"])
+def test_a_lock_that_cannot_be_made_is_one_line(path, monkeypatch, case):
+    target = path.parent / "state" / "lock"
+    if case == "a file for the folder":
+        (path.parent / "state").write_text("")
+    elif case == "a folder for the file":
+        target.mkdir(parents=True)
+    elif case == "a pipe":
+        target.parent.mkdir()
+        os.mkfifo(target)
+    else:
+
+        def refuse(*arguments):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(target))
+
+        monkeypatch.setattr(lock.os, "open", refuse)
+    message = rf"^{target}: wanted a file that this process may write, as a lock, got: [^\n]+; remove what has the name"
+    with pytest.raises(RelearnError, match=message), hold_lock(target, "x"):
+        pass
+
+
+@pytest.mark.parametrize("case", ["file", "folder"])
+def test_repro_says_in_one_line_what_is_in_the_way(tmp_path, case):
+    """The flow's folder is a copy, for the lock is that of the repository."""
+    shutil.copytree(ROOT / "flows", tmp_path / "flows", ignore=shutil.ignore_patterns("__pycache__"))
+    if case == "file":
+        (tmp_path / ".relearn").write_text("")
+    else:
+        (tmp_path / ".relearn" / "lock").mkdir(parents=True)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    command = [sys.executable, "-m", "flows.repro"]
+    answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
+    assert answer.returncode == 1
+    assert answer.stderr.startswith(f"relearn: {tmp_path}/.relearn/lock: wanted a file that this process may write")
+    assert answer.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "content", ["[" * 100_000, '{"what": 1}', "[]", '{"what":"x","pid":"x","host":"h","since":"s"}']
+)
+def test_an_owner_that_is_none_is_no_error(path, content):
+    path.write_text(content.replace('"h"', json.dumps(socket.gethostname())))
+    assert read_owner(path) is None
+    with hold_lock(path, "x"):
+        pass
 
 
 def test_an_owner_that_cannot_be_read_is_no_error(path):

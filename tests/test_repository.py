@@ -44,6 +44,11 @@ def test_the_words_of_git_are_told(root):
         run_git(root, "show", "nothing")
 
 
+@pytest.mark.parametrize("revision", ["main\0", "\ud800", "a\nb"])
+def test_a_revision_that_no_command_can_name_is_none(root, revision):
+    assert find_commit(root, revision) is None
+
+
 def test_a_worktree_has_the_files_of_one_commit_and_some_of_another(root, tmp_path):
     before = read_state(root)
     (root / ".git" / "hooks" / "post-checkout").write_text("#!/bin/sh\ntouch hooked\n")

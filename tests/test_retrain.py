@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from conftest import ROOT, ask, commit, execute, git, make_environment, read_last_run, wait_for
+from relearn.errors import ParamsError
 from relearn.files import hash_bytes, hash_file
 from relearn.lock import LOCK, hold_lock
 
@@ -502,6 +503,53 @@ def test_repro_needs_no_prefect():
     program = "import sys; import flows.repro; print('prefect' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert answer.stdout == "False\n"
+
+
+@pytest.mark.parametrize("text", ["a b", "nan", "-1", "1e3", "10,60", "inf", "9" * 5000, "1 " * 51])
+def test_seconds_that_are_none_are_one_line(monkeypatch, text):
+    from flows.retrain import read_retry_seconds
+
+    monkeypatch.setenv("RELEARN_RETRY_SECONDS", text)
+    with pytest.raises(
+        ParamsError, match=r'^RELEARN_RETRY_SECONDS: wanted seconds such as "10 60 300", got \'.{1,42}\'; '
+    ):
+        read_retry_seconds()
+    for good, seconds in {"5 0.5": [5.0, 0.5], "": [], " 7\n": [7.0]}.items():
+        monkeypatch.setenv("RELEARN_RETRY_SECONDS", good)
+        assert read_retry_seconds() == seconds
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "value"), [("RELEARN_RETRY_SECONDS", "a b"), ("RELEARN_WEBHOOK", "secret\x7f://")])
+def test_schedule_with_a_wrong_environment_ends_in_one_line(name, value):
+    command = [sys.executable, "-m", "flows.schedule"]
+    environment = os.environ | {name: value}
+    answer = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert answer.returncode == 1
+    assert answer.stderr.startswith(f"relearn: {name}: wanted ")
+    assert answer.stderr.count("\n") == 1
+    assert "secret" not in answer.stderr
+
+
+@pytest.mark.parametrize(
+    "address", ["secret", "http://", "http://secret:port/", "ftp://secret/x", "http://secret\n/", "//secret"]
+)
+def test_a_broken_webhook_is_told_without_its_address(monkeypatch, caplog, address):
+    from flows.notify import check_webhook, notify
+
+    class Named:
+        id, name, message = "1", "x", "why"
+
+    monkeypatch.setenv("RELEARN_WEBHOOK", address)
+    with pytest.raises(
+        ParamsError, match=r"^RELEARN_WEBHOOK: wanted an address such as https://host/path, got"
+    ) as caught:
+        check_webhook()
+    notify(Named, Named, Named)
+    assert "RELEARN_WEBHOOK: the webhook could not be told: " in caplog.text
+    assert "secret" not in caplog.text + str(caught.value)
+    monkeypatch.setenv("RELEARN_WEBHOOK", "https://host/path")
+    check_webhook()
 
 
 def test_webhook_is_told_once_and_its_address_to_nobody(webhook, monkeypatch, caplog):

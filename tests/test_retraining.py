@@ -14,6 +14,7 @@ from relearn.params import read_params
 from relearn.repository import add_worktree, find_commit, move_branch, run_git
 from relearn.retraining import (
     align_release,
+    choose_version,
     describe_old_news,
     find_start,
     follow_remote,
@@ -93,6 +94,13 @@ def retrain(root, number, contest, landing_sha256=None, publish=True):
     if publish:
         publish_record(root, BRANCH, made, start.tip)
     return made, version
+
+
+def note_on_top(root, message):
+    """Commit on the branch of records as a person would."""
+    git(root, "switch", "--quiet", BRANCH)
+    git(root, "commit", "--quiet", "--allow-empty", "--message", message)
+    git(root, "switch", "--quiet", "main")
 
 
 def read_current(root):
@@ -344,6 +352,30 @@ def test_the_newest_record_counts_whatever_a_person_committed_on_top(root):
     git(root, "switch", "--quiet", "main")
     start = find_start(root, "main", PARAMS)
     assert start.record.commit == made != start.tip
+
+
+@pytest.mark.parametrize("promoted", ["the boss", "v", "vv3", "v0", "v" + "9" * 5000, "v\uff13", "v3.0.0"])
+def test_a_trailer_of_a_person_names_no_version(root, promoted):
+    retrain(root, 1, FIRST)
+    note_on_top(root, f"Note\n\nPromoted: {promoted}\n")
+    start = find_start(root, "main", PARAMS)
+    assert (start.version, choose_version(root, start.tip)) == ("v1", "v2")
+
+
+def test_a_verdict_of_a_person_is_no_record(root):
+    made, _ = retrain(root, 1, FIRST)
+    note_on_top(root, "Note\n\nVerdict: I like it\n\nAnd more.\n")
+    assert find_start(root, "main", PARAMS).record.commit == made
+
+
+@pytest.mark.parametrize("in_use", ["banana", "v", "main", ".*", "v" + "9" * 5000])
+def test_what_is_no_version_is_not_in_use(root, in_use):
+    retrain(root, 1, FIRST)
+    note_on_top(root, f"Record\n\nVerdict: better\nIn-use: {in_use}\n")
+    with pytest.raises(RepositoryError, match=r"^[0-9a-f]{12}: wanted the trailer In-use: vN or none, got '"):
+        find_start(root, "main", PARAMS)
+    with pytest.raises(RepositoryError, match="wanted the trailer In-use"):
+        align_release(root, BRANCH)
 
 
 def test_imports_are_those_of_this_repository(root):

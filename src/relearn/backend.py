@@ -23,9 +23,13 @@ def import_keras(precision: str) -> Any:
         with _hold_stderr():
             import keras
     except (ImportError, ValueError) as error:
+        reason = " ".join(str(error).split())  # TensorFlow's is a traceback, with the cause behind the last `Error:`
+        advice = "`make setup` installs TensorFlow, another one is to be installed by hand and named in KERAS_BACKEND"
+        if "failed to map segment" in reason or "allocate memory" in reason:
+            advice = "there is too little memory: raise the limits (ulimit -a), or use a larger machine"
         raise NetworkError(
-            f"keras cannot be imported with the backend {os.environ.get('KERAS_BACKEND', 'tensorflow')}: {error}; "
-            "`make setup` installs TensorFlow, another one is to be installed by hand and named in KERAS_BACKEND"
+            f"keras cannot be imported with the backend {os.environ.get('KERAS_BACKEND', 'tensorflow')}: "
+            f"{reason.rsplit('Error: ', 1)[-1][:200]}; {advice}"
         ) from None
     # ~/.keras/keras.json may say otherwise, and the features would be others.
     keras.config.set_floatx("float32")

@@ -1,8 +1,11 @@
 """The command `relearn`: arguments in, exit codes out. A stage is imported when it is asked for, and not before."""
 
+import errno
 import importlib
 import io
 import logging
+import re
+import resource
 import sys
 import warnings
 from pathlib import Path
@@ -14,6 +17,10 @@ from relearn import paths
 from relearn.errors import IntegrityError, RelearnError
 from relearn.params import read_params
 from relearn.text import escape_lines
+
+# In the texts of errors of the loader, of Python's threads and of TensorFlow.
+SHORTAGE = r"failed to map segment|[Cc]annot allocate memory|can't start new thread|RESOURCE_EXHAUSTED"
+MIN_ADDRESS_BYTES = 10**9
 
 app = typer.Typer(
     add_completion=False,
@@ -274,13 +281,20 @@ def main() -> None:
     warnings.filterwarnings("ignore", module=r"PIL\.")  # what they warn of is no reason to refuse an image
     if isinstance(sys.stdout, io.TextIOWrapper):  # the name of a file may be no UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
+    check_address_space()
     try:
         app()
     except RelearnError as error:
         _fail(str(error))
     except MemoryError:
-        _fail("out of memory; lower extract.batch_size or extract.image_size_px, or use a larger machine")
+        _fail(describe_shortage())
+    except (ImportError, RuntimeError) as error:
+        if not re.search(SHORTAGE, str(error)):
+            raise
+        _fail(describe_shortage())
     except OSError as error:
+        if error.errno == errno.ENOMEM:
+            _fail(describe_shortage())
         where = f"{error.filename}: " if error.filename else ""
         _fail(f"{where}{error.strerror or error}")
 
@@ -291,6 +305,26 @@ class LineFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the record's lines, escaped."""
         return escape_lines(super().format(record))
+
+
+def check_address_space() -> None:
+    """End with one line where a limit leaves less than the libraries want: in less some fail in many, and some hang."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < MIN_ADDRESS_BYTES:
+        _fail(
+            f"wanted at least {MIN_ADDRESS_BYTES / 1e6:,.0f} MB of address space, got a limit of {limit / 1e6:,.0f} MB "
+            "(ulimit -v); raise it"
+        )
+
+
+def describe_shortage() -> str:
+    """Return what to do where there is no more memory, or no thread is to be had, by the command that was given."""
+    command = next((argument for argument in sys.argv[1:] if not argument.startswith("-")), "")
+    advice = {
+        "extract": "lower extract.batch_size or extract.image_size_px",
+        "train": "lower train.memory_limit_mb or RELEARN_THREADS",
+    }.get(command, "end other programs")
+    return f"out of memory; {advice}, raise the limits (ulimit -a), or use a larger machine"
 
 
 def _print(*lines: str) -> None:

@@ -197,6 +197,8 @@ def _are_probabilities(cells: list[str]) -> bool:
 def _read_text(revision: str) -> str:
     if not revision:
         raise ComparisonError("wanted a revision of git, or `workspace`, got an empty name")
+    if escape_controls(revision) != revision:
+        raise ComparisonError(f"wanted a revision of git, or `workspace`, got {revision!a}, which git allows for none")
     if revision == WORKSPACE:
         try:
             return Path(paths.PREDICTIONS).read_text(encoding="utf-8")

@@ -16,8 +16,8 @@ from relearn.manifest import SPLITS
 from relearn.repository import find_commit, run_git
 
 # The tags that the model registry of DVC reads: https://dvc.org/doc/gto/user-guide
-TAG = re.compile(r"classifier@(v[1-9]\d*)\.0\.0")
-VERSION = re.compile(r"(?:classifier@)?v?([1-9]\d*)(?:\.0\.0)?")
+TAG = re.compile(r"classifier@(v[1-9][0-9]{0,8})\.0\.0")
+VERSION = re.compile(r"(?:classifier@)?v?([1-9][0-9]{0,8})(?:\.0\.0)?")
 ENVIRONMENT = Path("requirements.lock")
 
 

@@ -53,32 +53,56 @@ def hold_lock(path: Path, what: str, patience_seconds: float = 0) -> Iterator[in
     ------
     Locked
         Another process holds it.
+    RelearnError
+        The file cannot be made or opened.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    descriptor = _open_file(path)
     try:
         start = time.monotonic()
-        while not _try_lock(descriptor):
+        while not _try_lock(path, descriptor):
             waited = time.monotonic() - start
             if waited >= patience_seconds and (waited >= DYING_SECONDS or not _is_dead(read_owner(path))):
                 raise Locked(describe_owner(path))
             time.sleep(POLL_SECONDS)
-        owner = Owner(
-            what, os.getpid(), socket.gethostname(), datetime.now().astimezone().isoformat(timespec="seconds")
-        )
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(owner._asdict()).encode(), 0)
+        _write_owner(path, descriptor, what)
         yield descriptor
     finally:
         os.close(descriptor)
 
 
-def _try_lock(descriptor: int) -> bool:
+def _open_file(path: Path) -> int:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        raise _describe_failure(path, error) from None
+
+
+def _try_lock(path: Path, descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        raise _describe_failure(path, error) from None
     return True
+
+
+def _write_owner(path: Path, descriptor: int, what: str) -> None:
+    since = datetime.now().astimezone().isoformat(timespec="seconds")
+    owner = Owner(what, os.getpid(), socket.gethostname(), since)
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(owner._asdict()).encode(), 0)
+    except OSError as error:
+        raise _describe_failure(path, error) from None
+
+
+def _describe_failure(path: Path, error: OSError) -> RelearnError:
+    return RelearnError(
+        f"{path}: wanted a file that this process may write, as a lock, got: {error.strerror}; remove what has the "
+        "name, or make the disk writable"
+    )
 
 
 def _is_dead(owner: Owner | None) -> bool:
@@ -86,11 +110,12 @@ def _is_dead(owner: Owner | None) -> bool:
 
 
 def read_owner(path: Path) -> Owner | None:
-    """Return who holds the lock, or held it last; None while that is just being written."""
+    """Return who holds the lock, or held it last; None while that is just being written, or if it cannot be read."""
     try:
-        return Owner(**json.loads(path.read_bytes()))
-    except (ValueError, TypeError):
+        owner = Owner(**json.loads(path.read_bytes()))
+    except (OSError, RecursionError, TypeError, ValueError):
         return None
+    return owner if type(owner.pid) is int and 0 < owner.pid < 2**31 else None
 
 
 def describe_owner(path: Path) -> str:

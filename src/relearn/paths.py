@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from relearn.errors import ParamsError
+
 PARAMS = Path("params.yaml")
 
 
@@ -12,17 +14,25 @@ def find_cache() -> Path:
     A worktree of git and the folder of a DVC experiment share it with the repository that they came from.
     """
     if named := os.environ.get("RELEARN_CACHE"):
-        return Path(named).expanduser()
+        try:
+            return Path(named).expanduser()
+        except RuntimeError:
+            raise ParamsError(
+                f"RELEARN_CACHE: wanted a folder, got {named!r}, the home of nobody; set another"
+            ) from None
     here = Path.cwd()
     for folder in (here, *here.parents):
         if folder.parts[-2:] == ("tmp", "exps") and folder.parent.parent.name == ".dvc":
             return folder.parent.parent.parent / ".relearn"
+    if not Path(".git").is_file():
+        return Path(".relearn")
     try:
-        link = Path(".git").read_text()  # gitdir: MAIN/.git/worktrees/NAME
+        link = os.fsdecode(Path(".git").read_bytes())  # gitdir: MAIN/.git/worktrees/NAME
     except OSError:
         return Path(".relearn")
     git = Path(link.removeprefix("gitdir:").strip())
-    return git.parents[2] / ".relearn" if git.parent.name == "worktrees" else Path(".relearn")
+    is_worktree = git.parent.name == "worktrees" and len(git.parents) > 2 and "\0" not in link
+    return git.parents[2] / ".relearn" if is_worktree else Path(".relearn")
 
 
 def find_inspections() -> Path:

@@ -18,7 +18,7 @@ from relearn.files import write_folder
 CURRENT = "current"
 IMAGES = "images.csv"
 VERSIONS = "versions"
-VERSION = re.compile(r"v[1-9][0-9]*")
+VERSION = re.compile(r"v[1-9][0-9]{0,8}")
 
 
 def list_versions(release: Path) -> list[str]:

@@ -22,16 +22,20 @@ def run_git(folder: Path, *arguments: str, text: str | None = None, variables: d
     RepositoryError
         It ended with an error; its own words are told.
     """
-    answer = subprocess.run(
-        ["git", "-c", "core.hooksPath=/dev/null", "-c", "commit.gpgSign=false", "-c", "tag.gpgSign=false", *arguments],  # noqa: S607
-        cwd=folder,
-        env={key: value for key, value in os.environ.items() if key not in LOCAL_VARIABLES} | (variables or {}),
-        input=text,
-        capture_output=True,
-        text=True,
-        errors="surrogateescape",
-        check=False,
-    )
+    options = ["core.hooksPath=/dev/null", "commit.gpgSign=false", "tag.gpgSign=false"]
+    try:
+        answer = subprocess.run(
+            ["git", *(part for option in options for part in ("-c", option)), *arguments],  # noqa: S607
+            cwd=folder,
+            env={key: value for key, value in os.environ.items() if key not in LOCAL_VARIABLES} | (variables or {}),
+            input=text,
+            capture_output=True,
+            text=True,
+            errors="surrogateescape",
+            check=False,
+        )
+    except ValueError as error:  # a NUL, or half a character, in an argument
+        raise RepositoryError(f"git {' '.join(arguments)}: {error}") from None
     if answer.returncode:
         raise RepositoryError(f"git {' '.join(arguments)}: {' '.join(answer.stderr.split())}")
     return answer.stdout
@@ -79,7 +83,7 @@ def remove_worktree(root: Path, folder: Path) -> None:
         link = administration / "gitdir"
         # One that was killed before it wrote where its worktree is has the worktree's name, maybe with a number.
         is_half = not link.exists() and re.fullmatch(rf"{re.escape(folder.name)}\d*", administration.name)
-        if is_half or (link.exists() and Path(link.read_text().strip()) == folder / ".git"):
+        if is_half or (link.exists() and Path(os.fsdecode(link.read_bytes()).strip()) == folder / ".git"):
             shutil.rmtree(administration)
 
 

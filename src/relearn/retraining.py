@@ -33,7 +33,7 @@ from relearn.landing import Waiting
 from relearn.lineage import list_tags, name_tag, name_version, parse_images, read_committed
 from relearn.lock import hold_lock
 from relearn.params import Params, RetrainParams, parse_blocks
-from relearn.release import IMAGES, VERSIONS, find_current, keep_version, list_versions, switch_current
+from relearn.release import IMAGES, VERSION, VERSIONS, find_current, keep_version, list_versions, switch_current
 from relearn.repository import (
     add_tag,
     check_branch_is_free,
@@ -152,12 +152,25 @@ def find_promotion(root: Path, tip: str, version: str) -> str:
 
 
 def find_record(root: Path, tip: str) -> Record | None:
-    """Return the newest record among a commit and those that it came from."""
-    commit = run_git(root, "log", "-1", "--topo-order", "--grep=^Verdict: ", "--format=%H", tip).strip()
-    if not commit:
+    """Return the newest record among a commit and those that it came from.
+
+    Raises
+    ------
+    RepositoryError
+        What it says is in use is no version.
+    """
+    for commit in run_git(root, "log", "--topo-order", "--grep=^Verdict: ", "--format=%H", tip).split():
+        told = read_trailers(root, commit)
+        if "Verdict" in told:  # else it is a word in the text of a person's commit
+            break
+    else:
         return None
-    told = read_trailers(root, commit)
     in_use, landing = told.get("In-use", NONE), told.get("Landing-sha256", NONE)
+    if in_use != NONE and not VERSION.fullmatch(in_use):
+        raise RepositoryError(
+            f"{commit[:12]}: wanted the trailer In-use: vN or none, got {in_use[:40]!r}; set the branch back to the "
+            "commit before it, or commit a record that is right on top"
+        )
     return Record(
         commit,
         told["Verdict"],
@@ -304,6 +317,7 @@ def write_record(
 def choose_version(root: Path, tip: str | None) -> str:
     """Return the version after all that were ever promoted, whether or not they have a tag here."""
     told = run_git(root, "log", "--format=%(trailers:key=Promoted,valueonly)", tip).split() if tip else []
+    told = [version for version in told if VERSION.fullmatch(version)]  # not what a person wrote there
     tagged = [name_version(tag) for tag in list_tags(root)]
     return f"v{max((int(version[1:]) for version in [*told, *tagged]), default=0) + 1}"
 

@@ -1,6 +1,7 @@
 """Work on all cores, in order, without reading the whole input first."""
 
 import os
+import re
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -16,8 +17,8 @@ Result = TypeVar("Result")
 def count_threads() -> int:
     """Return `RELEARN_THREADS`, or else the number of cores that this process may use."""
     if wanted := os.environ.get("RELEARN_THREADS"):
-        if not wanted.isdecimal() or int(wanted) < 1:
-            raise ParamsError(f"RELEARN_THREADS: wanted a whole number of at least 1, got {wanted!r}; unset it")
+        if not re.fullmatch("[1-9][0-9]{0,5}", wanted):
+            raise ParamsError(f"RELEARN_THREADS: wanted a whole number of at least 1, got {wanted[:40]!r}; unset it")
         return int(wanted)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
