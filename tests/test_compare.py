@@ -144,6 +144,13 @@ def test_names_are_not_live(capsys):
     assert json.loads(text)["only_first"][0]["path"] == path
 
 
+@pytest.mark.parametrize("cells", [(-1, 2), ("nan", 1), ("inf", "-inf"), (0.5, 0.4), ("x", 1)])
+def test_what_are_no_probabilities_is_told(workspace, cells):
+    write_csv(paths.PREDICTIONS, (*HEADER, "probability_a", "probability_b"), [("0.png", "0" * 64, "a", "a", *cells)])
+    with pytest.raises(ComparisonError, match=r"0\.png: wanted one of a, b and probabilities that sum to 1, got a, "):
+        compare.read_predictions(compare.WORKSPACE)
+
+
 @pytest.mark.slow
 def test_images_that_one_has_not_got_are_told(revisions, capsys):
     write_predictions(lambda n, label: label, n_images=50, first=20)

@@ -499,6 +499,20 @@ def test_made_records_are_refused(tmp_path, changes, message):
         answer(tmp_path / "model", make_linear().SerializeToString(), RECORD | changes)
 
 
+@pytest.mark.parametrize("key", ["record_sha256", "head_sha256"])
+def test_hashes_that_are_none_are_one_short_line(tmp_path, key):
+    answer(tmp_path / "model", make_linear().SerializeToString())
+    path = tmp_path / "model" / "classifier.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: "\n" * 10**6}))
+    with pytest.raises(IntegrityError, match=rf"classifier\.json: {key}: wanted a SHA-256, got '") as caught:
+        read_classifier(path.parent)
+    assert len(str(caught.value)) < 500
+    path.write_text(json.dumps({"x" * 10**6: 1}))
+    with pytest.raises(IntegrityError, match=r"classifier\.json: wanted the key record_sha256, got x") as caught:
+        read_classifier(path.parent)
+    assert len(str(caught.value)) < 600
+
+
 def test_record_of_900_brackets_or_of_64_mb_is_refused(tmp_path):
     answer(tmp_path / "model", make_linear().SerializeToString())
     path = tmp_path / "model" / "classifier.json"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -124,6 +125,9 @@ def read_classifier(folder: Path) -> Classifier:
         raise IntegrityError(f"{folder}: no classifier there; run `dvc repro`, or `dvc pull` one")
     _check_size(folder / RECORD, MAX_RECORD_BYTES)
     record = read_json(folder / RECORD, KEYS)
+    for key in ("record_sha256", "head_sha256"):
+        if not isinstance(record[key], str) or not re.fullmatch("[0-9a-f]{64}", record[key]):
+            raise IntegrityError(f"{folder / RECORD}: {key}: wanted a SHA-256, got {_show(record[key])}; {ADVICE}")
     wanted = record.pop("record_sha256")
     if hash_record(record) != wanted:
         raise IntegrityError(
@@ -141,6 +145,10 @@ def read_classifier(folder: Path) -> Classifier:
             f"{path}: wanted sha256 {record['head_sha256']} ({RECORD}), got {found}; run `dvc repro --force train`"
         )
     return Classifier(record, open_head(head, n_features, record["classes"], path), path)
+
+
+def _show(value: object) -> str:
+    return ascii(value)[:80]
 
 
 def _check_size(path: Path, most: int) -> None:
@@ -163,9 +171,11 @@ def check_record(path: Path, record: dict[str, Any]) -> int:
         raise IntegrityError(f"{path}: classes: wanted at least two, all different, got {len(classes)}; {ADVICE}")
     for name in classes:
         if not name or holds_control_character(name) or any("\ud800" <= letter <= "\udfff" for letter in name):
-            raise IntegrityError(f"{path}: classes: wanted text without control characters, got {name!a}; {ADVICE}")
+            raise IntegrityError(
+                f"{path}: classes: wanted text without control characters, got {_show(name)}; {ADVICE}"
+            )
     extractor = record["extractor"]
     n_features = extractor.get("n_features") if isinstance(extractor, dict) else None
     if type(n_features) is not int or n_features < 1:
-        raise IntegrityError(f"{path}: extractor.n_features: wanted a whole number, got {n_features!a}; {ADVICE}")
+        raise IntegrityError(f"{path}: extractor.n_features: wanted a whole number, got {_show(n_features)}; {ADVICE}")
     return n_features

@@ -189,9 +189,10 @@ def read_predictions(revision: str) -> Predictions:
 
 def _are_probabilities(cells: list[str]) -> bool:
     try:
-        return abs(sum(float(cell) for cell in cells) - 1) < 1e-3
+        values = [float(cell) for cell in cells]
     except ValueError:
         return False
+    return all(0 <= value <= 1 for value in values) and abs(sum(values) - 1) < 1e-3
 
 
 def _read_text(revision: str) -> str:

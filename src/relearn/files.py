@@ -146,7 +146,9 @@ def read_json(path: Path, keys: Iterable[str] = ()) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise IntegrityError(f"{path}: wanted a JSON object, got a {type(value).__name__}; run `dvc repro`")
     if missing := [key for key in keys if key not in value]:
-        raise IntegrityError(f"{path}: wanted the key {missing[0]}, got {', '.join(value) or 'none'}; run `dvc repro`")
+        raise IntegrityError(
+            f"{path}: wanted the key {missing[0]}, got {', '.join(value)[:300] or 'none'}; run `dvc repro`"
+        )
     return value
 
 
