@@ -62,7 +62,8 @@ def draw_weights(keras, model, images):
             layer.momentum = 0.0
         if isinstance(layer, keras.layers.Normalization):
             layer.finalize_state()
-    model(images, training=True)
+    if any(isinstance(layer, keras.layers.BatchNormalization) for layer in model.layers):
+        model(images, training=True)
 
 
 def compute_beside_keras(network, size, folder, monkeypatch, **changes):
