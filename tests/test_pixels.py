@@ -576,6 +576,9 @@ def list_gif_cells() -> Iterator[Cell]:
             assert np.array_equal(imagecodecs.gif_decode(content, 0)[..., :3], rgb)
         yield Cell("GIF", f"first frame, {place}{', some transparent' * (transparent is not None)}", content, rgb)
 
+    bare = write_gif([((0, 0), later, {})], (13, 11))
+    yield Cell("GIF", "first frame without a palette", bare, np.zeros((11, 13, 3)))
+
 
 def webp_chunk(kind: bytes, content: bytes) -> bytes:
     return kind + struct.pack("<I", len(content)) + content + b"\0" * (len(content) % 2)
@@ -603,11 +606,17 @@ def list_webp_cells() -> Iterator[Cell]:
         decoded = imagecodecs.webp_decode(content)
         kind = f"RGB{' and alpha' * (n_samples == 4)}, {'lossless' if is_lossless else 'lossy'}"
         yield Cell("WEBP", kind, content, show_decoded(decoded), ROUNDED)
+    for n_samples, is_lossless, flags in itertools.product((3, 4), (False, True), (0, 0x10)):
+        pixels = draw_samples((40, 24), n_samples, 255).astype(np.uint8)
+        plain = imagecodecs.webp_encode(pixels, level=80, lossless=is_lossless)
+        chunks = plain[30:] if plain[15:16] == b"X" else plain[12:]
+        content = b"WEBP" + webp_chunk(b"VP8X", struct.pack("<IHBHB", flags, 39, 0, 23, 0)) + chunks
+        content = b"RIFF" + struct.pack("<I", len(content)) + content
+        rgb = show_decoded(imagecodecs.webp_decode(plain))
+        yield Cell("WEBP", f"extended header{', alpha' * (n_samples == 4)}", content, rgb, ROUNDED)
     rng = np.random.default_rng(0)
     places = {"whole": ((0, 0), (13, 11)), "smaller than the canvas": ((2, 4), (7, 5))}
     for place, n_samples, flags in itertools.product(places, (3, 4), (0x02, 0x12)):
-        if n_samples == 4 and flags == 0x02:
-            continue
         (x, y), (width, height) = places[place]
         pixels = rng.integers(0, 256, (height, width, n_samples), np.uint8)
         later = rng.integers(0, 256, (11, 13, 3), np.uint8)

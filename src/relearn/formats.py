@@ -274,6 +274,8 @@ def _trim_gif(content: bytes) -> bytes:
     n_own_colours = _count_gif_colours(content[position + 9 : position + 10])
     end = _skip_gif_blocks(content, position + 11 + n_own_colours)
     header = content[:palette_end]
+    if not n_own_colours and palette_end == 13:
+        raise Unsupported("a frame without a palette; save it as PNG")
     if n_own_colours:  # Pillow takes the palette of all frames if that of the frame is gray
         header = header[:10] + bytes([header[10] & 0x7F]) + header[11:13]
     return b"".join((header, control, memoryview(content)[position:end], b";"))
@@ -399,16 +401,23 @@ def check_tiff_strips(image: TiffReader, content: bytes) -> None:
 def _check_webp(content: bytes) -> bytes:
     """Raise `Damaged` if the file is shorter than it says; libwebp does not tell this from other damage.
 
-    Let an animation have an alpha channel whose first frame leaves a part of the canvas free, which is black else.
+    Let the header say that there is an alpha channel if it does not, and the first frame has one or leaves a part of
+    the canvas free: what is transparent is black else.
     """
     if 8 + int.from_bytes(content[4:8], "little") > len(content):
         raise Damaged("image file is truncated")
-    has_alpha, is_animated = content[20] & 0x10, content[20] & 0x02
-    if content[15:16] == b"X" and is_animated and not has_alpha:
+    if content[15:16] == b"X" and not content[20] & 0x10:
         for start in _iterate_webp_chunks(content):
-            if content[start : start + 4] == b"ANMF":
-                is_whole = content[start + 14 : start + 20] == content[24:30]
-                return content if is_whole else content[:20] + bytes([content[20] | 0x10]) + content[21:]
+            kind = content[start : start + 4]
+            is_partial = kind == b"ANMF" and content[start + 14 : start + 20] != content[24:30]
+            if kind == b"ANMF":
+                start += 24  # noqa: PLW2901  # its picture
+                kind = content[start : start + 4]
+            has_alpha = kind == b"ALPH" or (kind == b"VP8L" and content[start + 12] & 0x10)
+            if is_partial or has_alpha:
+                return content[:20] + bytes([content[20] | 0x10]) + content[21:]
+            if kind in (b"VP8 ", b"VP8L"):
+                break
     return content
 
 
