@@ -331,7 +331,7 @@ def list_broken_pixels():
 
 
 def list_parts():
-    """Files of so many parts that the steps of Python which each takes would add up."""
+    """Files of very many parts, each of which takes steps of Python."""
     many = ": more than 100,000 "
     yield "texts.png", make_png(0, after=png_chunk(b"tEXt") * 100_001), "^unsupported PNG file" + many + "chunks;"
     yield "pixels.png", make_png(0, png_chunk(b"IDAT") * 100_001), "^unsupported PNG file" + many + "chunks;"

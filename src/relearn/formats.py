@@ -402,7 +402,7 @@ def _check_webp(content: bytes) -> bytes:
     """Raise `Damaged` if the file is shorter than it says; libwebp does not tell this from other damage.
 
     Let the header say that there is an alpha channel if it does not, and the first frame has one or leaves a part of
-    the canvas free: what is transparent is black else.
+    the canvas free. Otherwise Pillow drops the alpha channel, and what is transparent becomes black.
     """
     if 8 + int.from_bytes(content[4:8], "little") > len(content):
         raise Damaged("image file is truncated")
@@ -469,7 +469,7 @@ def _unfold_bmp(content: bytes) -> bytes:
         return content
     if width * n_rows > LARGE_PIXELS:
         kind = "in runs" if is_run_length else "with a gray palette"
-        raise Unsupported(f"{width} x {n_rows} px {kind}, at most {LARGE_PIXELS:,} pixels are read so; save it as PNG")
+        raise Unsupported(f"{width} x {n_rows} px {kind}, at most {LARGE_PIXELS:,} pixels are read; save it as PNG")
     if start in (0, palette_start):
         start = palette_start + len(palette)
     if is_run_length:
