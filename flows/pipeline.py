@@ -11,13 +11,13 @@ from pathlib import Path
 from prefect import Flow, flow, get_run_logger, task
 from prefect.artifacts import create_table_artifact
 from prefect.states import Completed, Failed, State
-from ruamel.yaml import YAML
 
 from flows.artifacts import GATES, publish_findings
 from flows.child import ROOT, run_child
 from relearn import paths
 from relearn.errors import RelearnError
 from relearn.lock import LOCK, Locked, hold_lock
+from relearn.params import parse_yaml
 from relearn.report import describe_evaluation
 from relearn.text import escape_lines
 
@@ -48,7 +48,7 @@ def run_stages(lock: int) -> State:
 
 def read_stages(path: Path) -> list[str]:
     """Return the names of the stages, in the order in which they stand in `dvc.yaml`."""
-    return list(YAML(typ="safe", pure=True).load(path.read_bytes())["stages"])
+    return list(parse_yaml(path.read_bytes(), path.name)["stages"])
 
 
 @task

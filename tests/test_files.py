@@ -145,6 +145,13 @@ def test_json_errors_name_the_file_and_the_next_step(tmp_path):
     (tmp_path / "a.json").write_text("{")
     with pytest.raises(IntegrityError, match=r"a\.json: wanted JSON, got Expecting"):
         read_json(tmp_path / "a.json")
+    (tmp_path / "a.json").write_text("[" * 100_000)
+    with pytest.raises(IntegrityError, match=r"a\.json: wanted JSON, got maximum recursion depth exceeded"):
+        read_json(tmp_path / "a.json")
+    for constant in ("NaN", "Infinity", "-Infinity"):
+        (tmp_path / "a.json").write_text(f'{{"a": [{constant}]}}')
+        with pytest.raises(IntegrityError, match=rf"a\.json: wanted JSON, got {constant}, which is no JSON; run"):
+            read_json(tmp_path / "a.json")
     (tmp_path / "a.json").write_text("[]")
     with pytest.raises(IntegrityError, match=r"a\.json: wanted a JSON object, got a list"):
         read_json(tmp_path / "a.json")

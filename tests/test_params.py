@@ -1,9 +1,12 @@
+import time
 from pathlib import Path
 from typing import get_args
 
 import pytest
 from pydantic import ValidationError
+from ruamel.yaml import YAML
 
+from conftest import ROOT
 from relearn.errors import ParamsError
 from relearn.formats import FORMATS
 from relearn.params import Format, read_params
@@ -172,3 +175,125 @@ def test_dvc_writes_a_search_and_takes_it_away_again(workspace):
         with modify_yaml("params.yaml") as content:
             content["train"]["search"] = search
         assert [entry.head for entry in read_params(Path("params.yaml")).train.search] == [e["head"] for e in search]
+
+
+# --- files that are made to be read for ever -------------------------------------------------------------------------
+
+
+def multiply_aliases(n_levels: int = 40) -> str:
+    """Return blocks in which each list holds the one before it ten times: 10 to the power of `n_levels` values."""
+    lines = ["a0: &a0 [1]"]
+    lines += [f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]" for level in range(1, n_levels)]
+    return "\n".join(lines)
+
+
+def merge_aliases(n_levels: int = 15) -> str:
+    lines = ["a0: &a0 {x: 1, y: 2}"]
+    for level in range(1, n_levels):
+        lines.append(f"a{level}: &a{level} {{<<: [{', '.join([f'*a{level - 1}'] * 10)}], k{level}: 1}}")
+    return "\n".join(lines)
+
+
+HOSTILE = [
+    (multiply_aliases(), "params.yaml: line 6: wanted at most 200,000 values, got more, by aliases (*name)"),
+    (multiply_aliases(7) + "\nb: {c: *a6}", "wanted at most 200,000 values, got more, by aliases (*name)"),
+    (merge_aliases(), "values, got more, by aliases (*name)"),
+    ("a: &a [*a]", "params.yaml: line 1: wanted at most 20 levels of blocks and lists, got more"),
+    ("a: &a {b: *a}", "wanted at most 20 levels of blocks and lists, got more"),
+    ("a0: &a0 [1]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}]\n" for n in range(1, 2000)), "wanted at most 20 levels"),
+    ("a: " + "[" * 900 + "]" * 900, "params.yaml: line 1: wanted at most 20 levels of blocks and lists, got more"),
+    ("a: " + "{b: " * 5000 + "}" * 5000, "params.yaml: line 1: wanted at most 20 levels of blocks and lists, got more"),
+    ("".join(" " * n + "a:\n" for n in range(500)), "wanted at most 20 levels of blocks and lists, got more"),
+    ("a: " + "1" * 5000, "params.yaml: line 1: wanted a number of at most 100 characters, got 5,000"),
+    ("a: 0x" + "f" * 50_000, "wanted a number of at most 100 characters, got 50,002"),
+    ("a: 1e" + "9" * 500, "wanted a number of at most 100 characters, got 502"),
+    ("\n" * 3_000_000, "params.yaml: wanted at most 1,000,000 bytes, got more"),
+    ("a: !!binary aGVsbG8=", "line 1: wanted text, numbers, true, false, null, lists and blocks, got !!binary"),
+    ("a: 2026-01-01", "got !!timestamp; put it in quotes"),
+    ("a: !!python/object/apply:os.system [true]", "got !!python/object/apply:os.system"),
+    ("a: !new 1", "got !new"),
+    ("a: !!set {b, c}", "got !!set"),
+    ("a: !!int ''", "params.yaml: wanted YAML, got: "),
+    ("a: !!int abc", "params.yaml: wanted YAML, got: "),
+    ("a: !!bool maybe", "params.yaml: wanted YAML, got: "),
+    ("a: !!float [1]", "params.yaml: wanted YAML, got: "),
+    ("{[1, 2]: 3, {a: b}: 4}", "params.yaml: "),
+    ('a: "x\\0y"', "params.yaml: line 1: wanted text, got a control character in 'x\\x00y'; remove it"),
+    ('a: "\\e[2J"', "params.yaml: line 1: wanted text, got a control character in '\\x1b[2J'; remove it"),
+    ('a: "\\ud800"', "params.yaml: "),
+    ("%YAML 1.1\n---\na: 1:" + "59:" * 50 + "1", "wanted a number of at most 100 characters"),
+]
+
+
+@pytest.mark.parametrize("number", range(len(HOSTILE)))
+def test_files_that_are_made_to_be_read_for_ever(workspace, number):
+    content, message = HOSTILE[number]
+    Path("params.yaml").write_text(content)
+    start = time.monotonic()
+    error = read_error()
+    assert message in error
+    assert len(error) < 8000
+    assert max(map(len, error.splitlines())) < 1000
+    assert time.monotonic() - start < 10
+
+
+def test_aliases_that_stay_small_are_read(workspace):
+    text = Path("params.yaml").read_text()
+    text = text.replace("columns: {severity: error}", "columns: &rule {severity: warn}", 1)
+    text = text.replace("complete: {severity: error}", "complete: *rule", 1)
+    text = text.replace("types: {severity: error}", "types: {<<: *rule}", 1)
+    Path("params.yaml").write_text(text)
+    params = read_params(Path("params.yaml")).validate_
+    assert [params.columns.severity, params.complete.severity, params.types.severity] == ["warn"] * 3
+
+
+def test_as_many_classes_as_there_are_anywhere_are_read(workspace, set_params):
+    labels = {f"n{number:08}": f"class {number}" for number in range(5_000)}
+    set_params({"restructure.labels": labels})
+    assert read_params(Path("params.yaml")).restructure.labels == labels
+
+
+def test_twenty_errors_are_enough(workspace):
+    extra = "".join(f"key{number}: 1\n" for number in range(3_000))
+    Path("params.yaml").write_text(Path("params.yaml").read_text() + extra)
+    lines = read_error().splitlines()
+    assert lines[0] == "params.yaml: 3000 wrong"
+    assert lines[1].startswith("  key0: unknown key; known here are restructure, validate, ")
+    assert lines[21:] == ["  and 2980 more"]
+
+
+def test_values_in_errors_are_cut(workspace, set_params):
+    set_params({"train.head": "x" * 100_000, "train.scale": list(range(10_000)), "train.seed": {"k" * 50_000: 1}})
+    lines = read_error().splitlines()
+    assert len(lines) == 4
+    assert max(map(len, lines)) < 500
+    assert "got 'xxxx" in lines[1] + lines[2] + lines[3]
+
+
+def test_unknown_key_is_named_whatever_it_is(workspace, set_params):
+    set_params({"extract.batch size": 3, "verify." + "k" * 5000: 1})
+    lines = read_error().splitlines()
+    assert lines[1].startswith("  extract.'batch size': unknown key; known here are network, ")
+    assert lines[2].startswith("  verify.'kkkk")
+    assert len(lines[2]) < 500
+
+
+def list_numbers(block, prefix=""):
+    """Yield the dotted key of each number of the file, or of each list of them."""
+    for key, value in block.items():
+        if isinstance(value, dict):
+            yield from list_numbers(value, f"{prefix}{key}.")
+        elif any(type(part) in (int, float) for part in (value if isinstance(value, list) else [value])):
+            yield prefix + key
+
+
+NUMBERS = sorted(list_numbers(YAML(typ="safe", pure=True).load(ROOT / "params.yaml")))
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+def test_numbers_are_finite_and_fit_the_machine(workspace, set_params, key):
+    original = Path("params.yaml").read_text()
+    for value in (float("inf"), float("-inf"), float("nan"), 10**40, 1e300):
+        Path("params.yaml").write_text(original)
+        set_params({key: value})
+        assert f"  {key}" in read_error().replace(".0:", ":")

@@ -207,6 +207,22 @@ def test_data_that_was_changed_in_two_ways_is_told(root):
         list_kept_files(root, find_start(root, "main", PARAMS))
 
 
+@pytest.mark.parametrize(
+    ("content", "error", "message"),
+    [
+        ("", RepositoryError, "^[0-9a-f]{12}:data/raw/photos.dvc: wanted a file of DVC, got nothing; commit a whole"),
+        ("[1]", RepositoryError, "wanted a file of DVC, got a list"),
+        ("outs: [", ParamsError, "^[0-9a-f]{12}:data/raw/photos.dvc: wanted YAML, got: "),
+        ("a: " + "[" * 900, ParamsError, "data/raw/photos.dvc: line 1: wanted at most 20 levels of blocks and lists"),
+    ],
+)
+def test_damaged_file_of_dvc_is_reported(root, content, error, message):
+    (root / "data" / "raw" / "photos.dvc").write_text(content)
+    commit(root)
+    with pytest.raises(error, match=message):
+        list_imports(root, find_commit(root, "HEAD"))
+
+
 def test_tag_and_release_follow_after_a_kill(root):
     made, _ = retrain(root, 1, FIRST, publish=False)
     move_branch(root, BRANCH, made, None)  # and here it was killed

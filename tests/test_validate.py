@@ -495,3 +495,9 @@ def test_files_of_other_images_are_told(workspace):
 def test_labels_that_look_like_missing_values_are_labels(workspace):
     write_data([row._replace(label="NA" if row.label == "cat" else "null") for row in ROWS])
     assert set(read_data().manifest["label"]) == {"NA", "null"}
+
+
+def test_committed_report_that_is_nested_too_deeply_is_passed_over():
+    report = {"passed": True, "source": "s", "manifest_sha256": "a", "classes": {"cat": 3}}
+    reports = [("c2", b"[" * 100_000), ("c1", json.dumps(report).encode())]
+    assert find_reference(reports, "b", "s") == (Reference("c1", {"cat": 3}), False)

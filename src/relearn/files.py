@@ -138,7 +138,7 @@ def read_json(path: Path, keys: Iterable[str] = ()) -> dict[str, Any]:
         The file is missing, is not a JSON object, or lacks a key.
     """
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
     except FileNotFoundError:
         raise IntegrityError(f"{path}: no such file; run `dvc repro`, which writes it") from None
     except (ValueError, RecursionError) as error:  # brackets in brackets
@@ -150,6 +150,10 @@ def read_json(path: Path, keys: Iterable[str] = ()) -> dict[str, Any]:
             f"{path}: wanted the key {missing[0]}, got {', '.join(value)[:300] or 'none'}; run `dvc repro`"
         )
     return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name}, which is no JSON")
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

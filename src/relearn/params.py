@@ -1,13 +1,17 @@
 """`params.yaml` as typed, frozen records: one block a stage, every key required, no key unknown."""
 
 import re
+import reprlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
+from ruamel.yaml.composer import MaxDepthExceededError
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
 
 from relearn.errors import ParamsError
 
@@ -57,11 +61,29 @@ NETWORKS = {
     "xception": "Xception",
 }
 
+# Limits of a YAML file. A set of 22,000 classes with a label each stays below them.
+MAX_YAML_BYTES = 1_000_000
+MAX_YAML_VALUES = 200_000
+MAX_YAML_DEPTH = 20
+MAX_NUMBER_CHARACTERS = 100
+YAML_KINDS = {"null", "bool", "int", "float", "str", "seq", "map", "merge"}
+
+MAX_ERRORS = 20
+MAX_TEXT_SHOWN = 200
+
+# How a value is shown in an error.
+_SHOWN = reprlib.Repr()
+_SHOWN.maxdict = _SHOWN.maxlist = 10
+_SHOWN.maxstring = _SHOWN.maxother = MAX_TEXT_SHOWN
+_SHOWN.maxlong = MAX_NUMBER_CHARACTERS
+
 # Pillow's modes that can be decoded; see its concepts page.
 Mode = Literal["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I;16", "I;16B"]
 Format = Literal["BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP"]  # those of `formats.FORMATS`
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+MAX_NUMBER = 1e9  # where nothing smaller is a limit
 # 0: food is what a person writes whose labels are numbers.
 Label = Annotated[str, BeforeValidator(lambda label: str(label) if type(label) is int else label)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -70,7 +92,7 @@ Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 class Block(BaseModel):
     """A block of `params.yaml`. YAML's types are taken as they are: "1" is no number, 1 is no text."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 Blocks = TypeVar("Blocks", bound=Block)
@@ -149,7 +171,7 @@ class MaximumShare(Rule):
 class MaximumRatio(Rule):
     """A larger thing over a smaller one, of which this is the most allowed."""
 
-    max: Annotated[float, Field(ge=1, allow_inf_nan=False)]
+    max: Annotated[float, Field(ge=1, le=MAX_NUMBER)]
 
 
 class Range(Rule):
@@ -235,7 +257,7 @@ class NetworkParams(Block):
     network: Literal[tuple(NETWORKS)]  # type: ignore[valid-type]
     weights: Annotated[str, Field(min_length=1)]
     weights_sha256: Sha256 | None
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
     layer: str | None
     pooling: Literal["flatten", "avg", "max"]
     image_size_px: Annotated[int, Field(ge=1, le=4096)]
@@ -278,7 +300,7 @@ Value = TypeVar("Value")
 # One value, or a list of values to try.
 Grid = Annotated[list[Value], BeforeValidator(_list_values), Field(min_length=1)]
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, le=MAX_NUMBER)]
 # Beyond these, rounding decides what the coefficients are.
 PenaltyC = Annotated[float, Field(ge=1e-9, le=1e9)]
 Tolerance = Annotated[float, Field(ge=1e-8, lt=1)]
@@ -312,7 +334,7 @@ class TreeParams(Block):
 class DecisionTreeParams(TreeParams):
     """scikit-learn's `DecisionTreeClassifier`."""
 
-    ccp_alpha: Grid[Annotated[float, Field(ge=0)]]
+    ccp_alpha: Grid[Annotated[float, Field(ge=0, le=MAX_NUMBER)]]
 
 
 class RandomForestParams(TreeParams):
@@ -334,7 +356,7 @@ class DenseParams(Block):
     units: Grid[Annotated[int, Field(ge=1, le=65_536)]]
     dropout: Grid[Fraction]
     learning_rate: Grid[Positive]
-    weight_decay: Grid[Annotated[float, Field(ge=0, allow_inf_nan=False)]]
+    weight_decay: Grid[Annotated[float, Field(ge=0, le=MAX_NUMBER)]]
     batch_size: Grid[Count]
     epochs: Count
     patience: Count
@@ -391,8 +413,8 @@ class TrainParams(Block):
     n_folds: Annotated[int, Field(ge=2, le=100)]
     one_standard_error: bool
     must_converge: bool
-    memory_limit_mb: Annotated[int, Field(ge=1)]
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    memory_limit_mb: Count
+    seed: Seed
     nearest_centroid: NearestCentroidParams
     logistic_regression: LogisticRegressionParams
     linear_svm: LinearSVMParams
@@ -439,7 +461,7 @@ class EvaluateParams(Block):
 
     n_resamples: Annotated[int, Field(ge=100, le=1_000_000)]
     n_bins: Annotated[int, Field(ge=2, le=1000)]
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
 
 
 # What git takes as the name of a branch, as far as one is likely to be mistaken.
@@ -453,9 +475,9 @@ class RetrainParams(Block):
     timezone: Annotated[str, Field(min_length=1)]
     branch: Branch
     landing: Annotated[str, Field(min_length=1)] | None
-    settle_seconds: Annotated[float, Field(ge=0)]
+    settle_seconds: Annotated[float, Field(ge=0, le=30 * 24 * 3600)]
     git_remote: Annotated[str, Field(min_length=1)] | None
-    time_limit_minutes: Annotated[float, Field(gt=0)]
+    time_limit_minutes: Annotated[float, Field(gt=0, le=365 * 24 * 60)]
     margin: Annotated[float, Field(gt=0, lt=1)]
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
     min_images: Count
@@ -493,10 +515,12 @@ def read_blocks(path: Path, model: type[Blocks]) -> Blocks:
     Raises
     ------
     ParamsError
-        The file is missing or not YAML, or any of its keys is unknown, missing or out of range: all of them are told.
+        The file is missing, or is not YAML within the limits of `parse_yaml`, or some of its keys are unknown, missing
+        or out of range: the first `MAX_ERRORS` of them are reported.
     """
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(MAX_YAML_BYTES + 1)
     except FileNotFoundError:
         raise ParamsError(f"{path}: no such file; run from the folder that has it") from None
     return parse_blocks(content, str(path), model)
@@ -504,24 +528,113 @@ def read_blocks(path: Path, model: type[Blocks]) -> Blocks:
 
 def parse_blocks(content: bytes, name: str, model: type[Blocks]) -> Blocks:
     """Check the content of a YAML file of blocks, which is called `name` in errors; see `read_blocks`."""
-    try:
-        value = YAML(typ="safe", pure=True).load(content)
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise ParamsError(f"{name}: wanted YAML, got: {' '.join(str(error).split())}") from None
+    value = parse_yaml(content, name)
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        problems = "".join(f"\n  {_describe_problem(detail, model)}" for detail in error.errors())
-        raise ParamsError(f"{name}: {error.error_count()} wrong{problems}") from None
+        problems = "".join(f"\n  {_describe_problem(detail, model)}" for detail in error.errors()[:MAX_ERRORS])
+        more = f"\n  and {n_more} more" if (n_more := error.error_count() - MAX_ERRORS) > 0 else ""
+        raise ParamsError(f"{name}: {error.error_count()} wrong{problems}{more}") from None
+
+
+def parse_yaml(content: bytes, name: str) -> Any:
+    """Return the value of a YAML file that is called `name` in errors: blocks, lists, texts, numbers, booleans, null.
+
+    A small file can stand for a huge value, by aliases of aliases, or can take more stack than there is. So size,
+    depth, the number of values and the length of numbers are limited, and what needs a tag is refused.
+
+    Raises
+    ------
+    ParamsError
+        It is not YAML, or is beyond a limit; one line.
+    """
+    if len(content) > MAX_YAML_BYTES:
+        raise ParamsError(f"{name}: wanted at most {MAX_YAML_BYTES:,} bytes, got more; is it the right file?")
+    yaml = YAML(typ="safe", pure=True)
+    yaml.max_depth = MAX_YAML_DEPTH
+    try:
+        root = yaml.compose(content)
+        if root is None:
+            return None
+        _measure_node(root, name, 1, {})
+        return yaml.constructor.construct_document(root)
+    except MaxDepthExceededError as error:
+        raise _refuse_depth(name, error.problem_mark.line) from None
+    except (YAMLError, ValueError, LookupError) as error:  # the last two of a tag beside what it cannot be, `!!int x`
+        raise ParamsError(f"{name}: wanted YAML, got: {_shorten(' '.join(str(error).split()))}") from None
+
+
+def _measure_node(node: Node, name: str, depth: int, found: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """Return of how many values a node consists once its aliases are replaced, and on how many levels.
+
+    Nodes that were measured are in `found`. An alias inside of what it names has no end, and so is too deep.
+    """
+    if depth > MAX_YAML_DEPTH:
+        raise _refuse_depth(name, node.start_mark.line)
+    if id(node) not in found:
+        where = f"{name}: line {node.start_mark.line + 1}"
+        _check_node(node, where)
+        sizes = [_measure_node(child, name, depth + 1, found) for child in _list_children(node)]
+        n_values = 1 + sum(size for size, _ in sizes)
+        if n_values > MAX_YAML_VALUES:
+            raise ParamsError(
+                f"{where}: wanted at most {MAX_YAML_VALUES:,} values, got more, by aliases (*name) if the file is small"
+            )
+        found[id(node)] = n_values, 1 + max((levels for _, levels in sizes), default=0)
+    n_values, n_levels = found[id(node)]
+    if depth + n_levels - 1 > MAX_YAML_DEPTH:
+        raise _refuse_depth(name, node.start_mark.line)
+    return n_values, n_levels
+
+
+def _list_children(node: Node) -> Iterator[Node]:
+    if isinstance(node, MappingNode):
+        for key, value in node.value:
+            yield from (key, value)
+    elif not isinstance(node, ScalarNode):
+        yield from node.value
+
+
+def _check_node(node: Node, where: str) -> None:
+    """Raise `ParamsError` if a node is of a kind that no parameter has."""
+    kind = str(node.tag).removeprefix("tag:yaml.org,2002:")
+    if kind not in YAML_KINDS:
+        tag = _shorten(kind if kind.startswith("!") or kind == node.tag else f"!!{kind}")
+        raise ParamsError(
+            f"{where}: wanted text, numbers, true, false, null, lists and blocks, got {tag}; put it in quotes if it is "
+            "text"
+        )
+    if not isinstance(node, ScalarNode):
+        return
+    if kind in ("int", "float") and len(node.value) > MAX_NUMBER_CHARACTERS:
+        raise ParamsError(
+            f"{where}: wanted a number of at most {MAX_NUMBER_CHARACTERS} characters, got {len(node.value):,}"
+        )
+    if re.search(r"[\0-\x08\x0b-\x1f\x7f-\x9f]", node.value):
+        raise ParamsError(f"{where}: wanted text, got a control character in {_shorten(repr(node.value))}; remove it")
+
+
+def _refuse_depth(name: str, line: int) -> ParamsError:
+    return ParamsError(
+        f"{name}: line {line + 1}: wanted at most {MAX_YAML_DEPTH} levels of blocks and lists, got more; no parameter "
+        "is that deep"
+    )
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= MAX_TEXT_SHOWN else f"{text[:MAX_TEXT_SHOWN]}..."
 
 
 def _describe_problem(detail: ErrorDetails, model: type[Block]) -> str:
     """Say of one error: key, wanted, got."""
     # pydantic names the branch of a union as well: literal[...], dict[...], constrained-float
+    *blocks, last = detail["loc"] or ("",)
     loc = [part for part in detail["loc"] if isinstance(part, int) or re.fullmatch(r"[\w;]+", part)]
-    key = ".".join(str(part) for part in loc) or "the whole file"
+    if detail["type"] == "extra_forbidden":
+        loc = [*blocks, _spell_key(last)]
+    key = ".".join(_shorten(str(part)) for part in loc) or "the whole file"
     context: dict[str, Any] = detail.get("ctx", {})
-    wanted, got = detail["msg"].removeprefix("Input should be "), f", got {detail['input']!r}"
+    wanted, got = detail["msg"].removeprefix("Input should be "), f", got {_SHOWN.repr(detail['input'])}"
     match detail["type"]:
         case "missing":
             return f"{key}: missing, and there is no default"
@@ -538,6 +651,11 @@ def _describe_problem(detail: ErrorDetails, model: type[Block]) -> str:
         case "string_pattern_mismatch":
             wanted = "64 hexadecimal digits"
     return f"{key}: wanted {wanted}{got}"
+
+
+def _spell_key(key: int | str) -> str:
+    """Return a key as it is, or in quotes if it is no plain word."""
+    return str(key) if re.fullmatch(r"[\w;]{1,100}", str(key)) else _SHOWN.repr(key)
 
 
 def _known_keys(model: type[Block], loc: tuple[int | str, ...]) -> list[str]:

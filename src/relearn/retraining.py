@@ -22,8 +22,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ruamel.yaml import YAML
-
 from relearn import paths
 from relearn.classifier import HEAD, RECORD
 from relearn.contest import IMAGES_HEADER
@@ -32,7 +30,7 @@ from relearn.files import hash_bytes, read_csv
 from relearn.landing import Waiting
 from relearn.lineage import list_tags, name_tag, name_version, parse_images, read_committed
 from relearn.lock import hold_lock
-from relearn.params import Params, RetrainParams, parse_blocks
+from relearn.params import Params, RetrainParams, parse_blocks, parse_yaml
 from relearn.release import IMAGES, VERSION, VERSIONS, find_current, keep_version, list_versions, switch_current
 from relearn.repository import (
     add_tag,
@@ -267,7 +265,16 @@ def _find_blob(root: Path, commit: str, name: str) -> str | None:
 
 
 def _read_yaml(root: Path, commit: str, name: str) -> Any:
-    return YAML(typ="safe", pure=True).load(run_git(root, "cat-file", "blob", f"{commit}:{name}"))
+    value = parse_yaml(run_git(root, "cat-file", "blob", f"{commit}:{name}").encode(), f"{commit[:12]}:{name}")
+    if not isinstance(value, dict):
+        raise RepositoryError(
+            f"{commit[:12]}:{name}: wanted a file of DVC, got {_name_kind(value)}; commit a whole one"
+        )
+    return value
+
+
+def _name_kind(value: object) -> str:
+    return "nothing" if value is None else f"a {type(value).__name__}"
 
 
 def write_record(

@@ -130,7 +130,8 @@ def find_reference(
             if report["manifest_sha256"] != manifest_sha256:
                 return _read_reference({"commit": commit, "classes": report["classes"]}), False
             return _read_reference(report["compared_with"]), True
-        except (ValueError, KeyError, TypeError, AttributeError):  # the report of another version of this stage
+        # The report of another version of this stage, or of none.
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue
     return None, False
 
