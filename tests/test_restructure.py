@@ -320,6 +320,41 @@ def test_names_do_not_depend_on_order_and_fit_a_file_system():
     assert len(Path(row.path).name) < 100
 
 
+def test_names_that_imitate_unique_ones_overwrite_nothing(use):
+    """The last name is the one that `training/a/x/1.png` gets, for it shares its own with `training/a/y/1.png`."""
+    use(layout="split_class_folders")
+    made = f"1~{hashlib.sha256(b'training/a/x/1.png').hexdigest()[:8]}.png"
+    names = ["x/1.png", "y/1.png", f"z/{made}", f"z/{made.upper()}"]
+    write_images(Path("source"), [f"training/a/{name}" for name in names])
+    kept, excluded = restructure()
+    assert excluded == {}
+    assert len(kept) == len({path.casefold() for path in kept}) == len(list_dataset()) == 4
+    for path, row in kept.items():
+        assert hashlib.sha256((paths.DATASET / path).read_bytes()).hexdigest() == row.sha256
+
+
+COLLIDING = "a/3604/x.png", "a/51430/x.png"
+
+
+def test_names_are_unique_where_the_digits_of_a_hash_are_the_same():
+    """These two paths were found by search: the first eight digits of their hashes are the same."""
+    first, second = COLLIDING
+    assert hashlib.sha256(first.encode()).hexdigest()[:8] == hashlib.sha256(second.encode()).hexdigest()[:8]
+    images = [SourceImage(path, "training", "a", Inspection("0" * 64, 1)) for path in (first, second, "a/x.png")]
+    rows = {row.path for row, _ in name_images(images)}
+    assert rows == {row.path for row, _ in name_images(images[::-1])}
+    assert len({path.casefold() for path in rows}) == 3
+    long_name = "\U0001f600" * 60 + "." + "\U0001f600" * 9
+    images = [image._replace(path=str(Path(image.path).with_name(long_name))) for image in images]
+    assert max(len(Path(row.path).name.encode()) for row, _ in name_images(images)) <= 255
+
+
+def test_path_that_is_there_twice_is_refused():
+    images = [SourceImage("a/1.png", "training", "a", Inspection("0" * 64, 1))] * 2
+    with pytest.raises(SourceError, match=r"^a/1\.png: found twice in the source, under names that cannot be told apart"):
+        name_images(images)
+
+
 def test_plan_does_not_depend_on_the_order(root):
     params = read_params(root / "params.yaml").restructure
     shuffler = random.Random(0)

@@ -386,25 +386,51 @@ def name_images(images: Iterable[SourceImage]) -> list[tuple[ManifestRow, Source
     """Give each image a path `SPLIT/CLASS/NAME` that no other one has, also where the file system ignores case.
 
     The name is the file's own. Where two files of a class and split share one, or it is too long, it is cut and gets
-    the first 8 digits of its source path's SHA-256, so that no name depends on the order of the files.
+    the first 8 digits of its source path's SHA-256; where names made in this way are shared as well, with others or with
+    a file's own that imitates them, all 64 digits. So no name depends on the order of the files.
+
+    Raises
+    ------
+    SourceError
+        Two images have the same path in the source.
     """
-    sharing: defaultdict[str, list[SourceImage]] = defaultdict(list)
-    for image in images:
-        sharing[fold_name(f"{image.split}/{image.label}/{PurePosixPath(image.path).name}")].append(image)
+    waiting = [(image, 0 if len(PurePosixPath(image.path).name.encode()) <= MAX_NAME_BYTES else 8) for image in images]
+    while True:
+        sharing: defaultdict[str, list[tuple[SourceImage, int]]] = defaultdict(list)
+        for image, n_digits in waiting:
+            sharing[fold_name(f"{image.split}/{image.label}/{make_name(image.path, n_digits)}")].append((image, n_digits))
+        if len(sharing) == len(waiting):
+            break
+        waiting = [
+            (image, n_digits if len(group) == 1 else lengthen_name(image, n_digits))
+            for group in sharing.values()
+            for image, n_digits in group
+        ]
     named = []
-    for group in sharing.values():
-        for image in group:
-            name = PurePosixPath(image.path)
-            unique = name.name
-            if len(group) > 1 or len(unique.encode()) > MAX_NAME_BYTES:
-                # 60 characters are at most 240 bytes, which leaves room within the 255 of a file system.
-                unique = f"{name.stem[:50]}~{hash_bytes(image.path.encode())[:8]}{name.suffix[:8]}"
-            path = f"{image.split}/{image.label}/{unique}"
-            seen = image.seen
-            size = seen.bytes, seen.width_px, seen.height_px
-            row = ManifestRow(path, str(image.split), image.label, seen.sha256, *size, seen.mode, seen.format)
-            named.append((row, image))
+    for image, n_digits in waiting:
+        path = f"{image.split}/{image.label}/{make_name(image.path, n_digits)}"
+        seen = image.seen
+        size = seen.bytes, seen.width_px, seen.height_px
+        row = ManifestRow(path, str(image.split), image.label, seen.sha256, *size, seen.mode, seen.format)
+        named.append((row, image))
     return named
+
+
+def make_name(path: str, n_digits: int) -> str:
+    """Return the file name of a path in the source, cut and with digits of the path's SHA-256 if there are any."""
+    name = PurePosixPath(path)
+    if n_digits == 0:
+        return name.name
+    # A character is at most 4 bytes; of the 255 of a file system there is room for these.
+    stem = name.stem[: 50 if n_digits == 8 else 30]
+    return f"{stem}~{hash_bytes(path.encode())[:n_digits]}{name.suffix[:8]}"
+
+
+def lengthen_name(image: SourceImage, n_digits: int) -> int:
+    """Return how many digits of the hash a name gets that is shared with so many."""
+    if n_digits == 64:
+        raise SourceError(f"{image.path}: found twice in the source, under names that cannot be told apart; remove one")
+    return 64 if n_digits else 8
 
 
 def _count_files(n_files: int) -> str:
