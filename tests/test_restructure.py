@@ -3,6 +3,7 @@ import hashlib
 import io
 import logging
 import random
+import re
 import shutil
 import tarfile
 import zipfile
@@ -157,6 +158,43 @@ def test_csv_errors(use, table, message):
     write_images(Path("source"), ["1.png"])
     Path("source/labels.csv").write_text(table)
     with pytest.raises(SourceError, match=message):
+        restructure()
+
+
+@pytest.mark.parametrize(
+    ("written", "there", "hint"),
+    [
+        ("cafe\u0301.png", "caf\u00e9.png", "its accents are in Unicode NFC, here in NFD"),
+        ("caf\u00e9.png", "cafe\u0301.png", "its accents are in Unicode NFD, here in NFC"),
+        ("A.PNG", "a.png", r"\(a\.png is there: upper and lower case and spaces count\)$"),
+        ("x\\1.png", "x/1.png", r"\(x/1\.png is there: write / between folders\)$"),
+    ],
+)
+@pytest.mark.parametrize("subfolder", [None, "in/side"])
+def test_path_that_only_looks_like_one_of_the_table_is_said(use, written, there, hint, subfolder):
+    use(layout="csv", labels_csv="labels.csv", subfolder=subfolder)
+    folder = Path("source", subfolder or "")
+    write_images(folder, [there])
+    (folder / "labels.csv").write_text(f"path,label\n{written},a\n")
+    with pytest.raises(SourceError, match=r"labels\.csv: 1 of its paths are not in the source: .*" + hint):
+        restructure()
+
+
+def test_parameters_that_only_look_like_what_is_in_the_source_are_said(use):
+    hint = "(what looks the same is there with other bytes: its accents are in Unicode NFC, here in NFD)"
+    write_images(Path("source"), ["e\u0301/cat/1.png", "e\u0301/dog/2.png"])
+    use(layout="class_folders", subfolder="\u00e9")
+    with pytest.raises(SourceError, match=re.escape(f"outside the subfolder: \u00e9 {hint}")):
+        restructure()
+    use(layout="class_folders", subfolder=None, labels={"\u00e9": "x"})
+    with pytest.raises(SourceError, match=re.escape(f"label not in restructure.labels: 'e\u0301' {hint}")):
+        restructure()
+    splits = {"training": "\u00e9", "validation": None, "evaluation": "x"}
+    use(layout="split_class_folders", splits=splits, labels={})
+    with pytest.raises(SourceError, match=re.escape(f"not in a folder of a split: \u00e9, x {hint}")):
+        restructure()
+    use(layout="csv", labels_csv="\u00e9/cat/1.png")
+    with pytest.raises(SourceError, match="found no such file .what looks the same is there with other bytes"):
         restructure()
 
 
@@ -351,7 +389,9 @@ def test_names_are_unique_where_the_digits_of_a_hash_are_the_same():
 
 def test_path_that_is_there_twice_is_refused():
     images = [SourceImage("a/1.png", "training", "a", Inspection("0" * 64, 1))] * 2
-    with pytest.raises(SourceError, match=r"^a/1\.png: found twice in the source, under names that cannot be told apart"):
+    with pytest.raises(
+        SourceError, match=r"^a/1\.png: found twice in the source, under names that cannot be told apart"
+    ):
         name_images(images)
 
 

@@ -193,6 +193,16 @@ def test_each_check_fails_on_what_it_is_for(name):
     assert failed.keys() - {name} <= BESIDE.get(name, set())
 
 
+@pytest.mark.slow
+def test_classes_that_look_the_same_are_told_apart():
+    names = {"cat": "\u00e9", "dog": "e\u0301"}
+    data = make_data([row._replace(label=names[row.label]) for row in ROWS])
+    assert sorted(find_failed(data)["class_names"].rows) == [
+        "e\u0301 (accents in Unicode NFD)",
+        "\u00e9 (accents in Unicode NFC)",
+    ]
+
+
 def test_every_check_has_a_failing_case():
     assert FAILURES.keys() == ValidateParams.model_fields.keys() - {"columns"}
 

@@ -10,7 +10,7 @@ import pandas as pd
 from relearn import paths
 from relearn.errors import IntegrityError
 from relearn.expectations import Check, Row, Table, name_path
-from relearn.manifest import Exclusion, ManifestRow
+from relearn.manifest import Exclusion, ManifestRow, find_form
 from relearn.near_duplicates import mark_near_duplicates
 from relearn.params import NearDuplicates, ValidateParams
 from relearn.tables import compare_classes, compare_splits, count_images, describe_images
@@ -161,7 +161,7 @@ def _plan_class_checks(data: Data, params: ValidateParams) -> list[Check]:
             "names of classes that differ by more than upper and lower case",
             "classes",
             expect_between("n_of_name", most=1),
-            _name_class,
+            _spell_class,
         ),
         Check(
             "every_class_in_every_split",
@@ -227,6 +227,12 @@ def _plan_class_checks(data: Data, params: ValidateParams) -> list[Check]:
 
 def _name_class(row: Row) -> str:
     return "all of these classes" if pd.isna(row["label"]) else str(row["label"])
+
+
+def _spell_class(row: Row) -> str:
+    """Return a class with the normal form of its accents, which two names that look the same may differ in."""
+    name = _name_class(row)
+    return name if name.isascii() else f"{name} (accents in Unicode {find_form(name)})"
 
 
 def _list_lost(data: Data) -> tuple[list[Exclusion], int]:

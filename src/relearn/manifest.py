@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,6 +70,29 @@ class Exclusion(NamedTuple):
 def fold_name(name: str) -> str:
     """Return what names share that some file systems, or people, take for one: by case, accents or spaces around."""
     return unicodedata.normalize("NFC", name).strip().casefold()
+
+
+def fold_names(names: Iterable[str]) -> dict[str, str]:
+    """Return names by what they share with those that look like them; see `describe_alike`."""
+    return {fold_name(name): name for name in names}
+
+
+def describe_alike(name: str, known: Mapping[str, str]) -> str:
+    """Return in parentheses how one of the names in `known` differs that looks like `name`, or nothing if none does."""
+    other = known.get(fold_name(name.replace("\\", "/")), name)
+    if other == name:
+        return ""
+    if "\\" in name:
+        return f" ({other} is there: write / between folders)"
+    if unicodedata.normalize("NFC", name) != unicodedata.normalize("NFC", other):
+        return f" ({other} is there: upper and lower case and spaces count)"
+    form, other_form = find_form(name), find_form(other)
+    return f" (what looks the same is there with other bytes: its accents are in Unicode {other_form}, here in {form})"
+
+
+def find_form(name: str) -> str:
+    """Return the normal form of Unicode that a name is in: NFC (composed accents), NFD (decomposed), or neither."""
+    return next((form for form in ("NFC", "NFD") if unicodedata.is_normalized(form, name)), "no normal form")
 
 
 def sort_key(row: ManifestRow) -> tuple[int, str, str]:

@@ -23,7 +23,9 @@ from relearn.manifest import (
     Exclusion,
     ManifestRow,
     Sighting,
+    describe_alike,
     fold_name,
+    fold_names,
     hash_tables,
     sort_key,
     write_manifest,
@@ -196,10 +198,13 @@ def choose_layout(params: RestructureParams) -> Callable[[str], Place]:
     """
     splits = {name: split for split in SPLITS if (name := getattr(params.splits, split)) is not None}
     listed = _read_labels_csv(params, splits) if params.layout == "csv" else {}
+    subfolder = PurePosixPath(params.subfolder or "")
+    depth = len(subfolder.parts)
+    known_splits, known_labels, known_subfolder = map(fold_names, (splits, params.labels, [str(subfolder)]))
 
     def find_split(folder: str) -> str:
         if folder not in splits:
-            raise Refused(f"not in a folder of a split: {', '.join(splits)}")
+            raise Refused(f"not in a folder of a split: {', '.join(splits)}{describe_alike(folder, known_splits)}")
         return splits[folder]
 
     def find_place(path: str) -> Place:
@@ -208,7 +213,8 @@ def choose_layout(params: RestructureParams) -> Callable[[str], Place]:
             raise Refused("hidden file")
         if params.subfolder is not None:
             if not inner.is_relative_to(params.subfolder):
-                raise Refused(f"outside the subfolder: {params.subfolder}")
+                alike = describe_alike(str(PurePosixPath(*inner.parts[:depth])), known_subfolder)
+                raise Refused(f"outside the subfolder: {params.subfolder}{alike}")
             inner = inner.relative_to(params.subfolder)
         match params.layout, inner.parts:
             case "food5k", (folder, name) if "_" in name:
@@ -225,7 +231,8 @@ def choose_layout(params: RestructureParams) -> Callable[[str], Place]:
                 raise Refused(f"does not fit the layout: {params.layout}")
         if params.labels:
             if place.label not in params.labels:
-                raise Refused(f"label not in restructure.labels: {place.label!r}")
+                alike = describe_alike(place.label, known_labels)
+                raise Refused(f"label not in restructure.labels: {place.label!r}{alike}")
             place = place._replace(label=params.labels[place.label])
         _check_label(place.label)
         return place
@@ -261,12 +268,14 @@ def _read_labels_csv(params: RestructureParams, splits: dict[str, str]) -> dict[
             places[name] = place
     except csv.Error as error:
         raise SourceError(f"{where}: line {table.line_num}: wanted CSV, got: {error}") from None
-    found = {file.path for file in iterate_source(source)}
     root = PurePosixPath(params.subfolder or "")
-    missing = [name for name in places if str(root / name) not in found]
-    if missing:
-        first = ", ".join(missing[:N_NAMED]) + (", ..." if len(missing) > N_NAMED else "")
-        raise SourceError(f"{where}: {len(missing)} of its paths are not in the source: {first}")
+    inner = [PurePosixPath(file.path) for file in iterate_source(source)]
+    found = {file.relative_to(root).as_posix() for file in inner if file.is_relative_to(root)}
+    if missing := [name for name in places if name not in found]:
+        there = fold_names(found)
+        first = ", ".join(name + describe_alike(name, there) for name in missing[:N_NAMED])
+        more = ", ..." if len(missing) > N_NAMED else ""
+        raise SourceError(f"{where}: {len(missing)} of its paths are not in the source: {first}{more}")
     return places
 
 
@@ -398,7 +407,9 @@ def name_images(images: Iterable[SourceImage]) -> list[tuple[ManifestRow, Source
     while True:
         sharing: defaultdict[str, list[tuple[SourceImage, int]]] = defaultdict(list)
         for image, n_digits in waiting:
-            sharing[fold_name(f"{image.split}/{image.label}/{make_name(image.path, n_digits)}")].append((image, n_digits))
+            sharing[fold_name(f"{image.split}/{image.label}/{make_name(image.path, n_digits)}")].append(
+                (image, n_digits)
+            )
         if len(sharing) == len(waiting):
             break
         waiting = [

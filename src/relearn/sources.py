@@ -16,6 +16,7 @@ from typing import NamedTuple, Self
 
 from relearn.errors import SourceError
 from relearn.images import MAX_BYTES
+from relearn.manifest import describe_alike, fold_names
 from relearn.text import holds_control_character, is_control_character
 
 
@@ -95,7 +96,9 @@ def read_source_file(source: Path, path: str) -> bytes:
     SourceError
         The source has no such file, or it cannot be read.
     """
+    others = []
     for file in iterate_source(source):
+        others.append(file.path)
         if file.path == path:
             if file.refusal:
                 raise SourceError(f"{source}: {path}: {file.refusal}")
@@ -103,7 +106,8 @@ def read_source_file(source: Path, path: str) -> bytes:
                 return file.read()
             except READING_ERRORS as error:
                 raise SourceError(f"{source}: {path}: cannot be read: {error}") from None
-    raise SourceError(f"{source}: wanted {path} in it, found no such file; set restructure.labels_csv")
+    alike = describe_alike(path, fold_names(others))
+    raise SourceError(f"{source}: wanted {path} in it, found no such file{alike}; set restructure.labels_csv")
 
 
 def _refuse(path: str, reason: str) -> SourceFile:
