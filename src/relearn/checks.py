@@ -18,7 +18,7 @@ from relearn.tables import compare_classes, compare_splits, count_images, descri
 N_COPIES_SHOWN = 6
 
 # What a person has left out, by a name or a parameter, is not what went wrong with the files that were meant.
-NOT_MEANT = {"hidden file", "outside the subfolder", "not listed"}
+NOT_MEANT = {"hidden file", "system file", "outside the subfolder", "not listed"}
 
 
 # The checks against the last committed data.

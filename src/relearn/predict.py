@@ -4,7 +4,6 @@ import csv
 import glob
 import logging
 import os
-import re
 import sys
 from collections import deque
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from pydantic import ValidationError
 from relearn.classifier import RECORD, read_classifier
 from relearn.errors import ImageError, IntegrityError, NetworkError
 from relearn.networks import Extractor, ExtractorRecord
-from relearn.sources import SourceFile, iterate_source, open_source_file
+from relearn.sources import SourceFile, explain_hidden, iterate_source, open_source_file, refuse_file
 from relearn.text import escape_controls, format_json
 from relearn.threads import map_ahead
 
@@ -93,14 +92,36 @@ def predict_files(inputs: list[str], folder: Path, weights: Path | None = None) 
 def find_files(name: str) -> list[SourceFile]:
     """Return the files that an argument stands for, in the order of their names; none if it stands for nothing."""
     if os.path.isdir(name):
-        inside = [file for file in iterate_source(Path(name)) if not re.search(r"(^|/)\.", file.path)]
-        found = [file._replace(path=os.path.join(name, file.path)) for file in inside]
+        inside = [file for file in iterate_source(Path(name), is_strict=False) if explain_hidden(file.path) is None]
+        found = [file._replace(path=os.path.join(name, file.path) if file.path != "." else name) for file in inside]
     elif os.path.lexists(name):
         found = [open_source_file(Path(name), name)]
     else:
         matching = [path for path in glob.glob(name, recursive=True) if not os.path.isdir(path)]
         found = [open_source_file(Path(path), path) for path in matching]
+        found += list_closed_folders(name)
     return sorted(found, key=lambda file: file.path)
+
+
+def list_closed_folders(pattern: str) -> list[SourceFile]:
+    """Return, as refused files, the folders that a glob pattern looks into and cannot list: glob passes them over."""
+    parts = Path(pattern).parts
+    closed = {}
+    for n, part in enumerate(parts):
+        if not glob.has_magic(part):
+            continue
+        head = os.path.join(*parts[:n], "**" if part == "**" else "", "")
+        for folder in glob.glob(head, recursive=True) if n or part == "**" else [os.curdir]:
+            try:
+                os.scandir(folder or os.curdir).close()
+            except NotADirectoryError:
+                continue
+            except OSError as error:
+                path = os.path.normpath(folder)
+                if explain_hidden(os.path.basename(path)):
+                    continue
+                closed[path] = refuse_file(path, f"folder cannot be listed: {error.strerror}")
+    return list(closed.values())
 
 
 def read_content(file: SourceFile) -> bytes:
