@@ -27,7 +27,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from conftest import draw_image, encode_image
+from conftest import ROOT, draw_image, encode_image, write_images
 from relearn import formats, images, paths
 from relearn.errors import ImageError, SourceError
 from relearn.files import read_csv
@@ -390,8 +390,8 @@ def list_corpus():
         yield name, encode_image(draw_image(seed)), KEPT
     yield "loose.png", encode_image(draw_image(0)), "^does not fit the layout"
     yield ".git/config", b"[core]", "^hidden file$"
-    yield "food/Thumbs.db", b"\xd0\xcf\x11\xe0" + bytes(99), NO_IMAGE
-    yield "__MACOSX/food/1.png", b"\0\5\x16\7", "^hidden file$"
+    yield "food/Thumbs.db", b"\xd0\xcf\x11\xe0" + bytes(99), "^system file: Thumbs.db$"
+    yield "__MACOSX/food/1.png", b"\0\5\x16\7", "^system file: __MACOSX$"
 
 
 def restructure():
@@ -548,30 +548,67 @@ def become_nobody(folder):
         os.seteuid(0)
 
 
-def test_unreadable_files_and_folders():
-    # Not below tmp_path, where nobody but its owner may look.
+def read_or_explain(file):
+    try:
+        return file.refusal or file.read()
+    except READING_ERRORS as error:
+        return error.strerror
+
+
+@pytest.fixture
+def closed():
+    """A folder that somebody who is not root may not wholly read; not below tmp_path, where few may look."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for path in ("closed/1.png", "open/2.png", "open/3.png"):
+        for path in ("closed/1.png", "open/2.png", "open/3.png", "lost+found/4.png"):
             (folder / path).parent.mkdir(exist_ok=True)
             (folder / path).write_bytes(b"x")
-        (folder / "open" / "2.png").chmod(0)
-        (folder / "closed").chmod(0)
+        for path in ("open/2.png", "closed", "lost+found"):
+            (folder / path).chmod(0)
         try:
-            with become_nobody(folder):
-                found = {}
-                for file in iterate_source(folder):
-                    try:
-                        found[file.path] = file.refusal or file.read()
-                    except READING_ERRORS as error:
-                        found[file.path] = error.strerror
+            yield folder
         finally:
-            (folder / "closed").chmod(0o700)
+            for path in ("closed", "lost+found"):
+                (folder / path).chmod(0o700)
+
+
+def test_unreadable_files_and_folders(closed):
+    found = {}
+    with become_nobody(closed):
+        for file in iterate_source(closed, is_strict=False):
+            found[file.path] = read_or_explain(file)
+        with pytest.raises(
+            SourceError, match="/closed: folder cannot be listed: Permission denied; allow it to be read"
+        ):
+            list(iterate_source(closed))
     assert found == {
         "closed": "folder cannot be listed: Permission denied",
+        "lost+found": "system file: lost+found",
         "open/2.png": "Permission denied",
         "open/3.png": b"x",
     }
+
+
+def test_class_folder_that_cannot_be_listed_leaves_the_old_data_set():
+    """As a user without the right to list it."""
+    settings = (ROOT / "params.yaml").read_text().replace("source: data/raw/digits.zip", "source: source")
+    with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
+        Path("params.yaml").write_text(settings)
+        write_images(Path("source"), [f"{label}/{n}.png" for n, label in enumerate("aabb")])
+        restructure()
+        before = list_tree(Path("data"))
+        for path in (Path(), *Path().rglob("*")):
+            os.chown(path, 65534, 65534) if os.geteuid() == 0 else None
+        Path("source/b").chmod(0)
+        try:
+            with (
+                become_nobody(Path()),
+                pytest.raises(SourceError, match=r"^source/b: folder cannot be listed: Permission"),
+            ):
+                restructure()
+        finally:
+            Path("source/b").chmod(0o700)
+        assert list_tree(Path("data")) == before
 
 
 def test_folders_in_folders_in_folders(tmp_path):

@@ -2,19 +2,24 @@ import errno
 import hashlib
 import io
 import logging
+import os
 import random
 import re
 import shutil
+import subprocess
+import sys
 import tarfile
+import threading
 import zipfile
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from conftest import draw_image, encode_image, write_images
-from relearn import inspections, paths
+from relearn import inspections, paths, sources
 from relearn import restructure as stage
 from relearn.errors import SourceError
 from relearn.files import hash_file, read_csv, read_json
@@ -194,7 +199,7 @@ def test_parameters_that_only_look_like_what_is_in_the_source_are_said(use):
     with pytest.raises(SourceError, match=re.escape(f"not in a folder of a split: \u00e9, x {hint}")):
         restructure()
     use(layout="csv", labels_csv="\u00e9/cat/1.png")
-    with pytest.raises(SourceError, match="found no such file .what looks the same is there with other bytes"):
+    with pytest.raises(SourceError, match=r"found no such file .what looks the same is there with other bytes"):
         restructure()
 
 
@@ -236,7 +241,7 @@ def test_unreadable_file_is_excluded_without_its_whole_path(use, monkeypatch):
     monkeypatch.setattr(
         stage,
         "iterate_source",
-        lambda source: [file._replace(read=refuse) if file.path == "a/1.png" else file for file in original(source)],
+        lambda *args: [file._replace(read=refuse) if file.path == "a/1.png" else file for file in original(*args)],
     )
     _, excluded = restructure()
     assert excluded == {"a/1.png": "cannot be read: Permission denied"}
@@ -258,7 +263,16 @@ def test_what_is_no_image_is_excluded_with_the_reason(use):
         "cat/notes.txt": b"text",
         "cat/.hidden.png": encode_image(draw_image(1)),
         ".cache/cat/x.png": encode_image(draw_image(1)),
-        "__MACOSX/cat/x.png": encode_image(draw_image(1)),
+        "__MACOSX/cat/._x.png": encode_image(draw_image(1)),
+        "@eaDir/x.png/SYNOPHOTO_THUMB_M.jpg": encode_image(draw_image(1)),
+        "cat/@eaDir/x.png": encode_image(draw_image(1)),
+        "$Recycle.Bin/S-1-5/x.png": encode_image(draw_image(1)),
+        "System Volume Information/x.png": encode_image(draw_image(1)),
+        "lost+found/x.png": encode_image(draw_image(1)),
+        "#recycle/x.png": encode_image(draw_image(1)),
+        "cat/Thumbs.db": b"x",
+        "cat/desktop.ini": b"x",
+        "cat/.DS_Store": b"x",
         "cat/cut.jpg": encode_image(draw_image(1), "JPEG")[:-20],
     }.items():
         Path("source", name).parent.mkdir(parents=True, exist_ok=True)
@@ -271,7 +285,16 @@ def test_what_is_no_image_is_excluded_with_the_reason(use):
         "cat/notes.txt": "not an image (BMP, GIF, JPEG, PNG, TIFF, WEBP are read)",
         "cat/.hidden.png": "hidden file",
         ".cache/cat/x.png": "hidden file",
-        "__MACOSX/cat/x.png": "hidden file",
+        "__MACOSX/cat/._x.png": "system file: __MACOSX",
+        "@eaDir/x.png/SYNOPHOTO_THUMB_M.jpg": "system file: @eaDir",
+        "cat/@eaDir/x.png": "system file: @eaDir",
+        "$Recycle.Bin/S-1-5/x.png": "system file: $Recycle.Bin",
+        "System Volume Information/x.png": "system file: System Volume Information",
+        "lost+found/x.png": "system file: lost+found",
+        "#recycle/x.png": "system file: #recycle",
+        "cat/Thumbs.db": "system file: Thumbs.db",
+        "cat/desktop.ini": "system file: desktop.ini",
+        "cat/.DS_Store": "hidden file",
     }
 
 
@@ -541,8 +564,8 @@ def read(monkeypatch):
     names = []
     original = stage.iterate_source
 
-    def iterate(source):
-        for file in original(source):
+    def iterate(*args):
+        for file in original(*args):
             yield file._replace(read=lambda file=file: names.append(file.path) or file.read())
 
     monkeypatch.setattr(stage, "iterate_source", iterate)
@@ -629,3 +652,248 @@ def test_sightings_and_hashes_are_in_the_order_of_the_manifest(use):
         assert (float(contrast), row.tobytes()) == (found.contrast, found.hashes or bytes(row.size))
     assert read_json(paths.SOURCE) == {"source": "source", "n_files": 17, **hash_tables()}
     assert read_json(paths.SOURCE)["hashes_sha256"] == hash_file(paths.HASHES)
+
+
+# --- a source that is not known as a whole ----------------------------------------------------------------------------
+
+
+def list_source():
+    return sorted(path for path in Path("source").rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def forty(use):
+    """Forty images in four classes."""
+    use(layout="class_folders")
+    write_images(Path("source"), [f"{label}/{n}.png" for label in "abcd" for n in range(10)])
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+@pytest.mark.parametrize("call", ["scandir", "is_dir"])
+def test_folder_that_cannot_be_listed_is_an_error(forty, monkeypatch, number, call):
+    restructure()
+    before = read_results()
+    scandir = os.scandir
+
+    class Entry:  # as one of a file system that does not say of what kind an entry is
+        def __init__(self, entry):
+            self.entry = entry
+
+        def __getattr__(self, name):
+            return getattr(self.entry, name)
+
+        def is_dir(self, **options):
+            if self.entry.path == "source/b":
+                raise OSError(number, os.strerror(number))
+            return self.entry.is_dir(**options)
+
+    @contextmanager
+    def scan(path):
+        if call == "scandir" and str(path) == "source/b":
+            raise OSError(number, os.strerror(number), path)
+        with scandir(path) as entries:
+            yield list(entries) if call == "scandir" else [Entry(entry) for entry in entries]
+
+    where = "source/b" if call == "scandir" else "source"
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(SourceError, match=rf"^{where}: folder cannot be listed: {os.strerror(number)}; allow it to be"),
+    ):
+        patch.setattr(sources.os, "scandir", scan)
+        restructure()
+    assert read_results() == before
+
+
+def rename_away():
+    Path("source/d").rename("elsewhere")
+
+
+def rename_within():
+    Path("source/d").rename("source/e")
+
+
+def replace_file():
+    Path("source/c/new").write_bytes(encode_image(draw_image(99)))
+    Path("source/c/new").replace("source/c/3.png")
+
+
+CHANGES = {
+    "folder renamed away": (rename_away, "10 files gone|folder cannot be listed|no such file"),
+    "folder renamed within": (rename_within, "10 files gone .*, 10 files new|folder cannot be listed"),
+    "folder deleted": (lambda: shutil.rmtree("source/d"), "10 files gone|folder cannot be listed"),
+    "source renamed": (lambda: Path("source").rename("other"), "source.*: no such file or folder"),
+    "file deleted": (lambda: Path("source/c/3.png").unlink(), r"1 file gone \(c/3\.png\); run `dvc repro` when nobody"),
+    "file added": (lambda: write_images(Path("source"), ["c/new.png"], 500), r"1 file new \(c/new\.png\)"),
+    "file replaced": (replace_file, r"1 file changed \(c/3\.png\)"),
+    "folder added": (lambda: write_images(Path("source"), ["x/1.png", "x/2.png"], 600), "2 files new"),
+}
+
+
+# What happens to a file before its folder is listed is no change.
+@pytest.mark.parametrize(
+    ("name", "when"),
+    [
+        (name, when)
+        for name in CHANGES
+        for when in ("first file", "last file")
+        if "folder" in name or when != "first file"
+    ],
+)
+def test_source_that_changes_while_it_is_read_is_an_error(forty, monkeypatch, name, when):
+    """Another thread changes it for good once the first, or the last, image is decoded."""
+    change, message = CHANGES[name]
+    n_decoded = []
+    lock = threading.Lock()
+
+    def decode(content):
+        with lock:
+            n_decoded.append(1)
+            if len(n_decoded) == (1 if when == "first file" else 40):
+                change()
+        return decode_image(content)
+
+    monkeypatch.setattr(inspections, "decode_image", decode)
+    with pytest.raises(SourceError, match=message):
+        restructure()
+    assert not paths.DATASET.exists()
+
+
+def test_source_that_other_processes_rename_is_read_as_it_was_at_one_time(forty):
+    """A folder of ten that is away half of the time: an error, or all or none of them, and never a part."""
+    renaming = "import os, sys, time\nwhile True:\n"
+    renaming += " os.rename('source/c', 'away'); time.sleep(0.004); os.rename('away', 'source/c'); time.sleep(0.004)\n"
+    process = subprocess.Popen([sys.executable, "-c", renaming])
+    counts = Counter()
+    try:
+        for _ in range(40):
+            try:
+                kept, excluded = restructure()
+            except SourceError:
+                counts["error"] += 1
+            else:
+                counts[len(kept), len(excluded)] += 1
+    finally:
+        process.kill()
+        process.wait()
+    assert counts.keys() <= {"error", (40, 0), (30, 0)}
+    assert counts["error"] > 3
+
+
+def test_known_files_that_vanish_while_they_are_copied_are_an_error(forty, settled, monkeypatch):
+    restructure()
+    before = read_results()
+    copyfile = shutil.copyfile
+
+    def copy_and_rename(source, target):
+        if Path("source/d").exists():
+            Path("source/d").rename("elsewhere")
+        return copyfile(source, target)
+
+    monkeypatch.setattr(stage.shutil, "copyfile", copy_and_rename)
+    with pytest.raises(
+        SourceError, match=r"source/d/\d\.png: changed while it was copied|source: changed while it was"
+    ):
+        restructure()
+    assert read_results() == before
+
+
+@pytest.mark.parametrize("name", ["source.zip", "source.tar.gz"])
+def test_archive_that_is_replaced_while_it_is_read_is_an_error(forty, set_params, monkeypatch, name):
+    shutil.make_archive("source", "zip", "source")
+    shutil.make_archive("source", "gztar", "source")
+    set_params({"restructure.source": name})
+    restructure()
+    shutil.rmtree(paths.find_cache())
+    before = read_results()
+
+    lock = threading.Lock()
+
+    def decode(content):
+        with lock:
+            shutil.copy(name, "new")
+            Path("new").replace(name)
+        return decode_image(content)
+
+    monkeypatch.setattr(inspections, "decode_image", decode)
+    with pytest.raises(SourceError, match=rf"^{name}: changed while it was read: 1 file changed \({name}\); run"):
+        restructure()
+    assert read_results() == before
+
+
+def test_source_that_changes_after_its_table_was_read_is_an_error(use, monkeypatch):
+    use(layout="csv", labels_csv="labels.csv")
+    write_images(Path("source"), [f"{n}.png" for n in range(9)])
+    Path("source/labels.csv").write_text("path,label\n" + "".join(f"{n}.png,{'ab'[n % 2]}\n" for n in range(9)))
+    choose_layout = stage.choose_layout
+    for change in (Path("source/3.png").unlink, lambda: Path("source/labels.csv").write_text("path,label\n")):
+
+        def choose(params, change=change):
+            places = choose_layout(params)
+            change()
+            return places
+
+        with (
+            monkeypatch.context() as patch,
+            pytest.raises(SourceError, match=r"^source: changed while it was read: 1 file (gone|changed) \("),
+        ):
+            patch.setattr(stage, "choose_layout", choose)
+            restructure()
+        write_images(Path("source"), [f"{n}.png" for n in range(9)])
+
+
+def test_hidden_files_may_come_and_go(forty, monkeypatch):
+    def decode(content):
+        for name in ("source/.DS_Store", "source/a/Thumbs.db", "source/@eaDir"):
+            Path(name).write_bytes(content)
+        return decode_image(content)
+
+    monkeypatch.setattr(inspections, "decode_image", decode)
+    kept, _ = restructure()
+    assert len(kept) == 40
+
+
+def test_classes_without_an_image_are_warned_of(use, caplog, set_params):
+    """An empty folder, one that is full of copies of another class, one that is a link, and one without any image."""
+    use(layout="class_folders")
+    write_images(Path("source"), ["cat/1.png", "dog/2.png", "dog/3.png", "landscape/4.png", ".hidden/5.png"])
+    copy("landscape/4.png", "dog/4.png")
+    Path("source/notes").mkdir()
+    Path("source/notes/a.txt").write_text("text")
+    for folder in ("empty", "nested/empty", "@eaDir/empty"):
+        Path("source", folder).mkdir(parents=True)
+    Path("source/linked").symlink_to("cat")
+    warning = "source: classes of which no image was kept: empty (0 files), landscape (1 file), linked (0 files), "
+    warning += "nested (0 files), notes (1 file); data/excluded.csv has the reasons"
+    restructure()
+    assert warning in caplog.messages
+    caplog.clear()
+    shutil.make_archive("source", "zip", "source")
+    with tarfile.open("source.tar", "w") as archive:
+        archive.add("source", ".")
+    for name in ("source.zip", "source.tar"):
+        set_params({"restructure.source": name})
+        restructure()
+        (told,) = [message for message in caplog.messages if "no image was kept" in message]
+        assert "empty (0 files), landscape (1 file)" in told
+        assert "nested (0 files), notes (1 file)" in told
+        caplog.clear()
+
+
+def test_classes_that_all_have_images_are_not_warned_of(forty, caplog):
+    restructure()
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("layout", ["split_class_folders", "csv"])
+def test_classes_of_other_layouts_without_an_image_are_warned_of(use, caplog, layout):
+    use(layout=layout, labels_csv="labels.csv", labels={"a": "cat", "b": "dog", "c": "owl"})
+    write_images(Path("source"), ["training/a/1.png", "evaluation/a/2.png"])
+    for folder in ("training/b", "training/c", "evaluation/x"):
+        Path("source", folder).mkdir(parents=True)
+    Path("source/training/b/3.png").write_bytes(b"")
+    rows = "".join(f"{path.relative_to('source')},{path.parent.name}\n" for path in list_source())
+    Path("source/labels.csv").write_text(f"path,label\n{rows}")
+    restructure()
+    (told,) = [message for message in caplog.messages if "no image was kept" in message]
+    owl = ", owl (0 files)" if layout == "split_class_folders" else ""
+    assert told == f"source: classes of which no image was kept: dog (1 file){owl}; data/excluded.csv has the reasons"

@@ -8,6 +8,7 @@ import shutil
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -31,7 +32,13 @@ from relearn.manifest import (
     write_manifest,
 )
 from relearn.params import Fractions, RestructureParams
-from relearn.sources import READING_ERRORS, iterate_source, read_source_file
+from relearn.sources import (
+    READING_ERRORS,
+    Walk,
+    explain_hidden,
+    iterate_source,
+    read_source_file,
+)
 from relearn.text import holds_control_character
 from relearn.threads import Budget, count_threads, map_ahead
 
@@ -87,40 +94,23 @@ def run(params: RestructureParams) -> None:
     Raises
     ------
     SourceError
-        The source cannot be read, no image is left, or a file changed while it was copied.
+        The source cannot be read or a folder in it cannot be listed, no image is left, or the source changed meanwhile.
     """
     source = Path(params.source)
     check_source(source)
-    find_place = choose_layout(params)
     with write_folder(paths.DATASET) as folder, Inspections(paths.find_inspections()) as inspections:
         spool = Spool(folder / ".spool", source)
-        images: list[SourceImage] = []
-        excluded: list[Exclusion] = []
-
-        budget = Budget(MAX_BYTES_AHEAD)
-
-        def inspect(file: FoundFile | Exclusion) -> SourceImage | Exclusion:
-            if isinstance(file, Exclusion):
-                return file
-            try:
-                return inspect_file(file, source, inspections, spool)
-            finally:
-                budget.give_back(len(file.content))
-
-        files = read_files(source, find_place, inspections, budget)
-        for found in map_ahead(inspect, files, 2 * count_threads()):
-            if isinstance(found, Exclusion):
-                excluded.append(found)
-            else:
-                images.append(found)
+        reader = Reader(source, params, inspections)
+        images, excluded = inspect_files(reader, inspections, spool)
         n_files = len(images) + len(excluded)
         kept, left_out = plan_dataset(images, params)
         excluded += left_out
+        rows = [row for row, _ in kept]
+        spool.place_images(rows, folder)
+        reader.check_unchanged()
         if not kept:
             raise SourceError(_describe_nothing(source, params, excluded))
-        rows = [row for row, _ in kept]
         check_classes({row.label for row in rows}, params)
-        spool.place_images(rows, folder)
     write_manifest(paths.MANIFEST, rows)
     sightings = [Sighting(row.path, image.path, image.seen.contrast) for row, image in kept]
     write_csv(paths.SIGHTINGS, Sighting._fields, sightings)
@@ -128,6 +118,7 @@ def run(params: RestructureParams) -> None:
     write_csv(paths.EXCLUDED, Exclusion._fields, sorted(excluded))
     write_json(paths.SOURCE, {"source": params.source, "n_files": n_files, **hash_tables()})
     _log_summary(source, rows, excluded)
+    reader.log_remarks({row.label for row in rows})
 
 
 class Spool:
@@ -165,8 +156,12 @@ class Spool:
 
     def _copy_unread(self, sha256: str, target: Path) -> None:
         path, stamp = self._unread[sha256]
-        shutil.copyfile(path, target)
-        if read_stamp(path) != stamp:
+        try:
+            shutil.copyfile(path, target)
+            is_same = read_stamp(path) == stamp
+        except FileNotFoundError:
+            is_same = False
+        if not is_same:
             raise SourceError(f"{path}: changed while it was copied; run `dvc repro` when nobody writes there")
 
 
@@ -209,8 +204,8 @@ def choose_layout(params: RestructureParams) -> Callable[[str], Place]:
 
     def find_place(path: str) -> Place:
         inner = PurePosixPath(path)
-        if any(part.startswith(".") or part == "__MACOSX" for part in inner.parts):
-            raise Refused("hidden file")
+        if hidden := explain_hidden(path):
+            raise Refused(hidden)
         if params.subfolder is not None:
             if not inner.is_relative_to(params.subfolder):
                 alike = describe_alike(str(PurePosixPath(*inner.parts[:depth])), known_subfolder)
@@ -291,26 +286,138 @@ def _read_place(row: dict[str | None, Any], splits: dict[str, str], where: str) 
     return PurePosixPath(name).as_posix(), Place(splits[split] if split else None, label)
 
 
-def read_files(
-    source: Path, find_place: Callable[[str], Place], inspections: Inspections, budget: Budget
-) -> Iterator[FoundFile | Exclusion]:
-    """Read the files that have a place one after the other; the others come as exclusions, with the reason."""
-    is_folder = source.is_dir()
-    for file in iterate_source(source):
+class Reader:
+    """Reads the files of a source once, and notes what it meets, for what is asked when all have been read."""
+
+    def __init__(self, source: Path, params: RestructureParams, inspections: Inspections) -> None:
+        self.source = source
+        self._is_folder = source.is_dir()
+        # The table of layout csv is read before the files, and held against a listing of its own.
+        self._looks = [read_stamps(source)] if params.layout == "csv" or not self._is_folder else []
+        self._find_place = choose_layout(params)
+        self._inspections = inspections
+        self._walk = Walk(set(), [])
+        self._n_files: Counter[str] = Counter()
+
+    def read_files(self, budget: Budget) -> Iterator[FoundFile | Exclusion]:
+        """Read the files that have a place one after the other; the others come as exclusions, with the reason."""
+        stamps: dict[str, str | None] = {}
+        for file in iterate_source(self.source, self._walk):
+            path = self.source / file.path
+            stamp = _find_stamp(path) if self._is_folder else None
+            stamps[file.path] = stamp
+            try:
+                if file.refusal is not None:
+                    self._count(file.path)
+                    raise Refused(file.refusal)
+                place = self._find_place(file.path)
+                self._n_files[place.label] += 1
+                known = self._inspections.find_file(path, stamp) if stamp else None
+                content = b"" if known else file.read()
+                budget.take(len(content))
+                yield FoundFile(file.path, place, content, stamp, known)
+            except Refused as refusal:
+                yield Exclusion(file.path, str(refusal))
+            except READING_ERRORS as error:
+                reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+                yield Exclusion(file.path, f"cannot be read: {reason}")
+        if self._is_folder:
+            self._looks.append(stamps)
+
+    def _count(self, path: str, n_files: int = 1) -> None:
+        """Count files of the class that a path has, if it has one."""
+        with suppress(Refused):
+            self._n_files[self._find_place(path).label] += n_files
+
+    def check_unchanged(self) -> None:
+        """Raise `SourceError` if the source is not what it was each time that it was looked at."""
+        now = read_stamps(self.source)
+        for before in self._looks:
+            changes = describe_changes(before, now)
+            if changes:
+                raise SourceError(
+                    f"{self.source}: changed while it was read: {changes}; run `dvc repro` when nobody writes there"
+                )
+
+    def log_remarks(self, kept: set[str]) -> None:
+        """Warn of names that may have been misread, and of classes that have files or a folder but no image kept."""
+        for remark in self._walk.remarks:
+            log.warning("%s", remark)
+        for folder in self._walk.folders:
+            self._count(f"{folder}/x", 0)  # as a file in it would be called
+        lost = sorted(self._n_files.keys() - kept)
+        if lost:
+            told = [f"{label} ({_count_files(self._n_files[label])})" for label in lost[:N_NAMED]]
+            more = ", ..." if len(lost) > N_NAMED else ""
+            log.warning(
+                "%s: classes of which no image was kept: %s%s; %s has the reasons",
+                self.source,
+                ", ".join(told),
+                more,
+                paths.EXCLUDED,
+            )
+
+
+def read_stamps(source: Path) -> dict[str, str | None]:
+    """Return what changes when a file does: of all files of a folder by their paths, or of the archive.
+
+    None is the stamp of a file that is not there any more, or cannot be looked at.
+    """
+    if source.exists() and not source.is_dir():
+        return {source.name: _find_stamp(source)}
+    return {file.path: _find_stamp(source / file.path) for file in iterate_source(source)}
+
+
+def _find_stamp(path: Path) -> str | None:
+    try:
+        return read_stamp(path)
+    except (OSError, ValueError):
+        return None
+
+
+def describe_changes(before: dict[str, str | None], now: dict[str, str | None]) -> str:
+    """Return how many files are gone, new and changed, with examples; nothing if there are none.
+
+    Hidden files do not count, for they are no images, and a file manager may write some at any time; nor do inodes,
+    which some network file systems number as they like.
+    """
+    kinds = {
+        "gone": [path for path in before if path not in now],
+        "new": [path for path in now if path not in before],
+        "changed": [path for path in before if path in now and _drop_inode(before[path]) != _drop_inode(now[path])],
+    }
+    told = []
+    for kind, found in kinds.items():
+        if meant := sorted(path for path in found if explain_hidden(path) is None):
+            more = ", ..." if len(meant) > N_NAMED else ""
+            told.append(f"{_count_files(len(meant))} {kind} ({', '.join(meant[:N_NAMED])}{more})")
+    return ", ".join(told)
+
+
+def _drop_inode(stamp: str | None) -> str | None:
+    return stamp and stamp.partition(" ")[2]
+
+
+def inspect_files(reader: Reader, inspections: Inspections, spool: Spool) -> tuple[list[SourceImage], list[Exclusion]]:
+    """Read and inspect all files of a source, on all cores; return its images, and the files that are none."""
+    images: list[SourceImage] = []
+    excluded: list[Exclusion] = []
+    budget = Budget(MAX_BYTES_AHEAD)
+
+    def inspect(file: FoundFile | Exclusion) -> SourceImage | Exclusion:
+        if isinstance(file, Exclusion):
+            return file
         try:
-            if file.refusal is not None:
-                raise Refused(file.refusal)
-            place = find_place(file.path)
-            stamp = read_stamp(source / file.path) if is_folder else None
-            known = inspections.find_file(source / file.path, stamp) if stamp else None
-            content = b"" if known else file.read()
-            budget.take(len(content))
-            yield FoundFile(file.path, place, content, stamp, known)
-        except Refused as refusal:
-            yield Exclusion(file.path, str(refusal))
-        except READING_ERRORS as error:
-            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            yield Exclusion(file.path, f"cannot be read: {reason}")
+            return inspect_file(file, reader.source, inspections, spool)
+        finally:
+            budget.give_back(len(file.content))
+
+    for found in map_ahead(inspect, reader.read_files(budget), 2 * count_threads()):
+        if isinstance(found, Exclusion):
+            excluded.append(found)
+        else:
+            images.append(found)
+    return images, excluded
 
 
 def inspect_file(file: FoundFile, source: Path, inspections: Inspections, spool: Spool) -> SourceImage | Exclusion:
@@ -395,8 +502,8 @@ def name_images(images: Iterable[SourceImage]) -> list[tuple[ManifestRow, Source
     """Give each image a path `SPLIT/CLASS/NAME` that no other one has, also where the file system ignores case.
 
     The name is the file's own. Where two files of a class and split share one, or it is too long, it is cut and gets
-    the first 8 digits of its source path's SHA-256; where names made in this way are shared as well, with others or with
-    a file's own that imitates them, all 64 digits. So no name depends on the order of the files.
+    the first 8 digits of its source path's SHA-256; where names made in this way are shared as well, with others or
+    with a file's own that imitates them, all 64 digits. So no name depends on the order of the files.
 
     Raises
     ------
