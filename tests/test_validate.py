@@ -237,7 +237,10 @@ def test_severity_decides_what_stops(workspace):
 
 @pytest.mark.slow
 def test_hidden_files_are_no_loss():
-    excluded = [(f"{n}.jpg", reason) for n, reason in enumerate(["hidden file", "outside the subfolder: x"] * 30)]
+    excluded = [
+        (f"{n}.jpg", reason)
+        for n, reason in enumerate(["hidden file", "system file: Thumbs.db", "outside the subfolder: x"] * 30)
+    ]
     assert find_failed(make_data(excluded=excluded)) == {}
 
 

@@ -153,7 +153,7 @@ def _refuse_size(path: str, n_bytes: int) -> SourceFile | None:
 
 
 def explain_hidden(path: str) -> str | None:
-    """Return why a path is none that a person put there, or None: a part is hidden, or one of `SYSTEM_NAMES`."""
+    """Return the reason why a path is not meant as an image: a part is hidden, or one of `SYSTEM_NAMES`; else None."""
     for part in PurePosixPath(path).parts:
         if part.casefold() in SYSTEM_NAMES:
             return f"system file: {part}"
