@@ -61,9 +61,8 @@ NETWORKS = {
     "xception": "Xception",
 }
 
-# Limits of a YAML file. A set of 22,000 classes with a label each stays below them.
+# Limits of a YAML file, which may hold a value for every five bytes. A set of 22,000 classes stays below them.
 MAX_YAML_BYTES = 1_000_000
-MAX_YAML_VALUES = 200_000
 MAX_YAML_DEPTH = 20
 MAX_NUMBER_CHARACTERS = 100
 YAML_KINDS = {"null", "bool", "int", "float", "str", "seq", "map", "merge"}
@@ -537,7 +536,7 @@ def parse_blocks(content: bytes, name: str, model: type[Blocks]) -> Blocks:
         raise ParamsError(f"{name}: {error.error_count()} wrong{problems}{more}") from None
 
 
-def parse_yaml(content: bytes, name: str) -> Any:
+def parse_yaml(content: bytes, name: str, max_bytes: int = MAX_YAML_BYTES) -> Any:
     """Return the value of a YAML file that is called `name` in errors: blocks, lists, texts, numbers, booleans, null.
 
     A small file can stand for a huge value, by aliases of aliases, or can take more stack than there is. So size,
@@ -548,15 +547,15 @@ def parse_yaml(content: bytes, name: str) -> Any:
     ParamsError
         It is not YAML, or is beyond a limit; one line.
     """
-    if len(content) > MAX_YAML_BYTES:
-        raise ParamsError(f"{name}: wanted at most {MAX_YAML_BYTES:,} bytes, got more; is it the right file?")
+    if len(content) > max_bytes:
+        raise ParamsError(f"{name}: wanted at most {max_bytes:,} bytes, got more; is it the right file?")
     yaml = YAML(typ="safe", pure=True)
     yaml.max_depth = MAX_YAML_DEPTH
     try:
         root = yaml.compose(content)
         if root is None:
             return None
-        _measure_node(root, name, 1, {})
+        _measure_node(root, name, 1, {}, max_bytes // 5)
         return yaml.constructor.construct_document(root)
     except MaxDepthExceededError as error:
         raise _refuse_depth(name, error.problem_mark.line) from None
@@ -564,7 +563,9 @@ def parse_yaml(content: bytes, name: str) -> Any:
         raise ParamsError(f"{name}: wanted YAML, got: {_shorten(' '.join(str(error).split()))}") from None
 
 
-def _measure_node(node: Node, name: str, depth: int, found: dict[int, tuple[int, int]]) -> tuple[int, int]:
+def _measure_node(
+    node: Node, name: str, depth: int, found: dict[int, tuple[int, int]], max_values: int
+) -> tuple[int, int]:
     """Return of how many values a node consists once its aliases are replaced, and on how many levels.
 
     Nodes that were measured are in `found`. An alias inside of what it names has no end, and so is too deep.
@@ -574,11 +575,11 @@ def _measure_node(node: Node, name: str, depth: int, found: dict[int, tuple[int,
     if id(node) not in found:
         where = f"{name}: line {node.start_mark.line + 1}"
         _check_node(node, where)
-        sizes = [_measure_node(child, name, depth + 1, found) for child in _list_children(node)]
+        sizes = [_measure_node(child, name, depth + 1, found, max_values) for child in _list_children(node)]
         n_values = 1 + sum(size for size, _ in sizes)
-        if n_values > MAX_YAML_VALUES:
+        if n_values > max_values:
             raise ParamsError(
-                f"{where}: wanted at most {MAX_YAML_VALUES:,} values, got more, by aliases (*name) if the file is small"
+                f"{where}: wanted at most {max_values:,} values, got more, by aliases (*name) if the file is small"
             )
         found[id(node)] = n_values, 1 + max((levels for _, levels in sizes), default=0)
     n_values, n_levels = found[id(node)]

@@ -46,6 +46,9 @@ from relearn.repository import (
     write_commit,
 )
 
+# A `.dvc` file of a remote with versions lists every file of a folder.
+MAX_DVC_BYTES = 100_000_000
+
 UNPUSHED = Path(".relearn/retrain/unpushed")  # is there while something is recorded here alone
 NONE = "none"
 LOCK = ".lock"
@@ -265,7 +268,8 @@ def _find_blob(root: Path, commit: str, name: str) -> str | None:
 
 
 def _read_yaml(root: Path, commit: str, name: str) -> Any:
-    value = parse_yaml(run_git(root, "cat-file", "blob", f"{commit}:{name}").encode(), f"{commit[:12]}:{name}")
+    content = run_git(root, "cat-file", "blob", f"{commit}:{name}").encode()
+    value = parse_yaml(content, f"{commit[:12]}:{name}", MAX_DVC_BYTES)
     if not isinstance(value, dict):
         raise RepositoryError(
             f"{commit[:12]}:{name}: wanted a file of DVC, got {_name_kind(value)}; commit a whole one"
