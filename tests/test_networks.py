@@ -298,6 +298,10 @@ def test_value_that_does_not_fit_is_an_error(monkeypatch):
         type("ResourceExhaustedError", (Exception,), {})("OOM when allocating tensor"),
         type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory"),
         type("XlaRuntimeError", (RuntimeError,), {})("RESOURCE_EXHAUSTED: Out of memory while trying to allocate"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("CUDA error: out of memory"),
     ],
 )
 def test_lack_of_memory_is_told_alike_by_all_backends(monkeypatch, error):

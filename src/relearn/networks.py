@@ -37,8 +37,10 @@ from relearn.rewriting import rewrite_network
 from relearn.threads import Item, prefetch
 from relearn.winograd import is_supported, transform_convolutions
 
-# What TensorFlow and torch raise; JAX tells it in the text alone.
+# What TensorFlow and torch raise, and what the text of more general errors holds: of JAX, and of torch's other
+# allocators (the host's memory, cuDNN, cuBLAS, the driver).
 OUT_OF_MEMORY = ("ResourceExhaustedError", "OutOfMemoryError", "MemoryError")
+OUT_OF_MEMORY_TEXTS = ("RESOURCE_EXHAUSTED", "DefaultCPUAllocator", "STATUS_ALLOC_FAILED", "CUDA error: out of memory")
 
 
 class UnfitFeature(NetworkError):
@@ -188,7 +190,7 @@ class Extractor:
         try:
             computed = self._model.predict_on_batch(batch)
         except Exception as error:
-            if type(error).__name__ in OUT_OF_MEMORY or "RESOURCE_EXHAUSTED" in str(error):
+            if type(error).__name__ in OUT_OF_MEMORY or any(text in str(error) for text in OUT_OF_MEMORY_TEXTS):
                 raise MemoryError(f"a batch of {self.batch_size} images") from error
             raise
         features = np.asarray(computed, np.float32)[:n_images]
