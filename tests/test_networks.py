@@ -69,6 +69,18 @@ def test_preprocessing_is_the_networks_own(network):
     assert np.array_equal(np.array(list(extractor.compute_rows(images))), expected)
 
 
+@pytest.mark.parametrize("network", ["vgg16", "mobilenet_v2", "mobilenet_v3_small", "mini_vgg"])
+def test_batch_lies_in_memory_as_the_device_takes_it(network):
+    extractor = make_extractor(network=network, pooling="avg", image_size_px=64)
+    images = prepare(extractor, 3)
+    batch, n_images = extractor._stack(images)
+    filled_up = np.array([*images, np.zeros_like(images[0])], np.float32)
+    assert n_images == 3
+    assert batch.dtype == np.float32
+    assert batch.flags.c_contiguous
+    assert batch.tobytes() == np.ascontiguousarray(extractor._preprocess(filled_up)).tobytes()
+
+
 @pytest.mark.parametrize("network", ["vgg16", "mobilenet_v2", "densenet121"])
 def test_random_weights_are_seeded_and_keep_the_scale(network):
     first, same, other = (make_extractor(network=network, pooling="avg", seed=seed) for seed in (1, 1, 2))

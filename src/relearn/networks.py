@@ -182,9 +182,14 @@ class Extractor:
 
     def _stack(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, int]:
         size = self._params.image_size_px
-        batch = np.zeros((self.batch_size, size, size, 3), np.float32)
-        batch[: len(images)] = images
-        return self._preprocess(batch), len(images)
+        # Of a whole batch keras would return a view with its channels reversed, which the thread that runs the network
+        # then has to copy before each batch.
+        batch = np.empty((self.batch_size, size, size, 3), np.float32)
+        for row, image in zip(batch[: len(images)], images, strict=True):
+            row[...] = self._preprocess(image.astype(np.float32))
+        if len(images) < self.batch_size:
+            batch[len(images) :] = self._preprocess(np.zeros((1, size, size, 3), np.float32))
+        return batch, len(images)
 
     def _run(self, batch: np.ndarray, n_images: int) -> np.ndarray:
         try:
