@@ -462,6 +462,7 @@ def test_missing_cells_are_reported_and_break_nothing(workspace, column, which):
     write_csv(paths.MANIFEST, ManifestRow._fields, rows)
     if column == "path":
         write_csv(paths.SIGHTINGS, Sighting._fields, [Sighting(row.path, row.path, 50.0) for row in rows])
+    write_json(paths.SOURCE, read_json(paths.SOURCE) | hash_tables())
     with pytest.raises(ValidationFailed, match=f"complete: wanted a value in every cell, got .*no {column}"):
         run(make_params())
     assert paths.VALIDATION_PAGE.exists()
