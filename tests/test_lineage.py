@@ -1,4 +1,6 @@
 import json
+import os
+import re
 import subprocess
 
 import pytest
@@ -89,8 +91,8 @@ def test_by_tag_revision_and_folder(repository):
 
 
 def test_which_classifiers_saw_an_image(repository):
-    assert find_sightings("c" * 64) == [("classifier@v10.0.0", "validation")]
-    assert [split for _, split in find_sightings("a" * 64)] == ["training", "training"]
+    assert find_sightings("c" * 64) == ([("classifier@v10.0.0", "validation")], [])
+    assert [split for _, split in find_sightings("a" * 64)[0]] == ["training", "training"]
     runner = CliRunner()
     answer = runner.invoke(cli.app, ["lineage", "--image", "d" * 64])
     assert answer.output == f"no classifier that was promoted has seen {'d' * 64}\n"
@@ -99,7 +101,47 @@ def test_which_classifiers_saw_an_image(repository):
     (repository / "image.png").write_bytes(b"x")
     answer = runner.invoke(cli.app, ["lineage", "--image", "image.png"])
     assert hash_bytes(b"x") in answer.output
+    answer = runner.invoke(cli.app, ["lineage", "--image", "C" * 64])
+    assert answer.output == "classifier@v10.0.0  validation\n"
     assert runner.invoke(cli.app, ["lineage", "v2", "--image", "x"]).exit_code == 2
     assert "release/current: wanted a tag" in str(runner.invoke(cli.app, ["lineage"]).exception)
     answer = runner.invoke(cli.app, ["lineage", "v10"])
     assert "images       3 (training 1, validation 1, evaluation 1), data/manifest.csv sha256 " in answer.output
+
+
+def test_what_is_no_image_is_no_answer(workspace):
+    """Not "no classifier has seen it": that would be the answer to another question."""
+    (workspace / "folder").mkdir()
+    (workspace / "image.png").write_bytes(b"x")
+    os.mkfifo(workspace / "pipe")
+    absent = ["imgae.png", "folder/imgae.png", "image.png/x", "", "c" * 63, "c" * 65, "g" * 64, "x" * 300, "nul\0"]
+    for image, got in [("folder", "a folder"), ("pipe", "no regular file"), *((name, "no such file") for name in absent)]:
+        message = f"--image: wanted the file of an image or its whole SHA-256 (64 hexadecimal digits), got {image!r}: {got}"
+        for more in ([], ["--json"]):
+            answer = CliRunner().invoke(cli.app, ["lineage", "--image", image, *more])
+            assert (answer.output, type(answer.exception), str(answer.exception)) == ("", IntegrityError, message)
+
+
+def test_without_tags_nothing_is_known(repository):
+    """As in a clone that was made without tags."""
+    for tag in list_tags():
+        git(repository, "tag", "--delete", tag)
+    message = r"^wanted a tag classifier@vN.0.0, got none: nothing was promoted here, or `git fetch --tags` brings them$"
+    with pytest.raises(IntegrityError, match=message):
+        find_sightings("c" * 64)
+
+
+def test_a_classifier_whose_images_are_not_known_is_an_error(repository):
+    """It may have seen the image."""
+    git(repository, "rm", "--quiet", "--cached", "data/manifest.csv")
+    (repository / "data" / "manifest.csv").unlink()
+    git(repository, "commit", "--quiet", "--allow-empty", "--message", "x")
+    git(repository, "tag", "classifier@v12.0.0")
+    answer = CliRunner().invoke(cli.app, ["lineage", "--image", "c" * 64])
+    assert answer.output == "classifier@v10.0.0  validation\n"
+    assert isinstance(answer.exception, IntegrityError)
+    message = r"classifier@v12\.0\.0: its images are not known: data/manifest.csv of classifier@v12\.0\.0: not in git, in DVC"
+    assert re.match(message, str(answer.exception))
+    answer = CliRunner().invoke(cli.app, ["lineage", "--image", "c" * 64, "--json"])
+    assert json.loads(answer.output)["splits"] == {"classifier@v10.0.0": "validation"}
+    assert isinstance(answer.exception, IntegrityError)

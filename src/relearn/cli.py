@@ -188,8 +188,7 @@ def lineage(
     """Tell which images, parameters, code and environment a classifier came from, or which classifiers saw an image."""
     import json as format_json
 
-    from relearn.files import hash_file
-    from relearn.lineage import describe_lineage, find_lineage, find_sightings
+    from relearn.lineage import check_all_known, describe_lineage, find_image_hash, find_lineage, find_sightings
     from relearn.release import CURRENT
 
     if model is not None and image is not None:
@@ -198,13 +197,14 @@ def lineage(
         found = find_lineage(model or str(paths.RELEASE / CURRENT))
         _print(format_json.dumps(found._asdict(), indent=2) if json else "\n".join(describe_lineage(found)))
         return
-    sha256 = hash_file(Path(image)) if Path(image).is_file() else image
-    sightings = find_sightings(sha256)
+    sha256 = find_image_hash(image)
+    sightings, unknown = find_sightings(sha256)
     if json:
         print(format_json.dumps({"sha256": sha256, "splits": dict(sightings)}, indent=2))
     else:
-        lines = [f"{tag}  {split}" for tag, split in sightings]
-        _print(*lines or [f"no classifier that was promoted has seen {sha256}"])
+        none = [] if unknown else [f"no classifier that was promoted has seen {sha256}"]
+        _print(*[f"{tag}  {split}" for tag, split in sightings] or none)
+    check_all_known(unknown)
 
 
 @app.command()

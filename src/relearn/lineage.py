@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import os
 import re
+import stat
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +13,7 @@ from typing import Any, NamedTuple
 from relearn import paths
 from relearn.classifier import RECORD
 from relearn.errors import IntegrityError
-from relearn.files import hash_bytes, read_json
+from relearn.files import hash_bytes, hash_file, read_json
 from relearn.manifest import SPLITS
 from relearn.repository import find_commit, run_git
 
@@ -111,20 +113,62 @@ def parse_images(manifest: bytes) -> dict[str, str]:
     return {row["sha256"]: row["split"] for split in reversed(SPLITS) for row in rows if row["split"] == split}
 
 
-def find_sightings(sha256: str) -> list[tuple[str, str]]:
-    """Return the tags of the classifiers whose data had an image, the newest first, with its split in each.
+def find_image_hash(image: str) -> str:
+    """Return the SHA-256 of an image that is given by its file, or by that hash itself.
 
-    The split of one whose manifest cannot be had is the reason for that.
+    Raises
+    ------
+    IntegrityError
+        It is neither a regular file nor a whole hash.
     """
-    found = []
-    for tag in list_tags():
+    try:
+        status = os.stat(image)
+    except (OSError, ValueError):  # ValueError: a NUL
+        if re.fullmatch("[0-9a-fA-F]{64}", image):
+            return image.lower()
+        got = "no such file"
+    else:
+        if stat.S_ISREG(status.st_mode):
+            return hash_file(Path(image))
+        got = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file"
+    raise IntegrityError(
+        f"--image: wanted the file of an image or its whole SHA-256 (64 hexadecimal digits), got {image!r}: {got}"
+    )
+
+
+def find_sightings(sha256: str) -> tuple[list[tuple[str, str]], list[str]]:
+    """Return which classifiers had an image in their data, and for which of them that is not known.
+
+    Returns
+    -------
+    Tags with the split of the image in each, the newest first; and a line for each tag whose manifest cannot be had.
+
+    Raises
+    ------
+    IntegrityError
+        There is no tag of a classifier.
+    """
+    found, unknown = [], []
+    tags = list_tags()
+    if not tags:
+        raise IntegrityError(
+            "wanted a tag classifier@vN.0.0, got none: nothing was promoted here, or `git fetch --tags` brings them"
+        )
+    for tag in tags:
         try:
             split = parse_images(read_committed(Path(), tag, paths.MANIFEST)).get(sha256)
         except IntegrityError as error:
-            split = f"cannot be told: {error}"
-        if split:
-            found.append((tag, split))
-    return found
+            unknown.append(f"{tag}: its images are not known: {error}")
+        else:
+            found += [(tag, split)] if split else []
+    return found, unknown
+
+
+def check_all_known(unknown: list[str]) -> None:
+    """Raise `IntegrityError` if the images of a classifier are not known, for it may have seen any."""
+    if unknown:
+        more = f" (and {len(unknown) - 1:,} more)" if unknown[1:] else ""
+        raise IntegrityError(f"{unknown[0]}{more}; `dvc fetch --all-tags` brings what DVC's remote has")
 
 
 def describe_lineage(lineage: Lineage) -> list[str]:
