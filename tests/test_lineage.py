@@ -115,8 +115,14 @@ def test_what_is_no_image_is_no_answer(workspace):
     (workspace / "image.png").write_bytes(b"x")
     os.mkfifo(workspace / "pipe")
     absent = ["imgae.png", "folder/imgae.png", "image.png/x", "", "c" * 63, "c" * 65, "g" * 64, "x" * 300, "nul\0"]
-    for image, got in [("folder", "a folder"), ("pipe", "no regular file"), *((name, "no such file") for name in absent)]:
-        message = f"--image: wanted the file of an image or its whole SHA-256 (64 hexadecimal digits), got {image!r}: {got}"
+    for image, got in [
+        ("folder", "a folder"),
+        ("pipe", "no regular file"),
+        *((name, "no such file") for name in absent),
+    ]:
+        message = (
+            f"--image: wanted the file of an image or its whole SHA-256 (64 hexadecimal digits), got {image!r}: {got}"
+        )
         for more in ([], ["--json"]):
             answer = CliRunner().invoke(cli.app, ["lineage", "--image", image, *more])
             assert (answer.output, type(answer.exception), str(answer.exception)) == ("", IntegrityError, message)
@@ -126,7 +132,9 @@ def test_without_tags_nothing_is_known(repository):
     """As in a clone that was made without tags."""
     for tag in list_tags():
         git(repository, "tag", "--delete", tag)
-    message = r"^wanted a tag classifier@vN.0.0, got none: nothing was promoted here, or `git fetch --tags` brings them$"
+    message = (
+        r"^wanted a tag classifier@vN.0.0, got none: nothing was promoted here, or `git fetch --tags` brings them$"
+    )
     with pytest.raises(IntegrityError, match=message):
         find_sightings("c" * 64)
 
@@ -140,7 +148,9 @@ def test_a_classifier_whose_images_are_not_known_is_an_error(repository):
     answer = CliRunner().invoke(cli.app, ["lineage", "--image", "c" * 64])
     assert answer.output == "classifier@v10.0.0  validation\n"
     assert isinstance(answer.exception, IntegrityError)
-    message = r"classifier@v12\.0\.0: its images are not known: data/manifest.csv of classifier@v12\.0\.0: not in git, in DVC"
+    message = (
+        r"classifier@v12\.0\.0: its images are not known: data/manifest.csv of classifier@v12\.0\.0: not in git, in DVC"
+    )
     assert re.match(message, str(answer.exception))
     answer = CliRunner().invoke(cli.app, ["lineage", "--image", "c" * 64, "--json"])
     assert json.loads(answer.output)["splits"] == {"classifier@v10.0.0": "validation"}
