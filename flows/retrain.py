@@ -38,6 +38,7 @@ from relearn.retraining import (
     UNPUSHED,
     Start,
     align_release,
+    check_refs,
     describe_old_news,
     find_start,
     follow_remote,
@@ -264,6 +265,7 @@ def recover(run: Run) -> Start:
     remove_worktree(ROOT, WORKTREE)
     check_branch_is_free(ROOT, run.params.branch)
     start = find_start(ROOT, run.base, run.params)
+    check_refs(ROOT, start, run.params.branch)
     align_release(ROOT, run.params.branch)
     return start
 

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from conftest import ROOT, commit, git
-from relearn import paths, retraining
+from relearn import paths, repository, retraining
 from relearn.contest import IMAGES_HEADER
 from relearn.errors import ParamsError, RepositoryError
 from relearn.files import read_csv
@@ -14,6 +14,7 @@ from relearn.params import read_params
 from relearn.repository import add_worktree, find_commit, move_branch, run_git
 from relearn.retraining import (
     align_release,
+    check_refs,
     choose_version,
     describe_old_news,
     find_start,
@@ -257,6 +258,85 @@ def test_settings_are_those_that_are_committed(root):
     commit(root)
     with pytest.raises(ParamsError, match=r"^main:params.yaml: 1 wrong\n  retrain.margin: wanted less than 1, got 2"):
         read_settings(root, "main")
+
+
+BAD_BRANCHES = [
+    "a..b",
+    "x.lock",
+    "a//b",
+    "a/",
+    "a.",
+    "a/.b",
+    "a@{b",
+    "@{-1}",
+    "HEAD",
+    "-x",
+    "a b",
+    "a\\\\b",
+    "a\\0b",
+    "",
+]
+
+
+@pytest.mark.parametrize("branch", BAD_BRANCHES)
+def test_a_branch_that_git_refuses_is_an_error_of_the_settings(root, branch):
+    git(root, "switch", "--quiet", "--create", "earlier")  # which @{-1} names later on
+    git(root, "switch", "--quiet", "main")
+    text = (ROOT / "params.yaml").read_text()
+    assert "branch: retrain/main " in text
+    (root / "params.yaml").write_text(text.replace("branch: retrain/main ", f'branch: "{branch}" '))
+    commit(root)
+    with pytest.raises(ParamsError, match=r"^main:params.yaml: (1 wrong\s+)?retrain\.branch: wanted ") as raised:
+        read_settings(root, "main")
+    assert "hexadecimal" not in str(raised.value)
+
+
+def test_settings_that_are_no_text_are_an_error(root):
+    (root / "params.yaml").write_bytes(b"retrain: \xff")
+    commit(root)
+    with pytest.raises(ParamsError, match=r"^main:params.yaml: wanted YAML, got: "):
+        read_settings(root, "main")
+
+
+def test_a_branch_that_git_takes_is_taken(root):
+    (root / "params.yaml").write_text((ROOT / "params.yaml").read_text().replace("retrain/main", "rétrain/a.b-c@d"))
+    commit(root)
+    assert read_settings(root, "main").branch == "rétrain/a.b-c@d"
+
+
+@pytest.mark.parametrize("name", ["refs/heads/retrain/main", "refs/tags/classifier@v2.0.0", "packed-refs"])
+def test_a_lock_that_git_left_is_found_before_anything_is_computed(root, monkeypatch, name):
+    monkeypatch.setattr(repository, "PATIENCE_SECONDS", 0.1)
+    retrain(root, 1, FIRST)
+    start = find_start(root, "main", PARAMS)
+    before = run_git(root, "for-each-ref")
+    check_refs(root, start, PARAMS.branch)
+    assert run_git(root, "for-each-ref") == before
+    lock = root / ".git" / f"{name}.lock"
+    lock.touch()
+    message = f"^{lock}: a lock that git left when it was killed, or uses now; remove it if no git runs here$"
+    with pytest.raises(RepositoryError, match=message):
+        check_refs(root, start, PARAMS.branch)
+    assert list((root / ".git").rglob("*.lock")) == [lock]
+
+
+def test_a_branch_in_the_way_of_another_is_found_before_anything_is_computed(root):
+    git(root, "branch", "retrain")
+    message = (
+        r"^retrain\.branch: retrain/main: git refuses it: .*'refs/heads/retrain' exists; cannot create 'refs/heads/"
+    )
+    with pytest.raises(RepositoryError, match=message):
+        check_refs(root, find_start(root, "main", PARAMS), PARAMS.branch)
+
+
+def test_what_keeps_a_record_from_being_published_is_said_as_it_is(root):
+    """Not that the branch was moved, where it was not."""
+    retrain(root, 1, FIRST)
+    start = find_start(root, "main", PARAMS)
+    made, _ = retrain(root, 2, BETTER, publish=False)
+    (root / ".git" / "refs" / "heads" / "retrain" / "main.lock").touch()
+    with pytest.raises(RepositoryError, match=r"^git update-ref .*main\.lock': File exists"):
+        publish_record(root, BRANCH, made, start.tip)
 
 
 def test_a_tag_that_is_missing_is_that_of_the_promotion(root):

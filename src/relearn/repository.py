@@ -4,12 +4,14 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from relearn.errors import RepositoryError
 
 ABSENT = "0" * 40
+PATIENCE_SECONDS = 10  # with the lock of a git that runs at the same moment
 # Inside a hook these name the repository of whoever committed.
 LOCAL_VARIABLES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
 
@@ -104,6 +106,57 @@ def check_branch_is_free(root: Path, branch: str) -> None:
                 f"{branch}: is checked out in {worktree}; `git switch` to another branch there, or name another one in "
                 "retrain.branch"
             )
+
+
+def is_branch_name(root: Path, name: str) -> bool:
+    """Return whether git takes a text for the name of a branch; what only stands for one, such as `@{-1}`, is none."""
+    try:
+        return run_git(root, "check-ref-format", "--branch", name).rstrip("\n") == name
+    except RepositoryError:
+        return False
+
+
+def check_refs_can_move(root: Path, commit: str, refs: Mapping[str, str | None]) -> None:
+    """Let git prepare to set refs to a commit, and give it up: whatever it would refuse is an error now.
+
+    Parameters
+    ----------
+    commit
+        Any that is there.
+    refs
+        Where each ref is, by its full name; None where there is none yet.
+
+    Raises
+    ------
+    RepositoryError
+        A lock is in the way, which was left by a git that was killed; or git refuses for another reason.
+    """
+    lines = [f"update {ref} {commit} {before or ABSENT}" for ref, before in refs.items()]
+    timeouts = [f"core.{name}Timeout={PATIENCE_SECONDS * 1000:.0f}" for name in ("filesRefLock", "packedRefs")]
+    options = [part for timeout in timeouts for part in ("-c", timeout)]
+    try:
+        run_git(root, *options, "update-ref", "--stdin", text="\n".join(["start", *lines, "prepare", "abort", ""]))
+        lock = _wait_for_lock(find_git_folder(root) / "packed-refs.lock")  # which not every update of a ref takes
+    except RepositoryError as error:
+        match = re.search(r"Unable to create '(.+\.lock)': File exists", str(error))
+        if not match:
+            reason = str(error).partition("fatal: ")[2] or str(error)
+            raise RepositoryError(f"git refuses it: {reason}") from None
+        lock = Path(match[1])
+    if lock:
+        raise RepositoryError(
+            f"{lock}: a lock that git left when it was killed, or uses now; remove it if no git runs here"
+        )
+
+
+def _wait_for_lock(lock: Path) -> Path | None:
+    """Wait until a lock is gone; return it if it stays."""
+    end = time.monotonic() + PATIENCE_SECONDS
+    while lock.exists():
+        if time.monotonic() > end:
+            return lock
+        time.sleep(0.1)
+    return None
 
 
 def write_commit(folder: Path, parents: Sequence[str], message: str) -> str:

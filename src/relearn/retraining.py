@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 from relearn import paths
 from relearn.classifier import HEAD, RECORD
 from relearn.contest import IMAGES_HEADER
-from relearn.errors import IntegrityError, RepositoryError
+from relearn.errors import IntegrityError, ParamsError, RepositoryError
 from relearn.files import hash_bytes, read_csv
 from relearn.landing import Waiting
 from relearn.lineage import list_tags, name_tag, name_version, parse_images, read_committed
@@ -35,10 +35,12 @@ from relearn.release import IMAGES, VERSION, VERSIONS, find_current, keep_versio
 from relearn.repository import (
     add_tag,
     check_branch_is_free,
+    check_refs_can_move,
     commit_tree,
     find_commit,
     format_message,
     is_ancestor,
+    is_branch_name,
     list_files,
     move_branch,
     read_trailers,
@@ -96,9 +98,31 @@ def read_settings(root: Path, base: str) -> RetrainParams:
 
 
 def read_settings_of(root: Path, commit: str, name: str) -> RetrainParams:
-    """Read how to retrain from a commit, which is called `name` in errors."""
-    content = run_git(root, "cat-file", "blob", f"{commit}:{paths.PARAMS}").encode()
-    return parse_blocks(content, f"{name}:{paths.PARAMS}", Params).retrain
+    """Read how to retrain from a commit, which is called `name` in errors.
+
+    Raises
+    ------
+    ParamsError
+        The parameters are wrong, or git refuses the name of the branch.
+    """
+    content = run_git(root, "cat-file", "blob", f"{commit}:{paths.PARAMS}").encode(errors="surrogateescape")
+    params = parse_blocks(content, f"{name}:{paths.PARAMS}", Params).retrain
+    if not is_branch_name(root, params.branch):
+        raise ParamsError(
+            f"{name}:{paths.PARAMS}: retrain.branch: wanted a name that git takes for a branch "
+            f"(`git help check-ref-format`), got {params.branch!r}"
+        )
+    return params
+
+
+def check_refs(root: Path, start: Start, branch: str) -> None:
+    """Raise `RepositoryError` if git would refuse to record: a lock that it left, or another ref in the way."""
+    tag = name_tag(choose_version(root, start.tip))
+    try:
+        check_refs_can_move(root, start.base, {f"refs/heads/{branch}": start.tip, f"refs/tags/{tag}": None})
+    except RepositoryError as error:
+        words = str(error)
+        raise RepositoryError(f"retrain.branch: {branch}: {words}" if words.startswith("git ") else words) from None
 
 
 def follow_remote(root: Path, remote: str, branch: str) -> None:
@@ -348,6 +372,8 @@ def publish_record(root: Path, branch: str, commit: str, before: str | None) -> 
         try:
             move_branch(root, branch, commit, before)
         except RepositoryError as error:
+            if find_commit(root, f"refs/heads/{branch}") == before:
+                raise
             raise RepositoryError(
                 f"{branch} was moved while this ran, so nothing is recorded; the next run begins there ({error})"
             ) from None
