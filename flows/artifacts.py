@@ -3,6 +3,7 @@
 import base64
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from prefect.artifacts import (
 
 from relearn import paths
 from relearn.confusion import draw_confusion
+from relearn.landing import Left
 from relearn.text import escape_markdown
 
 N_IMAGES = 20
+N_LEFT = 1000
 
 # The stages that check, the artifact that tells what they found, and their report.
 GATES = {"validate": ("validation", paths.VALIDATION_REPORT), "verify": ("verification", paths.VERIFICATION_REPORT)}
@@ -64,6 +67,13 @@ def publish_contest(contest: dict[str, Any], version: str | None) -> None:
             for metric in contest["differences"]
         ]
         create_table_artifact(key="comparison", table=table, description="The one in use and the candidate")
+
+
+def publish_left(left: Sequence[Left], what: str) -> None:
+    """Publish which files of the landing folder were not taken or used, and why, as a table."""
+    table = [{"file": escape_markdown(entry.path), "reason": escape_markdown(entry.reason)} for entry in left[:N_LEFT]]
+    shown = f"; the first {len(table):,}" if left[N_LEFT:] else ""
+    create_table_artifact(key="landing", table=table, description=f"{len(left):,} files {escape_markdown(what)}{shown}")
 
 
 def publish_confusion(root: Path) -> None:

@@ -11,26 +11,47 @@ import json
 import logging
 import os
 import re
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from prefect import Task, flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from prefect.context import TaskRunContext
 from prefect.states import Completed, Failed, State
 
-from flows.artifacts import GATES, publish_confusion, publish_contest, publish_findings, publish_mistakes
+from flows.artifacts import (
+    GATES,
+    publish_confusion,
+    publish_contest,
+    publish_findings,
+    publish_left,
+    publish_mistakes,
+)
 from flows.child import ROOT, OutOfTime, run_child
 from flows.notify import check_webhook, notify
 from flows.pipeline import read_stages, run_to_its_end
 from relearn import paths
 from relearn.errors import ParamsError, RelearnError, RepositoryError
-from relearn.files import read_json
-from relearn.landing import Arrival, Landing, Waiting
+from relearn.files import read_csv, read_json
+from relearn.landing import (
+    HIDDEN,
+    Arrival,
+    Found,
+    Landing,
+    Left,
+    Waiting,
+    check_room,
+    describe_left,
+    list_unused,
+)
 from relearn.lock import LOCK, Locked, hold_lock
+from relearn.manifest import Exclusion
 from relearn.params import RetrainParams, read_params
 from relearn.release import VERSIONS
 from relearn.repository import add_worktree, check_branch_is_free, remove_worktree, run_git
@@ -57,6 +78,8 @@ from relearn.retraining import (
 from relearn.text import escape_lines
 
 STATE = Path(".relearn/retrain")
+N_LEFT_LOGGED = 20
+LAST_SECONDS = 10  # after the deadline, for a command to be ended and its last line to be reported
 N_MISTAKES = 24  # in the artifact; the page has them all
 RETRY = "RELEARN_RETRY_SECONDS"
 P = ParamSpec("P")
@@ -81,6 +104,7 @@ class Run(NamedTuple):
     lock : descriptor of the lock, which every child holds too
     deadline : by `time.monotonic()`
     was_unpushed : whether an earlier run could not push
+    notes : what a person should know beside how the run ended
     """
 
     base: str
@@ -88,6 +112,7 @@ class Run(NamedTuple):
     lock: int
     deadline: float
     was_unpushed: bool
+    notes: list[str]
 
     def execute(self, command: list[str], folder: Path = WORKTREE, report: Callable[[str], None] | None = None) -> None:
         """Run a command in a folder, with the code that is there, and report its lines, to the log if nowhere else.
@@ -133,11 +158,35 @@ def run_retraining(base: str = "main") -> State:
                 return skip(str(error))
             stack.callback(clean_up)
             deadline = time.monotonic() + 60 * params.time_limit_minutes
-            return retrain(Run(base, params, lock, deadline, (ROOT / UNPUSHED).exists()))
+            stack.enter_context(limit_time(deadline + LAST_SECONDS))
+            return retrain(Run(base, params, lock, deadline, (ROOT / UNPUSHED).exists(), []))
     except RelearnError as error:
         return Failed(message=escape_lines(str(error)))
     except OSError as error:  # a full disk, no right to write
         return Failed(message=escape_lines(f"{error.filename or STATE}: {error.strerror or error}"))
+
+
+@contextmanager
+def limit_time(deadline: float) -> Iterator[None]:
+    """Raise `OutOfTime` in whatever this thread does, be it waiting, when the deadline by `time.monotonic()` comes."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        context = TaskRunContext.get()
+        step = context.task.name if context else "retrain"
+        raise OutOfTime(f"{step}: ended, for the time limit has passed (retrain.time_limit_minutes)")
+
+    if threading.current_thread() is not threading.main_thread():  # no signal reaches it
+        get_run_logger().warning("not in the main thread: retrain.time_limit_minutes ends commands alone")
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, interrupt)
+    # Again after that, for somebody may have caught it.
+    signal.setitimer(signal.ITIMER_REAL, max(deadline - time.monotonic(), 1e-3), LAST_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def retrain(run: Run) -> State:
@@ -151,7 +200,7 @@ def retrain(run: Run) -> State:
             "%s: what is committed in %s counts, which is not what is here", paths.PARAMS, run.base
         )
     landing = find_landing(params)
-    waiting = retry(look_for_images, landing.is_remote)(landing, params.settle_seconds) if landing else []
+    waiting = retry(look_for_images, landing.is_remote)(run, landing, params.settle_seconds) if landing else []
     imports = list_imports(ROOT, start.base)
     landing_sha256 = hash_waiting(waiting)
     is_waiting = bool(waiting) and not was_tried(start, landing_sha256)
@@ -165,7 +214,7 @@ def retrain(run: Run) -> State:
     sources_sha256 = hash_sources(WORKTREE)
     if not is_new and start.in_use and sources_sha256 == hash_sources(ROOT, start.in_use):
         if landing:  # all that waits is in the data, and was not taken away for a kill
-            retry(take_away, landing.is_remote)(landing, arrivals)
+            retry(take_away, landing.is_remote)(run, landing, arrivals)
         return finish(run, skip("nothing new"))
     if not is_new and start.record and sources_sha256 == start.record.sources_sha256:
         return finish(run, skip(describe_old_news(start, sources_sha256)))
@@ -173,19 +222,22 @@ def retrain(run: Run) -> State:
     with suppress(Blocked):  # the decision says so
         for stage in read_stages(WORKTREE / "dvc.yaml"):
             run_stage.with_options(name=stage, task_run_name=stage)(run, stage)
+    if arrivals:
+        note_unused(run, arrivals)
     contest = decide(run, start)
     publish_contest(contest, start.version)
     if not contest["failed_checks"]:
         show_mistakes(run)
     version = record(run, start, contest, landing_sha256)
     if contest["promoted"] and landing:
-        retry(take_away, landing.is_remote)(landing, arrivals)
+        retry(take_away, landing.is_remote)(run, landing, arrivals)
     message = f"{contest['verdict']}: {contest['reason']}"
     if contest["promoted"]:
         return finish(run, Completed(name="Promoted", message=f"{version} is in use, {message}"))
     told = f"{version or 'nothing'} stays in use, {message}"
     if contest["verdict"] == "blocked by data":
-        told += f"; mend it, or take it out of {params.landing}" if waiting else ""
+        has_too_few = not contest["failed_checks"] and contest["n_judged"] < run.params.min_images
+        told += f"; mend it, or take it out of {params.landing}" if waiting and not has_too_few else ""
         return finish(run, Failed(name="Blocked", message=told))
     return finish(run, Completed(name="NotPromoted", message=told))
 
@@ -198,7 +250,11 @@ def drop_traceback(record: logging.LogRecord) -> bool:
 
 
 def finish(run: Run, state: State) -> State:
-    """Push, if anything was recorded since the last push; where that fails, the run does, and the next tries again."""
+    """Push, if anything was recorded since the last push; where that fails, the run does, and the next tries again.
+
+    What the run noted is added to how it ended.
+    """
+    state = state.model_copy(update={"message": "; ".join([str(state.message), *dict.fromkeys(run.notes)])})
     if not (ROOT / UNPUSHED).exists():
         return state
     try:
@@ -250,6 +306,18 @@ def find_landing(params: RetrainParams) -> Landing | None:
     return Landing(params.landing if "://" in params.landing else str(ROOT / params.landing))
 
 
+def note_left(run: Run, left: Sequence[Left], what: str) -> None:
+    """Say which files are not taken, or not used: in the log, as an artifact, and beside how the run ends."""
+    for path, reason in left[:N_LEFT_LOGGED]:
+        get_run_logger().warning("%s: %s: %s", what, path, reason)
+    if left[N_LEFT_LOGGED:]:
+        get_run_logger().warning("%s: and %d more", what, len(left) - N_LEFT_LOGGED)
+    if left:
+        publish_left(left, what)
+    if named := [entry for entry in left if entry.reason != HIDDEN]:
+        run.notes.append(describe_left(named, what))
+
+
 @task(name="fetch commits", cache_policy=NO_CACHE)
 def fetch_commits(run: Run) -> None:
     """Bring what others have pushed: base, records and tags."""
@@ -271,11 +339,15 @@ def recover(run: Run) -> Start:
 
 
 @task(name="look for images", cache_policy=NO_CACHE)
-def look_for_images(landing: Landing, settle_seconds: float) -> list[Waiting]:
-    """Return the files that wait in the landing folder."""
-    waiting = landing.list_waiting(settle_seconds)
-    get_run_logger().info("%s: %d files wait", landing.address, len(waiting))
-    return waiting
+def look_for_images(run: Run, landing: Landing, settle_seconds: float) -> list[Waiting]:
+    """Return the files in the landing folder that can be taken now, and say what becomes of the others."""
+    found: Found = landing.look(settle_seconds)
+    get_run_logger().info(
+        "%s: %d files can be taken, %d wait, %d are left", landing.address, *(len(part) for part in found)
+    )
+    note_left(run, found.waiting, f"waiting in {landing.address}")
+    note_left(run, found.left, f"left in {landing.address}")
+    return found.ready
 
 
 @task(name="open worktree", cache_policy=NO_CACHE)
@@ -352,7 +424,10 @@ def grow_source(run: Run, landing: Landing, waiting: list[Waiting]) -> list[Arri
             f"{source}.dvc: wanted a folder that `dvc add` tracks, got an import, whose next update would take away "
             "what lands; retrain.landing: null, and let images arrive where it comes from"
         )
-    arrivals = landing.copy_in(waiting, WORKTREE / source)
+    landing.check_is_apart(ROOT, source)
+    check_room(waiting, WORKTREE / source)
+    arrivals, left = landing.copy_in(waiting, WORKTREE / source)
+    note_left(run, left, f"left in {landing.address}")
     run.execute([*DVC, "add", str(source)])
     return arrivals
 
@@ -391,6 +466,13 @@ def decide(run: Run, start: Start) -> dict[str, Any]:
     return contest
 
 
+def note_unused(run: Run, arrivals: list[Arrival]) -> None:
+    """Say which of the files that were taken are not in the data all the same."""
+    rows = read_csv(WORKTREE / paths.EXCLUDED, Exclusion._fields)
+    unused = list_unused(arrivals, [Exclusion(*row) for row in rows])
+    note_left(run, unused, "that landed but not in the data")
+
+
 @task(name="show mistakes", cache_policy=NO_CACHE)
 def show_mistakes(run: Run) -> None:
     """Publish the confusion matrix, and the images that the candidate gets wrong."""
@@ -412,10 +494,11 @@ def record(run: Run, start: Start, contest: dict[str, Any], landing_sha256: str 
 
 
 @task(name="take away", cache_policy=NO_CACHE)
-def take_away(landing: Landing, arrivals: list[Arrival]) -> None:
+def take_away(run: Run, landing: Landing, arrivals: list[Arrival]) -> None:
     """Remove from the landing folder what is safe in the data."""
-    n_left = landing.remove(arrivals)
-    get_run_logger().info("%d files taken away, %d left for having changed", len(arrivals) - n_left, n_left)
+    left = landing.remove(arrivals)
+    get_run_logger().info("%d files taken away", len(arrivals) - len(left))
+    note_left(run, left, f"not taken away from {landing.address}")
 
 
 @task(name="push", cache_policy=NO_CACHE)

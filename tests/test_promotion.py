@@ -77,7 +77,10 @@ def test_bad_data_blocks_whatever_the_accuracy():
     assert decision.reason == "2 failed: min_images: wanted 20, got 3; classes: wanted 2, got 1"
     few = decide(99, 0, 50)
     assert (few.promoted, few.verdict) == (False, "blocked by data")
-    assert few.reason == "wanted at least 100 evaluation images in common (retrain.min_images), got 99"
+    assert few.reason == (
+        "wanted at least 100 evaluation images in common (retrain.min_images), got 99; add evaluation images, or lower "
+        "retrain.min_images"
+    )
 
 
 def test_the_first_is_promoted_unless_its_data_is_bad():

@@ -50,6 +50,20 @@ def land(folder, images, where="data/landing"):
         (folder / where / label / name).write_bytes(content)
 
 
+def land_hostile(landing):
+    """Land what no one should take, and one file that is no image; return the paths of the former."""
+    os.mkfifo(landing / "0" / "pipe.png")
+    (landing / "0" / "passwd.png").symlink_to("/etc/passwd")
+    (landing / "0" / "zero.png").symlink_to("/dev/zero")
+    (landing / "0" / "nowhere.png").symlink_to("/nowhere")
+    with (landing / "0" / "sparse.png").open("wb") as file:
+        file.truncate(1 << 40)
+    (landing / "0" / "later.png").write_bytes(b"x")
+    os.utime(landing / "0" / "later.png", (4e9, 4e9))
+    (landing / "0" / "no image.png").write_bytes(b"x")
+    return sorted(f"0/{name}.png" for name in ("pipe", "passwd", "zero", "nowhere", "sparse", "later"))
+
+
 @pytest.fixture
 def repository(clone, set_params):
     """A repository whose source is a folder of 300 digits that DVC tracks."""
@@ -173,12 +187,22 @@ def test_from_the_first_to_the_rollback(server, repository, tmp_path, webhook):
     (repository / "params.yaml").write_text("in the middle of")
     before = read_person(repository)
     land(repository, DIGITS[300:500])
+    hostile = land_hostile(repository / "data" / "landing")
     name, message = retrain(repository, **environment)
     assert (name, message[:14]) == ("Promoted", "v2 is in use, ")
+    landing = repository / "data" / "landing"
+    assert f"; {len(hostile)} files left in {landing}: {hostile[0]} (" in message
+    assert message.endswith(
+        "; 1 file that landed but not in the data: 0/no image.png (not an image (BMP, GIF, JPEG, PNG, TIFF, WEBP are read))"
+    )
     assert read_person(repository) == before
-    assert [path for path in (repository / "data" / "landing").rglob("*") if path.is_file()] == []
+    assert sorted(path.relative_to(landing).as_posix() for path in landing.rglob("*") if not path.is_dir()) == hostile
     check_clean(repository)
     *_, log, artifacts = read_last_run(server)
+    assert f"left in {landing}: 0/pipe.png: not a regular file" in log
+    assert artifacts["landing"].count('"reason"') == len(hostile)
+    for name in hostile:
+        (landing / name).unlink()
     assert "params.yaml: what is committed in main counts, which is not what is here" in log
     assert '"metric": "accuracy_score", "v1": ' in artifacts["comparison"]
     git(repository, "reset", "--quiet", "--hard")
@@ -488,6 +512,25 @@ def test_a_push_that_failed_is_made_good(server, repository, tmp_path, monkeypat
         )
         assert answer.returncode == 0, answer.stderr
         assert hash_file(got / "head.onnx") == hash_file(repository / "release" / "versions" / version / "head.onnx")
+
+
+@pytest.mark.slow
+def test_the_time_limit_covers_what_is_no_command(tmp_path):
+    """Reading a pipe into which nobody writes would wait for ever."""
+    import time
+
+    from flows.child import OutOfTime
+    from flows.retrain import limit_time
+
+    os.mkfifo(tmp_path / "pipe")
+    before = signal.getsignal(signal.SIGALRM)
+    message = r"^retrain: ended, for the time limit has passed \(retrain.time_limit_minutes\)$"
+    with pytest.raises(OutOfTime, match=message), limit_time(time.monotonic() + 0.2):
+        (tmp_path / "pipe").read_bytes()
+    with limit_time(time.monotonic() + 0.1):
+        pass
+    time.sleep(0.2)
+    assert signal.getsignal(signal.SIGALRM) == before
 
 
 def test_nothing_heavy_is_imported_to_find_nothing_new():

@@ -113,7 +113,7 @@ def describe_doubt(params: RetrainParams, paired: Paired, surprise: Surprise | N
     if paired.n_images < params.min_images:
         return (
             f"wanted at least {params.min_images:,} evaluation images in common (retrain.min_images), got "
-            f"{paired.n_images:,}"
+            f"{paired.n_images:,}; add evaluation images, or lower retrain.min_images"
         )
     if surprise is None or not surprise.n_older or not surprise.n_new:
         return ""

@@ -182,6 +182,11 @@ def _refuse_name(path: str) -> SourceFile | None:
     return None
 
 
+def find_refusal(path: str, n_bytes: int) -> SourceFile | None:
+    """Refuse a file that is not in a source, for its name or its size, as it would be refused there."""
+    return _refuse_name(path) or _refuse_size(path, n_bytes)
+
+
 def _iterate_folder(folder: Path, walk: Walk, is_strict: bool) -> Iterator[SourceFile]:
     if (encoding := sys.getfilesystemencoding()) != "utf-8":
         raise SourceError(f"{folder}: wanted names of files in UTF-8, got {encoding} from the locale; set PYTHONUTF8=1")
