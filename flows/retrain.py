@@ -60,6 +60,7 @@ from relearn.retraining import (
     Start,
     align_release,
     check_refs,
+    check_version,
     describe_old_news,
     find_start,
     follow_remote,
@@ -67,6 +68,7 @@ from relearn.retraining import (
     hash_sources,
     hash_waiting,
     list_data_files,
+    list_gone,
     list_imports,
     list_kept_files,
     publish_record,
@@ -76,9 +78,11 @@ from relearn.retraining import (
     write_record,
 )
 from relearn.text import escape_lines
+from relearn.tracked import check_outputs, list_members, list_outputs, list_stage_outputs
 
 STATE = Path(".relearn/retrain")
 N_LEFT_LOGGED = 20
+IGNORED = "DVC would not keep it: .dvcignore names it"
 LAST_SECONDS = 10  # after the deadline, for a command to be ended and its last line to be reported
 N_MISTAKES = 24  # in the artifact; the page has them all
 RETRY = "RELEARN_RETRY_SECONDS"
@@ -138,6 +142,13 @@ class Run(NamedTuple):
             told = "\n".join(last_lines)
             name = command[2:] if command[0] == sys.executable else command
             raise CommandFailed(f"{' '.join(name)} ended with exit code {code}; its last lines:\n{told}")
+
+
+class Storage(NamedTuple):
+    """DVC's cache, and whether DVC has a default remote."""
+
+    cache: Path
+    has_remote: bool
 
 
 @flow(name="retrain", on_failure=[notify], on_crashed=[notify], on_cancellation=[notify])
@@ -208,9 +219,9 @@ def retrain(run: Run) -> State:
     if not (is_new or is_waiting or imports):
         return finish(run, skip(describe_old_news(start, landing_sha256)))
 
-    has_remote = open_worktree(run, start)
-    retry(fetch_data, bool(imports) or has_remote)(run, imports, has_remote)
-    arrivals = retry(grow_source, landing.is_remote)(run, landing, waiting) if landing and waiting else []
+    storage = open_worktree(run, start)
+    retry(fetch_data, bool(imports) or storage.has_remote)(run, imports, storage)
+    arrivals = retry(grow_source, landing.is_remote)(run, landing, waiting, storage) if landing and waiting else []
     sources_sha256 = hash_sources(WORKTREE)
     if not is_new and start.in_use and sources_sha256 == hash_sources(ROOT, start.in_use):
         if landing:  # all that waits is in the data, and was not taken away for a kill
@@ -221,7 +232,7 @@ def retrain(run: Run) -> State:
 
     with suppress(Blocked):  # the decision says so
         for stage in read_stages(WORKTREE / "dvc.yaml"):
-            run_stage.with_options(name=stage, task_run_name=stage)(run, stage)
+            run_stage.with_options(name=stage, task_run_name=stage)(run, stage, storage)
     if arrivals:
         note_unused(run, arrivals)
     contest = decide(run, start)
@@ -306,14 +317,14 @@ def find_landing(params: RetrainParams) -> Landing | None:
     return Landing(params.landing if "://" in params.landing else str(ROOT / params.landing))
 
 
-def note_left(run: Run, left: Sequence[Left], what: str) -> None:
+def note_left(run: Run, left: Sequence[Left], what: str, key: str = "landing") -> None:
     """Say which files are not taken, or not used: in the log, as an artifact, and beside how the run ends."""
     for path, reason in left[:N_LEFT_LOGGED]:
         get_run_logger().warning("%s: %s: %s", what, path, reason)
     if left[N_LEFT_LOGGED:]:
         get_run_logger().warning("%s: and %d more", what, len(left) - N_LEFT_LOGGED)
     if left:
-        publish_left(left, what)
+        publish_left(left, what, key)
     if named := [entry for entry in left if entry.reason != HIDDEN]:
         run.notes.append(describe_left(named, what))
 
@@ -351,13 +362,8 @@ def look_for_images(run: Run, landing: Landing, settle_seconds: float) -> list[W
 
 
 @task(name="open worktree", cache_policy=NO_CACHE)
-def open_worktree(run: Run, start: Start) -> bool:
-    """Make a worktree with code and parameters of the base and the data in use, and DVC's settings as they are here.
-
-    Returns
-    -------
-    Whether DVC has a default remote.
-    """
+def open_worktree(run: Run, start: Start) -> Storage:
+    """Make a worktree with code and parameters of the base and the data in use, and DVC's settings as they are here."""
     head = start.in_use or start.base
     add_worktree(ROOT, WORKTREE, start.base, head, list_kept_files(ROOT, start))
     local = ROOT / ".dvc" / "config.local"
@@ -369,7 +375,7 @@ def open_worktree(run: Run, start: Start) -> bool:
     for key, value in settings.items():  # a path in the file would be relative to that
         if (match := re.fullmatch(r"remote\.(.+)\.url", key)) and Path(value).is_absolute():
             run.execute([*DVC, "remote", "modify", "--local", match[1], "url", value])
-    return "core.remote" in settings
+    return Storage(Path(cache), "core.remote" in settings)
 
 
 def read_dvc_settings(run: Run) -> dict[str, str]:
@@ -380,18 +386,21 @@ def read_dvc_settings(run: Run) -> dict[str, str]:
 
 
 @task(name="fetch data", cache_policy=NO_CACHE)
-def fetch_data(run: Run, imports: list[str], has_remote: bool) -> None:
+def fetch_data(run: Run, imports: list[str], storage: Storage) -> None:
     """Bring the tracked data into the worktree, and what is new at the origin of what was imported.
 
     Raises
     ------
     RepositoryError
         The source is in neither git nor DVC.
+    IntegrityError
+        What came is not what is tracked.
     """
     if names := list_data_files(WORKTREE, run_git(WORKTREE, "write-tree").strip()):
-        run.execute([*DVC, "pull" if has_remote else "checkout", *names])
+        run.execute([*DVC, "pull" if storage.has_remote else "checkout", *names])
     if imports:
         run.execute([*DVC, "update", *imports])
+    check_outputs(WORKTREE, list_outputs(WORKTREE, names), storage.cache)
     source = read_params(WORKTREE / paths.PARAMS).restructure.source
     if not (WORKTREE / source).exists():
         raise RepositoryError(
@@ -401,7 +410,7 @@ def fetch_data(run: Run, imports: list[str], has_remote: bool) -> None:
 
 
 @task(name="grow source", cache_policy=NO_CACHE)
-def grow_source(run: Run, landing: Landing, waiting: list[Waiting]) -> list[Arrival]:
+def grow_source(run: Run, landing: Landing, waiting: list[Waiting], storage: Storage) -> list[Arrival]:
     """Copy what waits into the source, and track it.
 
     Raises
@@ -429,24 +438,34 @@ def grow_source(run: Run, landing: Landing, waiting: list[Waiting]) -> list[Arri
     arrivals, left = landing.copy_in(waiting, WORKTREE / source)
     note_left(run, left, f"left in {landing.address}")
     run.execute([*DVC, "add", str(source)])
-    return arrivals
+    (output,) = list_outputs(WORKTREE, [f"{source}.dvc"])
+    tracked_names = list_members(output, storage.cache).keys()
+    ignored = [arrival for arrival in arrivals if arrival.target not in tracked_names]
+    for arrival in ignored:
+        (WORKTREE / source / arrival.target).unlink()
+    note_left(run, [Left(arrival.waiting.path, IGNORED) for arrival in ignored], f"left in {landing.address}")
+    return [arrival for arrival in arrivals if arrival.target in tracked_names]
 
 
 @task(cache_policy=NO_CACHE)
-def run_stage(run: Run, stage: str) -> None:
+def run_stage(run: Run, stage: str, storage: Storage) -> None:
     """Bring one stage of the worktree up to date.
 
     Raises
     ------
     Blocked, CommandFailed
         It is a gate that failed on the data, or another failure.
+    IntegrityError
+        An output that DVC had kept is not the one that it was.
     """
     if stage not in GATES:
         run.execute([*DVC, "repro", stage])
+        check_outputs(WORKTREE, list_stage_outputs(WORKTREE, stage), storage.cache)
         return
     key, path = GATES[stage]
     try:
         run.execute([*DVC, "repro", stage])
+        check_outputs(WORKTREE, list_stage_outputs(WORKTREE, stage), storage.cache)
     except CommandFailed as error:
         # A stage that was killed leaves no report, for DVC removes the old one before it starts.
         if (WORKTREE / path).exists() and not read_json(WORKTREE / path, ["passed"])["passed"]:
@@ -460,9 +479,13 @@ def run_stage(run: Run, stage: str) -> None:
 def decide(run: Run, start: Start) -> dict[str, Any]:
     """Judge the candidate against the one in use, on the same images."""
     output = ROOT / STATE / "contest.json"
+    if start.version and (problem := check_version(ROOT, start.version)):
+        get_run_logger().warning("%s", problem)
     in_use = [str(ROOT / paths.RELEASE / VERSIONS / start.version)] if start.version else []
     run.execute([sys.executable, "-m", "relearn", "decide", *in_use, "--output", str(output)])
     contest: dict[str, Any] = json.loads(output.read_text())
+    contest["gone"] = list_gone(ROOT, WORKTREE, start.version) if start.version else []
+    note_left(run, [Left(*image) for image in contest["gone"]], f"of {start.version} not in this data", "gone")
     return contest
 
 

@@ -155,3 +155,22 @@ def test_a_classifier_whose_images_are_not_known_is_an_error(repository):
     answer = CliRunner().invoke(cli.app, ["lineage", "--image", "c" * 64, "--json"])
     assert json.loads(answer.output)["splits"] == {"classifier@v10.0.0": "validation"}
     assert isinstance(answer.exception, IntegrityError)
+
+
+def test_a_damaged_object_of_the_cache_is_no_answer(repository):
+    """DVC takes a file of its cache for sound if it may not be written to."""
+    git(repository, "rm", "--quiet", "--cached", "data/manifest.csv")
+    subprocess.run(["dvc", "add", "--quiet", "data/manifest.csv"], cwd=repository, check=True)
+    commit(repository)
+    git(repository, "tag", "classifier@v12.0.0")
+    tagged = ("classifier@v12.0.0", "evaluation")
+    assert find_sightings("a" * 64)[0][0] == tagged
+    (place,) = [path for path in (repository / ".dvc" / "cache" / "files").rglob("*") if path.is_file()]
+    content = place.read_bytes()
+    place.chmod(0o644)
+    place.write_bytes(content.replace(b"a", b"e"))
+    place.chmod(0o444)
+    found, (unknown,) = find_sightings("a" * 64)
+    assert tagged not in found
+    name = "/".join(place.parts[-2:])
+    assert f"the object files/md5/{name} of DVC's cache is damaged; remove it" in unknown

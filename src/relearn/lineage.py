@@ -1,6 +1,7 @@
 """Where a classifier came from: its images, parameters, code and environment; and which classifiers saw an image."""
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -189,24 +190,37 @@ def describe_lineage(lineage: Lineage) -> list[str]:
     ]
 
 
+class Absent(IntegrityError):
+    """A file of a commit can be had from nowhere."""
+
+
 def read_committed(root: Path, revision: str, path: Path) -> bytes:
     """Return the content of a file at a revision of git; what DVC tracks comes from its cache or remote.
 
     Raises
     ------
-    IntegrityError
+    Absent
         It is in none of them.
+    IntegrityError
+        What DVC has is not what the revision names.
     """
-    import dvc.api
+    from dvc.api import DVCFileSystem
     from dvc.exceptions import DvcException
     from dvc_data.index import DataIndexDirError
     from scmrepo.exceptions import SCMError
 
     try:
-        with dvc.api.open(path.as_posix(), repo=str(root), rev=revision, mode="rb") as file:
+        files = DVCFileSystem(str(root), rev=revision)
+        with files.open(path.as_posix(), "rb") as file:
             content: bytes = file.read()
+        md5 = files.info(path.as_posix()).get("md5")  # none where git has the file
     except (DvcException, DataIndexDirError, SCMError, OSError) as error:
-        raise IntegrityError(
+        raise Absent(
             f"{path} of {revision}: not in git, in DVC's cache or on its remote: {' '.join(str(error).split())}"
         ) from None
+    if md5 is not None and (found := hashlib.md5(content, usedforsecurity=False).hexdigest()) != md5:
+        raise IntegrityError(
+            f"{path} of {revision}: wanted md5 {md5}, got {found}: the object files/md5/{md5[:2]}/{md5[2:]} of DVC's "
+            "cache is damaged; remove it, then it comes from the remote, if there is one"
+        )
     return content

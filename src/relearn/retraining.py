@@ -28,8 +28,9 @@ from relearn.contest import IMAGES_HEADER
 from relearn.errors import IntegrityError, ParamsError, RepositoryError
 from relearn.files import hash_bytes, read_csv
 from relearn.landing import Waiting
-from relearn.lineage import list_tags, name_tag, name_version, parse_images, read_committed
+from relearn.lineage import Absent, list_tags, name_tag, name_version, parse_images, read_committed
 from relearn.lock import hold_lock
+from relearn.manifest import Exclusion, Sighting, read_manifest
 from relearn.params import Params, RetrainParams, parse_blocks, parse_yaml
 from relearn.release import IMAGES, VERSION, VERSIONS, find_current, keep_version, list_versions, switch_current
 from relearn.repository import (
@@ -53,6 +54,7 @@ MAX_DVC_BYTES = 100_000_000
 
 UNPUSHED = Path(".relearn/retrain/unpushed")  # is there while something is recorded here alone
 NONE = "none"
+N_GONE = 1000  # in the message of a commit
 LOCK = ".lock"
 PATIENCE_SECONDS = 60  # for whoever switches the release at the same moment
 REPORTS = (paths.VALIDATION_REPORT, paths.VERIFICATION_REPORT)
@@ -316,7 +318,7 @@ def write_record(
     Parameters
     ----------
     contest
-        What `relearn decide` wrote.
+        What `relearn decide` wrote, and as `gone` what `list_gone` found.
 
     Returns
     -------
@@ -334,6 +336,9 @@ def write_record(
         "Data-sha256": hash_bytes((worktree / paths.MANIFEST).read_bytes()),
         "Landing-sha256": landing_sha256 or NONE,
     }
+    gone = [f"- {path}: {reason}" for path, reason in contest.get("gone", [])]
+    title = f"Images of {start.version} that are not in this data: {len(gone):,}"
+    body = "\n\n".join([contest["reason"], *(["\n".join([title, *gone[:N_GONE]])] if gone else [])])
     parents = [start.tip or start.base]
     if contest["failed_checks"]:
         reports = {path: (worktree / path).read_bytes() for path in REPORTS if (worktree / path).exists()}
@@ -343,10 +348,10 @@ def write_record(
             (worktree / path).write_bytes(content)
         run_git(worktree, "add", "--", *(path.as_posix() for path in reports))
         tree = run_git(worktree, "write-tree").strip()
-        return commit_tree(worktree, tree, parents, format_message(subject, contest["reason"], trailers)), version
+        return commit_tree(worktree, tree, parents, format_message(subject, body, trailers)), version
     if not is_ancestor(root, start.base, parents[0]):
         parents.append(start.base)
-    return write_commit(worktree, parents, format_message(subject, contest["reason"], trailers)), version
+    return write_commit(worktree, parents, format_message(subject, body, trailers)), version
 
 
 def choose_version(root: Path, tip: str | None) -> str:
@@ -405,15 +410,85 @@ def _follow(root: Path, branch: str) -> None:
 
 def _keep(root: Path, version: str) -> None:
     """Bring a version into the release, unless it is there: from DVC's cache or its remote."""
-    if version in list_versions(root / paths.RELEASE):
-        return
+    if version not in list_versions(root / paths.RELEASE):
+        keep_version(root / paths.RELEASE, _read_version(root, version), version)
+
+
+def check_version(root: Path, version: str) -> str | None:
+    """Hold a version of the release against what is recorded; return why that cannot be done, None if it was.
+
+    Raises
+    ------
+    IntegrityError
+        It is another one, or DVC has something else than what is recorded.
+    """
+    try:
+        contents = _read_version(root, version)
+    except Absent as error:
+        return f"{paths.RELEASE / VERSIONS / version} was not held against its record: {error}"
+    keep_version(root / paths.RELEASE, contents, version)
+    return None
+
+
+def _read_version(root: Path, version: str) -> dict[str, bytes]:
+    """Read the files of a version from its tag.
+
+    Raises
+    ------
+    IntegrityError
+        One of them cannot be had, or is another one than the record names.
+    """
     tag = name_tag(version)
     contents = {name: read_committed(root, tag, paths.CLASSIFIER / name) for name in (HEAD, RECORD)}
+    manifest = read_committed(root, tag, paths.MANIFEST)
+    wanted = read_trailers(root, tag).get("Data-sha256", NONE)
+    if wanted not in (NONE, hash_bytes(manifest)):
+        raise IntegrityError(
+            f"{paths.MANIFEST} of {tag}: wanted sha256 {wanted}, as is recorded there, got {hash_bytes(manifest)}"
+        )
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(IMAGES_HEADER)
-    writer.writerows(sorted(parse_images(read_committed(root, tag, paths.MANIFEST)).items()))
-    keep_version(root / paths.RELEASE, contents | {IMAGES: table.getvalue().encode()}, version)
+    writer.writerows(sorted(parse_images(manifest).items()))
+    return contents | {IMAGES: table.getvalue().encode()}
+
+
+def list_gone(root: Path, worktree: Path, version: str) -> list[Exclusion]:
+    """Return the images of a version that are not in the data of a worktree, each by its path in the source, and why.
+
+    Raises
+    ------
+    IntegrityError
+        The version or the data cannot be read.
+    """
+    manifest = read_manifest(worktree / paths.MANIFEST)
+    gone = _read_images(root, version).keys() - {row.sha256 for row in manifest}
+    if not gone:
+        return []
+    excluded = dict(read_csv(worktree / paths.EXCLUDED, Exclusion._fields))
+    now = {row.path: row.sha256 for row in manifest}
+    by_source = {source: now[path] for path, source, _ in read_csv(worktree / paths.SIGHTINGS, Sighting._fields)}
+    try:
+        sources = _list_source_paths(root, version)
+    except Absent as error:
+        return [Exclusion(sha256, f"no longer in the data; its path is not known: {error}") for sha256 in sorted(gone)]
+    found = []
+    for sha256, path in sources:
+        if sha256 in gone:
+            other = f"other bytes have its name: sha256 {by_source[path]}" if path in by_source else ""
+            found.append(Exclusion(path, excluded.get(path) or other or "no longer in the source"))
+    return sorted(found)
+
+
+def _list_source_paths(root: Path, version: str) -> list[tuple[str, str]]:
+    """Return the SHA-256 and the path in the source of each image of a version."""
+    tag = name_tag(version)
+    tables = [
+        list(csv.DictReader(io.StringIO(read_committed(root, tag, path).decode())))
+        for path in (paths.MANIFEST, paths.SIGHTINGS)
+    ]
+    hashes = {row["path"]: row["sha256"] for row in tables[0]}
+    return [(hashes[row["path"]], row["source_path"]) for row in tables[1]]
 
 
 def roll_back(root: Path, branch: str, name: str | None) -> list[str]:
