@@ -69,11 +69,16 @@ def publish_contest(contest: dict[str, Any], version: str | None) -> None:
         create_table_artifact(key="comparison", table=table, description="The one in use and the candidate")
 
 
-def publish_left(left: Sequence[Left], what: str, key: str) -> None:
-    """Publish which files were not taken or are not used, and why, as a table."""
-    table = [{"file": escape_markdown(entry.path), "reason": escape_markdown(entry.reason)} for entry in left[:N_LEFT]]
-    shown = f"; the first {len(table):,}" if left[N_LEFT:] else ""
-    create_table_artifact(key=key, table=table, description=f"{len(left):,} files {escape_markdown(what)}{shown}")
+def publish_left(key: str, rows: Sequence[tuple[str, Left]]) -> None:
+    """Publish which files were not taken or are not used, what became of each, and why, as a table."""
+    table = [
+        {"file": escape_markdown(path), "state": escape_markdown(what), "reason": escape_markdown(reason)}
+        for what, (path, reason) in rows[:N_LEFT]
+    ]
+    shown = f"; the first {len(table):,}" if rows[N_LEFT:] else ""
+    create_table_artifact(
+        key=key, table=table, description=f"{len(rows):,} files that were not taken or not used{shown}"
+    )
 
 
 def publish_confusion(root: Path) -> None:

@@ -101,6 +101,14 @@ class CommandFailed(RelearnError):
     """A command ended with another exit code than 0."""
 
 
+class Note(NamedTuple):
+    """Files that a person should know of: the artifact that lists them, what they are, and each with the reason."""
+
+    key: str
+    what: str
+    left: tuple[Left, ...]
+
+
 class Run(NamedTuple):
     """What the tasks of one retraining share.
 
@@ -116,7 +124,7 @@ class Run(NamedTuple):
     lock: int
     deadline: float
     was_unpushed: bool
-    notes: list[str]
+    notes: list[Note]
 
     def execute(self, command: list[str], folder: Path = WORKTREE, report: Callable[[str], None] | None = None) -> None:
         """Run a command in a folder, with the code that is there, and report its lines, to the log if nowhere else.
@@ -265,7 +273,8 @@ def finish(run: Run, state: State) -> State:
 
     What the run noted is added to how it ended.
     """
-    state = state.model_copy(update={"message": "; ".join([str(state.message), *dict.fromkeys(run.notes)])})
+    noted = publish_notes(list(dict.fromkeys(run.notes)))  # a task that was tried again notes it again
+    state = state.model_copy(update={"message": "; ".join([str(state.message), *noted])})
     if not (ROOT / UNPUSHED).exists():
         return state
     try:
@@ -318,15 +327,21 @@ def find_landing(params: RetrainParams) -> Landing | None:
 
 
 def note_left(run: Run, left: Sequence[Left], what: str, key: str = "landing") -> None:
-    """Say which files are not taken, or not used: in the log, as an artifact, and beside how the run ends."""
+    """Say which files are not taken, or not used: in the log now, and at the end as an artifact and with the state."""
     for path, reason in left[:N_LEFT_LOGGED]:
         get_run_logger().warning("%s: %s: %s", what, path, reason)
     if left[N_LEFT_LOGGED:]:
         get_run_logger().warning("%s: and %d more", what, len(left) - N_LEFT_LOGGED)
     if left:
-        publish_left(left, what, key)
-    if named := [entry for entry in left if entry.reason != HIDDEN]:
-        run.notes.append(describe_left(named, what))
+        run.notes.append(Note(key, what, tuple(left)))
+
+
+def publish_notes(notes: Sequence[Note]) -> list[str]:
+    """Publish what was noted, an artifact for each key, and return it in short."""
+    for key in dict.fromkeys(note.key for note in notes):
+        publish_left(key, [(note.what, entry) for note in notes if note.key == key for entry in note.left])
+    named = [(note.what, [entry for entry in note.left if entry.reason != HIDDEN]) for note in notes]
+    return [describe_left(left, what) for what, left in named if left]
 
 
 @task(name="fetch commits", cache_policy=NO_CACHE)

@@ -71,7 +71,8 @@ def land_hostile(landing):
     (landing / "0" / "later.png").write_bytes(b"x")
     os.utime(landing / "0" / "later.png", (4e9, 4e9))
     (landing / "0" / "no image.png").write_bytes(b"x")
-    return sorted(f"0/{name}.png" for name in ("pipe", "passwd", "zero", "nowhere", "sparse", "later"))
+    (landing / "0" / "a.skip.png").write_bytes(b"what .dvcignore names")
+    return sorted(f"0/{name}.png" for name in ("a.skip", "pipe", "passwd", "zero", "nowhere", "sparse", "later"))
 
 
 @pytest.fixture
@@ -159,6 +160,7 @@ def test_from_the_first_to_the_rollback(server, repository, tmp_path, webhook):
     params = (repository / "params.yaml").read_text().replace("git_remote:", "git_remote: origin #")
     (repository / "params.yaml").write_text(params)
     execute(repository, "dvc", "remote", "add", "--local", "--default", "store", str(tmp_path / "store"))
+    (repository / ".dvcignore").write_text("*.skip.png\n")
     commit(repository)
 
     # The first.
@@ -201,14 +203,15 @@ def test_from_the_first_to_the_rollback(server, repository, tmp_path, webhook):
     name, message = retrain(repository, **environment)
     assert (name, message[:14]) == ("Promoted", "v2 is in use, ")
     landing = repository / "data" / "landing"
-    assert f"; {len(hostile)} files left in {landing}: {hostile[0]} (" in message
+    assert f"; {len(hostile) - 1} files left in {landing}: {hostile[1]} (" in message
+    assert f"; 1 file left in {landing}: {hostile[0]} (DVC would not keep it: .dvcignore names it)" in message
     assert "; 1 file that landed but not in the data: 0/no image.png (not an image (" in message
     assert read_person(repository) == before
     assert sorted(path.relative_to(landing).as_posix() for path in landing.rglob("*") if not path.is_dir()) == hostile
     check_clean(repository)
     *_, log, artifacts = read_last_run(server)
     assert f"left in {landing}: 0/pipe.png: not a regular file" in log
-    assert artifacts["landing"].count('"reason"') == len(hostile)
+    assert artifacts["landing"].count('"reason"') == len(hostile) + 1
     for name in hostile:
         (landing / name).unlink()
     assert "params.yaml: what is committed in main counts, which is not what is here" in log
