@@ -1,5 +1,6 @@
 import json
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ def swap(label):
 def revisions(workspace):
     """`bad` is wrong for 20 of 60 images, `good` for 2 of them, the workspace for 3 of which one is another."""
     git(workspace, "init", "--quiet")
-    subprocess.run(["dvc", "init", "--quiet"], cwd=workspace, check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet"], cwd=workspace, check=True)
     write_predictions(lambda n, label: swap(label) if n < 20 else label)
     commit(workspace)
     git(workspace, "tag", "bad")

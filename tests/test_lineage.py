@@ -2,6 +2,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -42,7 +43,7 @@ def write(folder, number, *images):
 @pytest.fixture
 def repository(workspace):
     git(workspace, "init", "--quiet")
-    subprocess.run(["dvc", "init", "--quiet"], cwd=workspace, check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet"], cwd=workspace, check=True)
     write(workspace, 2, ("a", "training"), ("b", "evaluation"))
     write(workspace, 10, ("a", "training"), ("b", "evaluation"), ("c", "validation"))
     git(workspace, "tag", "classifier@v3.1.0")  # another one's
@@ -160,7 +161,7 @@ def test_a_classifier_whose_images_are_not_known_is_an_error(repository):
 def test_a_damaged_object_of_the_cache_is_no_answer(repository):
     """DVC takes a file of its cache for sound if it may not be written to."""
     git(repository, "rm", "--quiet", "--cached", "data/manifest.csv")
-    subprocess.run(["dvc", "add", "--quiet", "data/manifest.csv"], cwd=repository, check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "add", "--quiet", "data/manifest.csv"], cwd=repository, check=True)
     commit(repository)
     git(repository, "tag", "classifier@v12.0.0")
     tagged = ("classifier@v12.0.0", "evaluation")
