@@ -80,7 +80,7 @@ def test_stage_that_fails_ends_the_flow(server, clone, set_params):
     assert "min_images: wanted at least 4 images of every class in every split" in log
     assert "validate: dvc repro ended with exit code 255; its last lines:" in log
     assert "Validation failed: 28 images" in artifacts["validation"]
-    assert "validation/cat (3)" in artifacts["validation"]
+    assert r"validation/cat \(3\)" in artifacts["validation"]
     assert "Traceback" not in answer.stdout + answer.stderr
 
 
