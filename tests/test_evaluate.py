@@ -1,3 +1,5 @@
+import logging
+
 import numpy as np
 import pytest
 from sklearn import metrics as reference
@@ -7,7 +9,7 @@ from relearn import paths, train
 from relearn.errors import IntegrityError, TrainingError
 from relearn.evaluate import (
     Judged,
-    bootstrap_interval,
+    bootstrap_intervals,
     check_labels,
     compute_balanced_accuracy,
     compute_calibration_error,
@@ -16,6 +18,7 @@ from relearn.evaluate import (
     compute_metrics,
     compute_roc_auc,
     judge,
+    prepare_metrics,
     report_classes,
     run,
     write_plots,
@@ -88,14 +91,59 @@ def test_wilson_interval_of_a_perfect_score_is_not_empty():
     assert metrics["accuracy_score_ci95_high"] == 1
 
 
+def bootstrap(judged, params=PARAMS):
+    return bootstrap_intervals(judged.truth, prepare_metrics(judged, params.n_bins), params)
+
+
 def test_bootstrap_covers_and_repeats():
     judged = make_judged(400)
-    low, high = bootstrap_interval(judged, compute_log_loss, PARAMS)
+    found = bootstrap(judged)
+    low, high = found["log_loss"]
     losses = -np.log(judged.probabilities[np.arange(400), judged.truth])
     normal = 1.96 * losses.std() / 20
     assert high - low == pytest.approx(2 * normal, rel=0.25)
-    assert bootstrap_interval(judged, compute_log_loss, PARAMS) == (low, high)
-    assert bootstrap_interval(judged, compute_log_loss, PARAMS.model_copy(update={"seed": 1})) != (low, high)
+    assert bootstrap(judged) == found
+    assert bootstrap(judged, PARAMS.model_copy(update={"seed": 1})) != found
+
+
+@pytest.mark.parametrize(("n_images", "n_classes"), [(200, 2), (150, 3), (300, 40), (2000, 5)])
+def test_resamples_give_what_scikit_learn_gives_for_the_rows_drawn(n_images, n_classes, monkeypatch):
+    """Interval by interval, each resample drawn and computed by itself."""
+    monkeypatch.setattr("relearn.intervals.CHUNK_NUMBERS", 5000)
+    judged = make_judged(n_images, n_classes)
+    present = np.unique(judged.truth)
+    strata = [np.flatnonzero(judged.truth == label) for label in present]
+    rng = np.random.default_rng(3)
+    values = []
+    for _ in range(100):
+        drawn = np.concatenate([rng.choice(stratum, len(stratum)) for stratum in strata])
+        truth, predicted, scores = judged.truth[drawn], judged.predicted[drawn], judged.probabilities[drawn]
+        areas = [reference.roc_auc_score(truth == c, scores[:, c]) for c in ([1] if n_classes == 2 else present)]
+        values.append(
+            (
+                reference.recall_score(truth, predicted, labels=present, average="macro"),
+                reference.f1_score(truth, predicted, labels=present, average="macro", zero_division=0),
+                np.mean(areas),
+                -np.log(scores[np.arange(n_images), truth]).mean(),
+                compute_calibration_error(Judged(judged.classes, truth, predicted, scores), 15),
+            )
+        )
+    low, high = np.percentile(values, [2.5, 97.5], axis=0)
+    found = bootstrap(judged, EvaluateParams(n_resamples=100, n_bins=15, seed=3))
+    np.testing.assert_allclose(list(found.values()), np.column_stack([low, high]), rtol=0, atol=1e-12)
+
+
+def test_resampling_that_takes_long_shows_how_far_it_is(monkeypatch, caplog):
+    monkeypatch.setattr("relearn.progress.SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr("relearn.intervals.CHUNK_NUMBERS", 1000)
+    with caplog.at_level(logging.INFO, "relearn"):
+        bootstrap(make_judged())
+    assert caplog.text == ""
+    monkeypatch.setattr("relearn.evaluate.QUIET_SECONDS", 0.0)
+    with caplog.at_level(logging.INFO, "relearn"):
+        bootstrap(make_judged())
+    assert "evaluate: 5 of 200 resamples, " in caplog.text
+    assert "evaluate: 200 resamples in " in caplog.text
 
 
 def test_class_without_evaluation_images():

@@ -1,6 +1,7 @@
+import numpy as np
 import pytest
 
-from relearn.intervals import compute_difference_interval, compute_wilson_interval
+from relearn.intervals import compute_difference_interval, compute_wilson_interval, draw_resamples, find_percentiles
 
 
 @pytest.mark.parametrize(
@@ -28,3 +29,23 @@ def test_wilson_is_wider_for_more_confidence():
     low, high = compute_wilson_interval(98, 100, 0.99)
     assert low < 0.93
     assert high > 0.9945
+
+
+@pytest.mark.parametrize("chunk_numbers", [1, 100, 10**6])
+def test_resamples_are_those_of_choice_class_by_class(chunk_numbers, monkeypatch):
+    """One call draws them all, and numpy must take the same numbers of its stream for that."""
+    monkeypatch.setattr("relearn.intervals.CHUNK_NUMBERS", chunk_numbers)
+    truth = np.random.default_rng(0).choice([0, 1, 2, 5], 40, p=[0.5, 0.3, 0.15, 0.05])
+    truth[:1] = 9  # the only image of its class
+    rng = np.random.default_rng(7)
+    strata = [np.flatnonzero(truth == label) for label in np.unique(truth)]
+    wanted = [np.concatenate([rng.choice(stratum, len(stratum)) for stratum in strata]) for _ in range(30)]
+    parts = list(draw_resamples(truth, 30, 7))
+    assert np.array_equal(np.concatenate(parts), wanted)
+    assert max(map(len, parts)) == max(1, min(30, chunk_numbers // 40))
+
+
+def test_percentiles_hold_95_percent():
+    low, high = find_percentiles(np.column_stack([np.arange(1001), np.arange(1001) * 2]))
+    np.testing.assert_allclose(low, [25, 50])
+    np.testing.assert_allclose(high, [975, 1950])

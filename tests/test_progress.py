@@ -2,6 +2,8 @@ import io
 import logging
 import sys
 
+import pytest
+
 from relearn import progress
 from relearn.progress import track_progress
 
@@ -18,11 +20,30 @@ def test_log_says_how_far(monkeypatch, caplog):
     assert "extract: 3 images in " in lines[-1]
 
 
-def test_terminal_gets_a_bar(monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
+def test_items_may_count_for_more_than_one(monkeypatch, caplog):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    with caplog.at_level(logging.INFO, "relearn"):
+        assert list(track_progress(["ab", "c"], 3, "evaluate", "resamples", count=len)) == ["ab", "c"]
+    assert "evaluate: 2 of 3 resamples, " in caplog.text
+    assert "evaluate: 3 resamples in " in caplog.text
 
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("terminal", [Terminal, io.StringIO])
+def test_what_is_quick_shows_nothing(terminal, monkeypatch, caplog):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    stderr = terminal()
+    monkeypatch.setattr(sys, "stderr", stderr)
+    with caplog.at_level(logging.INFO, "relearn"):
+        assert list(track_progress(range(3), 3, "train", quiet_seconds=60)) == [0, 1, 2]
+    assert stderr.getvalue() + caplog.text == ""
+
+
+def test_terminal_gets_a_bar(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     assert list(track_progress(range(3), 3, "extract")) == [0, 1, 2]

@@ -4,7 +4,7 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,15 +13,9 @@ import numpy as np
 from relearn import paths
 from relearn.comparison import Paired, compare_paired
 from relearn.errors import ComparisonError
-from relearn.evaluate import (
-    Judged,
-    compute_balanced_accuracy,
-    compute_calibration_error,
-    compute_log_loss,
-    compute_macro_f1,
-    compute_roc_auc,
-)
-from relearn.intervals import CONFIDENCE
+from relearn.evaluate import QUIET_SECONDS, Judged, Metric, prepare_metrics
+from relearn.intervals import CONFIDENCE, draw_resamples, find_percentiles
+from relearn.progress import track_progress
 from relearn.text import escape_controls, escape_markdown, format_json
 
 WORKSPACE = "workspace"
@@ -235,28 +229,25 @@ def compute_differences(first: Judged, second: Judged) -> list[Difference]:
 
     Paired: each resample draws images, and takes both answers of each (Efron and Tibshirani 1993, chapter 8).
     """
-    metrics: dict[str, Callable[[Judged], float]] = {
-        "accuracy_score": lambda judged: float((judged.truth == judged.predicted).mean()),
-        "balanced_accuracy_score": compute_balanced_accuracy,
-        "macro_f1_score": compute_macro_f1,
-        "roc_auc_score": compute_roc_auc,
-        "log_loss": compute_log_loss,
-        "calibration_error": lambda judged: compute_calibration_error(judged, N_BINS),
-    }
-    rng = np.random.default_rng(SEED)
-    strata = [np.flatnonzero(first.truth == label) for label in np.unique(first.truth)]
-    resampled = np.empty((N_RESAMPLES, len(metrics)))
-    for number in range(N_RESAMPLES):
-        drawn = np.concatenate([rng.choice(stratum, len(stratum)) for stratum in strata])
-        one, other = (Judged(j.classes, *(values[drawn] for values in j[1:])) for j in (first, second))
-        resampled[number] = [compute(other) - compute(one) for compute in metrics.values()]
-    tail = 50 * (1 - CONFIDENCE)
-    low, high = np.percentile(resampled, [tail, 100 - tail], axis=0)
-    found = [(compute(first), compute(second)) for compute in metrics.values()]
+    metrics, others = _prepare(first), _prepare(second)
+
+    def compute_both(drawn: np.ndarray) -> np.ndarray:
+        return np.stack([[compute(drawn) for compute in prepared.values()] for prepared in (metrics, others)])
+
+    resamples = draw_resamples(first.truth, N_RESAMPLES, SEED)
+    shown = track_progress(resamples, N_RESAMPLES, "compare", "resamples", count=len, quiet_seconds=QUIET_SECONDS)
+    resampled = np.concatenate([np.diff(compute_both(drawn), axis=0)[0] for drawn in shown], axis=1)
+    low, high = find_percentiles(resampled.T)
+    found = compute_both(np.arange(len(first.truth))[np.newaxis])[:, :, 0].T
     return [
-        Difference(name, a, b, b - a, float(low[number]), float(high[number]))
+        Difference(name, float(a), float(b), float(b - a), float(low[number]), float(high[number]))
         for number, (name, (a, b)) in enumerate(zip(metrics, found, strict=True))
     ]
+
+
+def _prepare(judged: Judged) -> dict[str, Metric]:
+    right = judged.truth == judged.predicted
+    return {"accuracy_score": lambda drawn: right[drawn].mean(axis=1), **prepare_metrics(judged, N_BINS)}
 
 
 def describe_json(comparison: Comparison) -> str:

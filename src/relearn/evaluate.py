@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,15 +12,17 @@ from relearn.classifier import read_classifier
 from relearn.errors import IntegrityError, TrainingError
 from relearn.features import describe_features, read_features
 from relearn.files import write_csv, write_json
-from relearn.intervals import CONFIDENCE, compute_wilson_interval
+from relearn.intervals import compute_wilson_interval, draw_resamples, find_percentiles
 from relearn.manifest import read_manifest
 from relearn.params import EvaluateParams
+from relearn.progress import track_progress
 
 log = logging.getLogger(__name__)
 
 CLASS_HEADER = ("class", "n_images", "precision", "recall", "f1")
 
 N_BINS_PLOTTED = 10
+QUIET_SECONDS = 3.0  # that resampling may take before it shows how far it is
 # More points than a plot can show would only make the files in git larger.
 N_CURVE_POINTS = 500
 
@@ -36,6 +38,11 @@ class Judged(NamedTuple):
     truth: np.ndarray
     predicted: np.ndarray
     probabilities: np.ndarray
+
+
+# Takes resamples (resamples, images), each the numbers of as many images of every class as the split has; returns the
+# value for each, (resamples,) float64.
+Metric = Callable[[np.ndarray], np.ndarray]
 
 
 def run(params: EvaluateParams) -> None:
@@ -109,8 +116,6 @@ def compute_metrics(judged: Judged, params: EvaluateParams) -> dict[str, float]:
     Where a class of the classifier has no evaluation image, balanced accuracy, F1 and ROC AUC are means over those
     that have.
     """
-    from threadpoolctl import threadpool_limits
-
     n_images = len(judged.truth)
     n_right = int((judged.truth == judged.predicted).sum())
     low, high = compute_wilson_interval(n_right, n_images)
@@ -121,40 +126,50 @@ def compute_metrics(judged: Judged, params: EvaluateParams) -> dict[str, float]:
         "accuracy_score_ci95_low": low,
         "accuracy_score_ci95_high": high,
     }
-    headlines: dict[str, Callable[[Judged], float]] = {
-        "balanced_accuracy_score": compute_balanced_accuracy,
-        "macro_f1_score": compute_macro_f1,
-        "roc_auc_score": compute_roc_auc,
-        "log_loss": compute_log_loss,
-        "calibration_error": lambda sample: compute_calibration_error(sample, params.n_bins),
-    }
-    with threadpool_limits(1):
-        for name, compute in headlines.items():
-            metrics[name] = compute(judged)
-            metrics[f"{name}_ci95_low"], metrics[f"{name}_ci95_high"] = bootstrap_interval(judged, compute, params)
+    headlines = prepare_metrics(judged, params.n_bins)
+    intervals = bootstrap_intervals(judged.truth, headlines, params)
+    for name, compute in headlines.items():
+        metrics[name] = _compute_once(compute, judged)
+        metrics[f"{name}_ci95_low"], metrics[f"{name}_ci95_high"] = intervals[name]
     metrics["lowest_recall_score"] = float(compute_recalls(judged)[np.unique(judged.truth)].min())
     metrics["majority_baseline_score"] = float(np.bincount(judged.truth).max() / n_images)
     return {key: round(value, 6) for key, value in metrics.items()}
 
 
-def bootstrap_interval(
-    judged: Judged, compute: Callable[[Judged], float], params: EvaluateParams
-) -> tuple[float, float]:
-    """Return the 2.5th and 97.5th percentile of a metric over resamples of the images.
+def prepare_metrics(judged: Judged, n_bins: int) -> dict[str, Metric]:
+    """Return the headline metrics but accuracy, each with what all resamples have in common computed before."""
+    return {
+        "balanced_accuracy_score": prepare_balanced_accuracy(judged),
+        "macro_f1_score": prepare_macro_f1(judged),
+        "roc_auc_score": prepare_roc_auc(judged),
+        "log_loss": prepare_log_loss(judged),
+        "calibration_error": prepare_calibration_error(judged, n_bins),
+    }
 
-    Stratified: each class is drawn with replacement from its own images, as many as it has, so that none can vanish
-    from a sample (Efron and Tibshirani 1993, chapter 8). The same seed draws the same samples for every metric.
-    """
-    rng = np.random.default_rng(params.seed)
-    strata = [np.flatnonzero(judged.truth == label) for label in np.unique(judged.truth)]
-    values = []
-    for _ in range(params.n_resamples):
-        drawn = np.concatenate([rng.choice(stratum, len(stratum)) for stratum in strata])
-        sample = (judged.truth[drawn], judged.predicted[drawn], judged.probabilities[drawn])
-        values.append(compute(Judged(judged.classes, *sample)))
-    tail = 50 * (1 - CONFIDENCE)
-    low, high = np.percentile(values, [tail, 100 - tail])
-    return float(low), float(high)
+
+def bootstrap_intervals(
+    truth: np.ndarray, metrics: dict[str, Metric], params: EvaluateParams
+) -> dict[str, tuple[float, float]]:
+    """Return the 2.5th and 97.5th percentile of each metric over the same resamples of the images."""
+    resamples = draw_resamples(truth, params.n_resamples, params.seed)
+    shown = track_progress(
+        resamples, params.n_resamples, "evaluate", "resamples", count=len, quiet_seconds=QUIET_SECONDS
+    )
+    values = np.concatenate([np.column_stack([compute(drawn) for compute in metrics.values()]) for drawn in shown])
+    low, high = find_percentiles(values)
+    return {name: (float(low[column]), float(high[column])) for column, name in enumerate(metrics)}
+
+
+def _compute_once(compute: Metric, judged: Judged) -> float:
+    """Return the value of a metric for the images as they are."""
+    return float(compute(np.arange(len(judged.truth))[np.newaxis])[0])
+
+
+def _sum_by(codes: np.ndarray, drawn: np.ndarray, n_codes: int, values: np.ndarray | None = None) -> np.ndarray:
+    """Count the images of each code in each resample, or sum up values (images,) of them: (resamples, n_codes)."""
+    numbered = codes[drawn] + n_codes * np.arange(len(drawn))[:, np.newaxis]
+    drawn_values = None if values is None else values[drawn].ravel()
+    return np.bincount(numbered.ravel(), drawn_values, n_codes * len(drawn)).reshape(len(drawn), n_codes)
 
 
 def count_confusion(judged: Judged) -> np.ndarray:
@@ -185,58 +200,151 @@ def compute_f1_scores(judged: Judged) -> np.ndarray:
     return scores
 
 
-def compute_balanced_accuracy(judged: Judged) -> float:
-    """Return the mean recall of the classes that have images."""
-    return float(compute_recalls(judged)[np.unique(judged.truth)].mean())
+def _number_right(judged: Judged) -> np.ndarray:
+    """Return the class of each image that is right, and for the others the number of classes."""
+    return np.where(judged.truth == judged.predicted, judged.truth, len(judged.classes))
 
 
-def compute_macro_f1(judged: Judged) -> float:
-    """Return the mean F1 of the classes that have images."""
-    return float(compute_f1_scores(judged)[np.unique(judged.truth)].mean())
+def prepare_balanced_accuracy(judged: Judged) -> Metric:
+    """Return the mean recall of the classes that have images, as a metric."""
+    right, n_classes = _number_right(judged), len(judged.classes)
+    present, sizes = np.unique(judged.truth, return_counts=True)
+    return lambda drawn: np.asarray((_sum_by(right, drawn, n_classes + 1)[:, present] / sizes).mean(axis=1))
 
 
-def compute_roc_auc(judged: Judged) -> float:
+def prepare_macro_f1(judged: Judged) -> Metric:
+    """Return the mean F1 of the classes that have images, as a metric."""
+    right, n_classes = _number_right(judged), len(judged.classes)
+    present, sizes = np.unique(judged.truth, return_counts=True)
+
+    def compute(drawn: np.ndarray) -> np.ndarray:
+        n_right = _sum_by(right, drawn, n_classes + 1)[:, present]
+        n_predicted = _sum_by(judged.predicted, drawn, n_classes)[:, present]
+        return np.asarray((2 * n_right / (n_predicted + sizes)).mean(axis=1))
+
+    return compute
+
+
+def prepare_roc_auc(judged: Judged) -> Metric:
     """Return the area under the ROC curve: of the second class for two, else the mean of each class against the rest.
 
-    By the ranks of the probabilities (Mann and Whitney 1947), ties counted half. Classes without images, or with all
-    of them, are left out; with one class in all there is no curve, and the area is 0.5 by convention.
+    The share of pairs of an image of the class and another in which the first has the larger probability (Mann and
+    Whitney 1947), ties counted half. Classes without images, or with all of them, are left out; with one class in all
+    there is no curve, and the area is 0.5 by convention.
     """
-    from scipy.stats import rankdata
-
     columns = [1] if len(judged.classes) == 2 else range(len(judged.classes))
-    areas = []
+    sizes = np.bincount(judged.truth, minlength=len(judged.classes))
+    columns = [column for column in columns if 0 < sizes[column] < len(judged.truth)]
+    if not columns:
+        return lambda drawn: np.full(len(drawn), 0.5)
+    n_pairs = sizes[columns] * (len(judged.truth) - sizes[columns])
+    levels, others, first_levels = _rank_images(judged, columns)
+
+    def compute(drawn: np.ndarray) -> np.ndarray:
+        n_copies = np.ascontiguousarray(_sum_by(np.arange(len(judged.truth)), drawn, len(judged.truth)).T, np.int32)
+        above = np.cumsum(others @ n_copies, axis=0, dtype=np.int64)
+        before = np.vstack([np.zeros_like(above[:1]), above])[2 * first_levels]  # of the classes before
+        n_levels = np.diff(np.append(first_levels, levels.shape[0]))
+        twice = above[0::2] + above[1::2] - 2 * np.repeat(before, n_levels, axis=0)
+        n_wrong = np.add.reduceat((levels @ n_copies) * twice, first_levels, axis=0).T / 2
+        return np.asarray(np.ascontiguousarray((n_pairs - n_wrong) / n_pairs).mean(axis=1))
+
+    return compute
+
+
+def _rank_images(judged: Judged, columns: Sequence[int]) -> tuple[Any, Any, np.ndarray]:
+    """Sort images by the probability of each class of `columns`.
+
+    Returns
+    -------
+    levels : sparse (levels, images)
+        Which images of the class have that probability; the levels of a class from high to low, class after class.
+    others : sparse (2 levels, images)
+        Which images of other classes lie above that level and not above the next higher one, and which are on it.
+    first_levels : ndarray (columns,)
+        The first level of each class.
+    """
+    from scipy.sparse import csr_array
+
+    found: list[list[np.ndarray]] = [[], [], [], []]
+    first_levels, n_levels = [], 0
     for column in columns:
+        scores = judged.probabilities[:, column]
         positive = judged.truth == column
-        n_positive = int(positive.sum())
-        n_negative = len(positive) - n_positive
-        if n_positive and n_negative:
-            ranks = rankdata(judged.probabilities[:, column])
-            above = ranks[positive].sum() - n_positive * (n_positive + 1) / 2
-            areas.append(above / (n_positive * n_negative))
-    return float(np.mean(areas)) if areas else 0.5
+        steps = np.unique(scores[positive])
+        negatives = np.flatnonzero(~positive & (scores >= steps[0]))
+        passed = np.searchsorted(steps, scores[negatives]) + np.searchsorted(steps, scores[negatives], "right")
+        positives = np.flatnonzero(positive)
+        level = n_levels + len(steps) - 1 - np.searchsorted(steps, scores[positives])
+        place = 2 * (n_levels + len(steps)) - passed
+        for together, part in zip(found, (level, positives, place, negatives), strict=True):
+            together.append(part.astype(np.int32))
+        first_levels.append(n_levels)
+        n_levels += len(steps)
+    level, positive, place, negative = (np.concatenate(parts) for parts in found)
+    n_images = len(judged.truth)
+    levels = csr_array((np.ones(len(level), np.int32), (level, positive)), (n_levels, n_images))
+    others = csr_array((np.ones(len(place), np.int32), (place, negative)), (2 * n_levels, n_images))
+    return levels, others, np.array(first_levels)
 
 
-def compute_log_loss(judged: Judged) -> float:
+def prepare_log_loss(judged: Judged) -> Metric:
     """Return the mean of -ln(probability of the true class); probabilities are held above float64's epsilon."""
     given = judged.probabilities[np.arange(len(judged.truth)), judged.truth]
-    return float(-np.log(np.maximum(given, np.finfo(np.float64).eps)).mean())
+    losses = -np.log(np.maximum(given, np.finfo(np.float64).eps))
+    return lambda drawn: np.asarray(losses[drawn].mean(axis=1))
 
 
-def compute_calibration_error(judged: Judged, n_bins: int) -> float:
+def prepare_calibration_error(judged: Judged, n_bins: int) -> Metric:
     """Return the expected calibration error over equal-width bins (Guo et al. 2017, equation 3).
 
     The confidence is the probability of the predicted class; the error of a bin is the distance of its mean confidence
     from its accuracy, weighted with its share of the images.
     """
-    n_images, confidence, right = bin_confidences(judged, n_bins)
-    return float(np.abs(confidence - right).sum() / n_images.sum())
+    bins, confidence, right = number_bins(judged, n_bins)
+
+    def compute(drawn: np.ndarray) -> np.ndarray:
+        errors = np.abs(_sum_by(bins, drawn, n_bins, confidence) - _sum_by(bins, drawn, n_bins, right))
+        return np.asarray(errors.sum(axis=1) / len(bins))
+
+    return compute
+
+
+def compute_balanced_accuracy(judged: Judged) -> float:
+    """Return the mean recall of the classes that have images."""
+    return _compute_once(prepare_balanced_accuracy(judged), judged)
+
+
+def compute_macro_f1(judged: Judged) -> float:
+    """Return the mean F1 of the classes that have images."""
+    return _compute_once(prepare_macro_f1(judged), judged)
+
+
+def compute_roc_auc(judged: Judged) -> float:
+    """Return the area under the ROC curve, as `prepare_roc_auc` says."""
+    return _compute_once(prepare_roc_auc(judged), judged)
+
+
+def compute_log_loss(judged: Judged) -> float:
+    """Return the mean log loss, as `prepare_log_loss` says."""
+    return _compute_once(prepare_log_loss(judged), judged)
+
+
+def compute_calibration_error(judged: Judged, n_bins: int) -> float:
+    """Return the expected calibration error, as `prepare_calibration_error` says."""
+    return _compute_once(prepare_calibration_error(judged, n_bins), judged)
+
+
+def number_bins(judged: Judged, n_bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the bin ((b - 1) / n_bins, b / n_bins] of each image's confidence, from 0; that; 1.0 if it is right."""
+    confidence = judged.probabilities[np.arange(len(judged.truth)), judged.predicted]
+    bins = np.clip(np.ceil(confidence * n_bins).astype(np.int64) - 1, 0, n_bins - 1)
+    return bins, confidence, (judged.truth == judged.predicted).astype(np.float64)
 
 
 def bin_confidences(judged: Judged, n_bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Sum up bins ((b - 1) / n_bins, b / n_bins]: number of images, sum of confidence, number right, each (n_bins,)."""
-    confidence = judged.probabilities[np.arange(len(judged.truth)), judged.predicted]
-    bins = np.clip(np.ceil(confidence * n_bins).astype(np.int64) - 1, 0, n_bins - 1)
-    right = (judged.truth == judged.predicted).astype(np.float64)
+    bins, confidence, right = number_bins(judged, n_bins)
     n_images = np.bincount(bins, minlength=n_bins)
     return n_images, np.bincount(bins, confidence, n_bins), np.bincount(bins, right, n_bins)
 

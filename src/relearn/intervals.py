@@ -1,6 +1,11 @@
-"""How sure a share of right answers is."""
+"""How sure a share of right answers is, or another number that images give."""
+
+from collections.abc import Iterator
+
+import numpy as np
 
 CONFIDENCE = 0.95
+CHUNK_NUMBERS = 2**19  # so that what is computed of resamples together stays in a core's cache
 
 
 def compute_wilson_interval(n_right: int, n_images: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
@@ -25,3 +30,30 @@ def compute_difference_interval(
     q_low, q_high = compute_wilson_interval(b, m, confidence)
     low = q - p - ((q - q_low) ** 2 + (p_high - p) ** 2) ** 0.5
     return low, q - p + ((q_high - q) ** 2 + (p - p_low) ** 2) ** 0.5
+
+
+def draw_resamples(truth: np.ndarray, n_resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield resamples of images, several at a time: (resamples, images) int64, the numbers of the images drawn.
+
+    Stratified: each class is drawn with replacement from its own images, as many as it has, so that none can vanish
+    from a sample (Efron and Tibshirani 1993, chapter 8). The same seed draws the same samples.
+
+    Parameters
+    ----------
+    truth : ndarray (images,) int64
+        The class of each image.
+    """
+    rng = np.random.default_rng(seed)
+    ordered = np.argsort(truth, kind="stable")
+    _, first, sizes = np.unique(truth[ordered], return_index=True, return_counts=True)
+    first, sizes = np.repeat(first, sizes), np.repeat(sizes, sizes)
+    n_together = max(1, CHUNK_NUMBERS // len(truth))
+    for start in range(0, n_resamples, n_together):
+        shape = (min(n_together, n_resamples - start), len(truth))
+        yield ordered[first + rng.integers(0, sizes, shape)]
+
+
+def find_percentiles(values: np.ndarray) -> np.ndarray:
+    """Return the ends of the interval that has `CONFIDENCE` of the resamples: (2, ...) of values (resamples, ...)."""
+    tail = 50 * (1 - CONFIDENCE)
+    return np.asarray(np.percentile(values, [tail, 100 - tail], axis=0))

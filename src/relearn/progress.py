@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -13,15 +13,32 @@ log = logging.getLogger(__name__)
 SECONDS_BETWEEN_LINES = 10.0
 
 
-def track_progress(items: Iterable[Item], n_items: int, name: str) -> Iterator[Item]:
-    """Yield `items` and show how many of `n_items` are done, the pace, and the time that is left."""
-    if sys.stderr.isatty():
-        yield from _draw_bar(items, n_items, name)
-    else:
-        yield from _log_lines(items, n_items, name)
+def track_progress(
+    items: Iterable[Item],
+    n_items: int,
+    name: str,
+    unit: str = "images",
+    *,
+    count: Callable[[Item], int] = lambda _: 1,
+    quiet_seconds: float = 0.0,
+) -> Iterator[Item]:
+    """Yield `items` and show how many of `n_items` are done, the pace, and the time that is left.
+
+    Parameters
+    ----------
+    count
+        Returns how many an item counts for.
+    quiet_seconds
+        What takes less shows nothing.
+    """
+    counted = ((item, count(item)) for item in items)
+    show = _draw_bar if sys.stderr.isatty() else _log_lines
+    yield from show(counted, n_items, name, unit, quiet_seconds)
 
 
-def _draw_bar(items: Iterable[Item], n_items: int, name: str) -> Iterator[Item]:
+def _draw_bar(
+    counted: Iterable[tuple[Item, int]], n_items: int, name: str, unit: str, quiet_seconds: float
+) -> Iterator[Item]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -32,21 +49,35 @@ def _draw_bar(items: Iterable[Item], n_items: int, name: str) -> Iterator[Item]:
         TimeRemainingColumn,
     )
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("eta"), TimeRemainingColumn(), console=Console(stderr=True)) as progress:
-        yield from progress.track(items, total=n_items, description=name)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
+    times = (TimeElapsedColumn(), TextColumn("eta"), TimeRemainingColumn())
+    progress = Progress(*columns, *times, console=Console(stderr=True))
+    task = progress.add_task(name, total=n_items)
+    start = time.monotonic()
+    try:
+        for item, n_new in counted:
+            yield item
+            progress.advance(task, n_new)
+            if not progress.live.is_started and time.monotonic() - start >= quiet_seconds:
+                progress.start()
+    finally:
+        progress.stop()
 
 
-def _log_lines(items: Iterable[Item], n_items: int, name: str) -> Iterator[Item]:
+def _log_lines(
+    counted: Iterable[tuple[Item, int]], n_items: int, name: str, unit: str, quiet_seconds: float
+) -> Iterator[Item]:
     start = last = time.monotonic()
     n_done = 0
-    for n_done, item in enumerate(items, start=1):
+    for item, n_new in counted:
         yield item
+        n_done += n_new
         now = time.monotonic()
-        if now - last >= SECONDS_BETWEEN_LINES:
+        if now - last >= SECONDS_BETWEEN_LINES and now - start >= quiet_seconds:
             last = now
             pace = n_done / (now - start)
             left = (n_items - n_done) / pace
-            log.info("%s: %s of %s images, %.1f images/s, %.0f s left", name, n_done, n_items, pace, left)
+            log.info("%s: %s of %s %s, %.1f %s/s, %.0f s left", name, n_done, n_items, unit, pace, unit, left)
     seconds = time.monotonic() - start
-    log.info("%s: %s images in %.1f s, %.1f images/s", name, n_done, seconds, n_done / max(seconds, 1e-9))
+    if seconds >= quiet_seconds:
+        log.info("%s: %s %s in %.1f s, %.1f %s/s", name, n_done, unit, seconds, n_done / max(seconds, 1e-9), unit)
