@@ -6,6 +6,7 @@ from scipy.special import softmax
 from threadpoolctl import threadpool_limits
 
 from relearn import coordinates as module
+from relearn import logistic
 from relearn.coordinates import Standard, find_coordinates
 from relearn.logistic import LogisticRegressionProblem, compute_losses
 
@@ -144,15 +145,18 @@ def test_large_margins_overflow_nothing():
     assert np.isfinite(curvature).all()
 
 
+@pytest.mark.parametrize("n_classes", [2, 3])
 @pytest.mark.parametrize("memory_bytes", [LARGE, 2000])
-def test_number_of_threads_changes_no_bit(memory_bytes, monkeypatch):
+def test_number_of_threads_changes_no_bit(n_classes, memory_bytes, monkeypatch):
     monkeypatch.setattr(module, "STRIPE_ROWS", 32)
-    monkeypatch.setattr(module, "BLOCK_BYTES", 8192)
-    features, truth = make_problem(300, 200, 3)
+    monkeypatch.setattr(logistic, "BLOCK_BYTES", 8192)
+    monkeypatch.setattr(logistic, "CHUNK_ROWS", 32)
+    monkeypatch.setattr(logistic, "STRIPE_COLUMNS", 16)
+    features, truth = make_problem(300, 200, n_classes)
     found = set()
     for n_threads in ("1", "2", "4"):
         monkeypatch.setenv("RELEARN_THREADS", n_threads)
-        _, solutions = solve(features, truth, np.ones(300), [0.01, 1.0], 3, True, memory_bytes)
+        _, solutions = solve(features, truth, np.ones(300), [0.01, 1.0], n_classes, True, memory_bytes)
         found.add(b"".join(coefficients.tobytes() for _, coefficients in solutions))
     assert len(found) == 1
 
@@ -185,3 +189,56 @@ def test_labels_that_the_features_do_not_tell(monkeypatch):
     _, ((solution, coefficients),) = solve(features, truth, np.ones(60), [1.0], 2, scale=True)
     assert solution.converged
     assert np.abs(coefficients).max() < 1e-6
+
+
+@pytest.mark.parametrize("n_classes", [2, 5])
+def test_float32_in_the_steps_costs_no_digit(n_classes):
+    """Columns that scatter from 1e6 to 1, and C at which most probabilities are 0 or 1 in float32."""
+    features, truth = make_problem(300, 40, n_classes)
+    features *= np.logspace(3, 0, 40).astype("f4")
+    rows, solutions = solve(features, truth, np.ones(300), [1e-3, 1.0, 1e3], n_classes, False)
+    for solution, coefficients in solutions:
+        margins = rows @ coefficients + solution.intercepts
+        logits = np.hstack([np.zeros_like(margins), margins]) if n_classes == 2 else margins
+        residuals = (softmax(logits, axis=1) - np.eye(n_classes)[truth])[:, -margins.shape[1] :]
+        gradient = coefficients + solution.C * rows.T @ residuals
+        assert solution.converged
+        assert np.linalg.norm(gradient) <= 2e-6 * np.linalg.norm(coefficients)
+        assert np.linalg.norm(solution.C * residuals.sum(axis=0)) <= 2e-6 * np.linalg.norm(coefficients)
+
+
+def test_step_that_float32_cannot_find_is_found_in_float64(monkeypatch):
+    """Products in float32 are spoiled here, so that no step lowers F."""
+    features, truth = make_problem(120, 30, 3)
+    multiply = logistic.multiply_curvature
+    spoiled = []
+
+    def spoil(probabilities, changes):
+        if changes.dtype == np.float32:
+            spoiled.append(changes)
+            return -1e3 * multiply(probabilities, changes)
+        return multiply(probabilities, changes)
+
+    monkeypatch.setattr(logistic, "multiply_curvature", spoil)
+    rows, ((solution, coefficients),) = solve(features, truth, np.ones(120), [1.0], 3, True)
+    w, _, _ = solve_reference(rows, truth, np.ones(120), 1.0, 3)
+    assert spoiled
+    assert solution.converged
+    assert np.linalg.norm(coefficients - w) <= 1e-5 * np.linalg.norm(w)
+
+
+def test_curvature_is_the_derivative_of_the_residuals():
+    rng = np.random.default_rng(0)
+    truth, margins, change = rng.integers(0, 4, 6), rng.normal(0, 3, (6, 4)), rng.normal(0, 1, (6, 4))
+    probabilities = softmax(margins, axis=1)
+    np.testing.assert_allclose(logistic.recover_probabilities(compute_losses(margins, truth)[1], truth), probabilities)
+    above, below = (compute_losses(margins + sign * 1e-6 * change, truth)[1] for sign in (1, -1))
+    np.testing.assert_allclose(logistic.multiply_curvature(probabilities, change), (above - below) / 2e-6, atol=1e-8)
+
+
+def test_curvature_keeps_its_digits_in_float32():
+    margins = np.array([[30.0, 3.0, 0.0]])
+    probabilities, change = softmax(margins, axis=1), np.array([[1e4, 1e4 + 1, 1e4 - 2]])
+    exact = logistic.multiply_curvature(probabilities, change)
+    found = logistic.multiply_curvature(probabilities.astype("f4"), change.astype("f4"))
+    np.testing.assert_allclose(found, exact, rtol=1e-5)

@@ -14,7 +14,7 @@ from relearn import paths
 from relearn.comparison import Paired, compare_paired
 from relearn.errors import ComparisonError
 from relearn.evaluate import QUIET_SECONDS, Judged, Metric, prepare_metrics
-from relearn.intervals import CONFIDENCE, draw_resamples, find_percentiles
+from relearn.intervals import draw_resamples, find_percentiles
 from relearn.progress import track_progress
 from relearn.text import escape_controls, escape_markdown, format_json
 

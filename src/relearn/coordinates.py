@@ -19,7 +19,6 @@ import numpy as np
 from relearn.threads import count_threads
 
 STRIPE_ROWS = 512
-BLOCK_BYTES = 1024 * 1024  # so that a block is still in a core's cache when its gradient is computed
 N_STRIPES = 8  # that may be in memory at once: one that waits, and one a thread
 
 
@@ -43,6 +42,7 @@ class Coordinates(NamedTuple):
     """Training rows as a solver reads them: x of a block stands for the row ((x - mean) / scale) basis.
 
     blocks : sequence of ndarray (rows, n_block_columns); an item may be read from the disk when it is asked for
+    held : `blocks` is one array in memory, float64, that needs neither mean, scale nor basis
     mean, scale : (n_block_columns,) float64
     basis : (n_block_columns, n_columns) float64, or None for the identity
     eigenvalues : (n_columns,) float64, the squares of each column summed
@@ -50,6 +50,7 @@ class Coordinates(NamedTuple):
     """
 
     blocks: Sequence[np.ndarray]
+    held: bool
     mean: np.ndarray
     scale: np.ndarray
     basis: np.ndarray | None
@@ -62,17 +63,23 @@ class Coordinates(NamedTuple):
         return rows if self.basis is None else rows @ self.basis
 
 
-def plan_memory(n_rows: int, n_features: int, memory_bytes: int) -> Plan:
-    """Decide what fits: four matrices to find the eigenvectors by, rows as float64, and features as float64."""
+def plan_memory(n_rows: int, n_features: int, memory_bytes: int, n_outputs: int = 1) -> Plan:
+    """Decide what fits.
+
+    That is: four matrices to find the eigenvectors by; rows as float64 and as float32, and of each output what a row
+    answers, in both; features as float64.
+    """
     n_columns = min(n_rows, n_features)
     n_bytes = 4 * 8 * n_columns**2
     rotate = n_bytes <= memory_bytes // 2
-    n_bytes = n_bytes + 8 * n_rows * n_columns if rotate else 0
+    n_bytes = n_bytes + n_rows * (12 * n_columns + 16 * n_outputs) if rotate else 0
     hold_features = n_bytes + 8 * n_rows * n_features <= memory_bytes
     return Plan(rotate, n_bytes <= memory_bytes if rotate else hold_features, hold_features)
 
 
-def find_coordinates(blocks: Sequence[np.ndarray], standard: Standard, n_rows: int, memory_bytes: int) -> Coordinates:
+def find_coordinates(
+    blocks: Sequence[np.ndarray], standard: Standard, n_rows: int, memory_bytes: int, n_outputs: int = 1
+) -> Coordinates:
     """Return the coordinates that the memory allows for rows of features.
 
     The same for any number of threads: each product has a fixed shape and is computed by one of them, and sums have a
@@ -84,14 +91,16 @@ def find_coordinates(blocks: Sequence[np.ndarray], standard: Standard, n_rows: i
         In order; an item may be read from the disk when it is asked for.
     memory_bytes
         About what may be held at once, beside `blocks`.
+    n_outputs
+        Of the model, whose answers take memory too.
     """
     mean, scale, variance = standard
     n_features = len(mean)
-    plan = plan_memory(n_rows, n_features, memory_bytes)
+    plan = plan_memory(n_rows, n_features, memory_bytes, n_outputs)
     if not plan.rotate:
         if plan.hold:
             blocks = [np.asarray(block, np.float64) for block in blocks]
-        return Coordinates(blocks, mean, scale, None, n_rows * variance / scale**2, lambda v: v)
+        return Coordinates(blocks, False, mean, scale, None, n_rows * variance / scale**2, lambda v: v)
     most_rows = max(1, min(STRIPE_ROWS, memory_bytes // (2 * N_STRIPES * n_features * 8)))
     stripes = Stripes(blocks, mean, scale, most_rows, plan.hold_features)
     if n_rows < n_features:
@@ -100,15 +109,13 @@ def find_coordinates(blocks: Sequence[np.ndarray], standard: Standard, n_rows: i
         return _hold(held, eigenvalues, lambda v: _multiply_back(stripes, vectors @ (v.T / np.sqrt(eigenvalues)).T))
     eigenvalues, basis = _decompose(_multiply_columns(stripes, n_features))
     if plan.hold:
-        held = np.concatenate([rows @ basis for _, rows in stripes])
-        return _hold(held, eigenvalues, lambda v: basis @ v)
-    return Coordinates(blocks, mean, scale, basis, eigenvalues, lambda v: basis @ v)
+        return _hold(_rotate(stripes, basis), eigenvalues, lambda v: basis @ v)
+    return Coordinates(blocks, False, mean, scale, basis, eigenvalues, lambda v: basis @ v)
 
 
 def _hold(rows: np.ndarray, eigenvalues: np.ndarray, restore: Callable[[np.ndarray], np.ndarray]) -> Coordinates:
-    blocks = np.array_split(rows, min(len(rows), -(-rows.nbytes // BLOCK_BYTES)))
     n_columns = len(eigenvalues)
-    return Coordinates(blocks, np.zeros(n_columns), np.ones(n_columns), None, eigenvalues, restore)
+    return Coordinates([rows], True, np.zeros(n_columns), np.ones(n_columns), None, eigenvalues, restore)
 
 
 class Stripes:
@@ -174,22 +181,45 @@ def _multiply_rows(stripes: Stripes, n_rows: int) -> np.ndarray:
 def _multiply_columns(stripes: Stripes, n_columns: int) -> np.ndarray:
     """Return Z' Z (n_columns, n_columns), a stripe at a time."""
     product = np.zeros((n_columns, n_columns))
+    starts = range(0, n_columns, STRIPE_ROWS)
     with ThreadPoolExecutor(count_threads()) as executor:
         for _, rows in stripes:
 
             def add(first: int, rows: np.ndarray = rows) -> None:
-                columns = slice(first, first + STRIPE_ROWS)
-                product[:, columns] += rows.T @ rows[:, columns]
+                product[first:, first : first + STRIPE_ROWS] += rows[:, first:].T @ rows[:, first : first + STRIPE_ROWS]
 
-            list(executor.map(add, range(0, n_columns, STRIPE_ROWS)))
+            list(executor.map(add, starts))
+    for first in starts:  # the other half is the same
+        last = first + STRIPE_ROWS
+        product[first:last, last:] = product[last:, first:last].T
+    return product
+
+
+def _rotate(stripes: Stripes, basis: np.ndarray) -> np.ndarray:
+    """Return Z basis (n_rows, n_columns), a stripe at a time."""
+    product = np.empty((stripes.slices[-1].stop, basis.shape[1]))
+    with ThreadPoolExecutor(count_threads()) as executor:
+        for place, rows in stripes:
+
+            def multiply(first: int, place: slice = place, rows: np.ndarray = rows) -> None:
+                columns = slice(first, first + STRIPE_ROWS)
+                product[place, columns] = rows @ basis[:, columns]
+
+            list(executor.map(multiply, range(0, basis.shape[1], STRIPE_ROWS)))
     return product
 
 
 def _multiply_back(stripes: Stripes, weights: np.ndarray) -> np.ndarray:
     """Return Z' weights: (n_rows, k) to (n_features, k)."""
     product = np.zeros((len(stripes.mean), weights.shape[1]))
-    for place, rows in stripes:
-        product += rows.T @ weights[place]
+    with ThreadPoolExecutor(count_threads()) as executor:
+        for place, rows in stripes:
+
+            def add(first: int, place: slice = place, rows: np.ndarray = rows) -> None:
+                columns = slice(first, first + STRIPE_ROWS)
+                product[columns] += rows[:, columns].T @ weights[place]
+
+            list(executor.map(add, range(0, len(product), STRIPE_ROWS)))
     return product
 
 

@@ -13,9 +13,12 @@ from relearn.features import SplitFeatures
 from relearn.heads import Head, LayeredHead, TreeHead
 from relearn.logistic import LogisticRegressionProblem
 from relearn.params import TrainParams
+from relearn.progress import track_progress
 from relearn.threads import count_threads
 
 Options = dict[str, Any]
+
+QUIET_SECONDS = 3.0  # that the fits of a head may take before they show how far they are
 
 # scikit-learn's own answers against those of what is exported.
 ESTIMATOR_TOLERANCE = 1e-6
@@ -63,7 +66,7 @@ class TrainingData:
     def coordinates(self) -> Coordinates:
         """The rows for a linear model."""
         standard = Standard(self.mean, self.scale, self.variance)
-        return find_coordinates(self.training.blocks, standard, len(self.truth), self.memory_bytes)
+        return find_coordinates(self.training.blocks, standard, len(self.truth), self.memory_bytes, len(self.classes))
 
     def standardise(self, features: np.ndarray) -> np.ndarray:
         """Return features (images, n_features) standardised, float64."""
@@ -73,7 +76,7 @@ class TrainingData:
         """Raise `TrainingError` if a head would need more than it may have."""
         n_rows, n_features = len(self.truth), len(self.mean)
         n_bytes = NUMBER_BYTES.get(head, 0) * n_rows * n_features
-        if head == "linear_svm" and not plan_memory(n_rows, n_features, self.memory_bytes).hold:
+        if head == "linear_svm" and not plan_memory(n_rows, n_features, self.memory_bytes, len(self.classes)).hold:
             n_bytes = 2 * 8 * n_rows * n_features
         if n_bytes > self.memory_bytes:
             raise TrainingError(
@@ -120,24 +123,33 @@ def fit_heads(name: str, candidates: Sequence[Options], data: TrainingData, row_
     row_weights : ndarray (images,) float64
         Rows of weight 0 are left out.
     """
+    if name == "logistic_regression":
+        return _fit_logistic_regressions(candidates, data, row_weights)
+    heads = (_fit_head(name, options, data, row_weights) for options in candidates)
+    return list(track_progress(heads, len(candidates), f"train {name}", "heads", quiet_seconds=QUIET_SECONDS))
+
+
+def _fit_head(name: str, options: Options, data: TrainingData, row_weights: np.ndarray) -> Head:
     match name:
-        case "logistic_regression":
-            return _fit_logistic_regressions(candidates, data, row_weights)
         case "linear_svm":
-            return [_fit_linear_svm(options, data, row_weights) for options in candidates]
+            return _fit_linear_svm(options, data, row_weights)
         case "nearest_centroid":
-            return [_fit_nearest_centroid(options, data, row_weights) for options in candidates]
+            return _fit_nearest_centroid(options, data, row_weights)
         case "dense":
-            return [_fit_dense(options, data, row_weights) for options in candidates]
+            return _fit_dense(options, data, row_weights)
         case _:
-            return [_fit_trees(name, options, data, row_weights) for options in candidates]
+            return _fit_trees(name, options, data, row_weights)
 
 
 def _fit_logistic_regressions(candidates: Sequence[Options], data: TrainingData, row_weights: np.ndarray) -> list[Head]:
     tol, max_iter = candidates[0]["tol"], candidates[0]["max_iter"]
     with LogisticRegressionProblem(data.coordinates, data.truth, len(data.classes)) as problem:
         values = [options["C"] for options in candidates]
-        solutions = {s.C: s for s in problem.solve_path(values, row_weights, tol, max_iter)}
+        path = problem.solve_path(values, row_weights, tol, max_iter)
+        shown = track_progress(
+            path, len(values), "train logistic_regression", "values of C", quiet_seconds=QUIET_SECONDS
+        )
+        solutions = {s.C: s for s in shown}
     ordered = [solutions[C] for C in values]
     restored = data.coordinates.restore(np.hstack([solution.weights for solution in ordered]))
     coefficients = np.split(restored, len(ordered), axis=1)
