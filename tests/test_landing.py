@@ -63,10 +63,11 @@ def test_a_name_that_is_taken_gets_its_hash_unless_the_bytes_are_the_same(landin
 
 def test_what_is_still_being_written_and_what_is_hidden_waits(landing, tmp_path):
     assert list_paths(landing, settle_seconds=60) == []
-    with fsspec.open(f"{landing.address}/cat/.3.png.part", "wb", auto_mkdir=True) as file:
-        file.write(b"x")
+    for name in (".3.png.part", "Thumbs.db"):
+        with fsspec.open(f"{landing.address}/cat/{name}", "wb", auto_mkdir=True) as file:
+            file.write(b"x")
     assert list_paths(landing) == list(FILES)
-    assert [entry.reason for entry in landing.look(0).left] == ["hidden"]
+    assert [entry.reason for entry in landing.look(0).left] == ["hidden"] * 2
 
 
 def test_what_changed_after_it_was_copied_stays(landing, tmp_path):

@@ -22,7 +22,7 @@ from relearn.errors import SourceError
 from relearn.files import hash_file, write_file
 from relearn.images import MAX_BYTES
 from relearn.manifest import Exclusion
-from relearn.sources import find_refusal
+from relearn.sources import explain_hidden, find_refusal
 
 CHUNK_BYTES = 1 << 20
 # Of one retraining; what is more waits for the next.
@@ -289,7 +289,7 @@ def _is_plain(path: str) -> bool:
 
 
 def _is_hidden(path: str) -> bool:
-    return any(part.startswith(".") for part in PurePosixPath(path).parts)
+    return explain_hidden(path) is not None
 
 
 class _LocalFolder:
