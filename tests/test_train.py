@@ -336,6 +336,76 @@ def test_not_converged_is_recorded_and_said(features, caplog):
         run(params.model_copy(update={"must_converge": True}))
 
 
+# --- the ends of a grid ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("head", "name", "values", "best", "message"),
+    [
+        (
+            "logistic_regression",
+            "C",
+            [0.01, 0.1, 1.0],
+            1.0,
+            "C, 1.0, is the largest of those that were tried; a larger one may be better: try 10.0 too",
+        ),
+        (
+            "logistic_regression",
+            "C",
+            [0.01, 0.1, 1.0],
+            0.01,
+            "C, 0.01, is the smallest of those that were tried; a smaller one may be better: try 0.001 too",
+        ),
+        ("logistic_regression", "C", [0.01, 0.1, 1.0], 0.1, None),
+        ("logistic_regression", "C", [1.0], 1.0, None),
+        ("logistic_regression", "C", [1.0, 1e9], 1e9, None),
+        ("linear_svm", "C", [1e-6, 1e-4], 1e-6, "smaller one may be better: try 1e-08 too"),
+        (
+            "decision_tree",
+            "max_depth",
+            [2, 4, 8],
+            8,
+            "max_depth, 8, is the largest of those that were tried; a larger one may be better: try 16 too",
+        ),
+        ("decision_tree", "max_depth", [2, 4, 8, None], 8, None),
+        ("decision_tree", "max_depth", [2, 4, 8, None], None, None),
+        ("decision_tree", "min_samples_leaf", [1, 5], 1, None),
+        ("decision_tree", "ccp_alpha", [0.0, 0.1], 0.0, None),
+        ("decision_tree", "criterion", ["gini", "entropy"], "gini", None),
+        ("nearest_centroid", "shrink_threshold", [None, 0.1, 0.2], 0.1, None),
+        ("nearest_centroid", "shrink_threshold", [None, 0.1, 0.2], 0.2, "try 0.4 too"),
+        ("dense", "dropout", [0.3, 0.6], 0.6, None),
+        ("dense", "units", [64, 256], 256, "try 1024 too"),
+    ],
+)
+def test_best_value_at_an_end_is_a_warning(head, name, values, best, message, caplog):
+    trials = [make_trial(head, make_right(90 if value == best else 80), **{name: value}) for value in values]
+    train.warn_of_ends(trials[0], trials, make_train_params(head))
+    if message is None:
+        assert caplog.text == ""
+    else:
+        assert f"{head}: the best {name}, {best}, is the " in caplog.text
+        assert message in caplog.text
+
+
+def test_run_warns_of_a_best_value_at_an_end(features, caplog):
+    run(PARAMS)
+    best = read_json(paths.TRAINING_METRICS)["C"]
+    assert f"logistic_regression: the best C, {best}, is the " in caplog.text
+
+
+@pytest.mark.parametrize("head", ["logistic_regression", "decision_tree"])
+def test_fits_that_take_long_show_how_far_they_are(head, monkeypatch, caplog):
+    monkeypatch.setattr("relearn.estimators.QUIET_SECONDS", 0.0)
+    monkeypatch.setattr("relearn.progress.SECONDS_BETWEEN_LINES", 0.0)
+    grid = {"C": [0.01, 1.0]} if head == "logistic_regression" else {"max_depth": [2, 3]}
+    params = make_train_params(head, grid)
+    with caplog.at_level(logging.INFO, "relearn"):
+        try_head(*params.grids[0], TrainingData(make_split(1), make_split(2), params))
+    unit = "values of C" if head == "logistic_regression" else "heads"
+    assert f"train {head}: 1 of 2 {unit}, " in caplog.text
+
+
 # --- what goes wrong -------------------------------------------------------------------------------------------------
 
 

@@ -142,6 +142,7 @@ def run(params: TrainParams) -> None:
         best, verdicts = choose_trial(trials, params.one_standard_error)
         head = best.fitted or fit_heads(best.head, [best.options], data, data.weigh_rows())[0]
         check_converged(best, head, trials, params)
+        warn_of_ends(best, trials, params)
         scores = compute_scores(head, validation.blocks)
         calibration = choose_calibration(head, scores, data)
         content = export_head(head, calibration, data.classes, validation.blocks)
@@ -320,6 +321,41 @@ def check_converged(best: Trial, head: Head, trials: list[Trial], params: TrainP
         )
     if best.fitted is None:
         log.warning("%s, fitted on all of training, did not converge in %s iterations", best.name, head.n_iter)
+
+
+def warn_of_ends(best: Trial, trials: list[Trial], params: TrainParams) -> None:
+    """Log a warning if the best value of an option is the smallest or the largest that was tried, and more are allowed.
+
+    The best is that of the chosen kind of head by `Trial.merit`, whatever `one_standard_error` makes of it.
+    """
+    alike = [trial for trial in trials if trial.head == best.head]
+    leader = min(alike, key=lambda trial: trial.merit)
+    block = getattr(params, best.head)
+    for name, value in leader.options.items():
+        tried = {trial.options[name] for trial in alike if name in trial.options}
+        numbers = sorted(number for number in tried if isinstance(number, int | float))
+        if len(numbers) < 2 or value not in (numbers[0], numbers[-1]):
+            continue
+        end = "smallest" if value == numbers[0] else "largest"
+        if None in tried and end == ("largest" if name == "max_depth" else "smallest"):
+            continue  # null is beyond it
+        near = numbers[1] if end == "smallest" else numbers[-2]
+        beyond = value * value / near if near else value
+        beyond = round(beyond) if isinstance(value, int) and isinstance(near, int) else float(f"{beyond:.3g}")
+        try:
+            type(block).model_validate(block.model_dump() | {name: [beyond]})
+        except ValueError:  # nothing is allowed there
+            continue
+        if beyond != value:
+            log.warning(
+                "%s: the best %s, %s, is the %s of those that were tried; a %s one may be better: try %s too",
+                best.head,
+                name,
+                value,
+                end,
+                "smaller" if end == "smallest" else "larger",
+                beyond,
+            )
 
 
 def choose_calibration(head: Head, scores: np.ndarray, data: TrainingData) -> Calibration:
