@@ -1,13 +1,22 @@
 """How fast heads are trained, how exactly, and in how much memory.
 
 Usage: python benchmarks/train.py path [N_IMAGES] [N_FEATURES] [N_ROUNDS] [FEATURES]
+       python benchmarks/train.py features SOURCE OUT N_IMAGES NETWORK WEIGHTS POOLING IMAGE_SIZE_PX PRECISION
+       python benchmarks/train.py classes FEATURES N_CLASSES N_IMAGES [N_ROUNDS] [VALUES_OF_C] [TOLERANCE]
+       python benchmarks/train.py tolerance FEATURES N_CLASSES N_IMAGES
        python benchmarks/train.py memory [N_IMAGES] [N_FEATURES] [LIMIT_MB]
        python benchmarks/train.py heads CLONE
 
 `path` fits 13 values of C by `relearn` and by plain scikit-learn to the same tolerance, in turn, and prints medians.
-The features are those of FEATURES (`.npz` with x and y, repeated with noise), or made by a power law. `memory` fits
-features on the disk that are larger than the limit, in a process that may have no more than that, and compares the
-optimum. `heads` runs every head in a clone whose features are there, as DVC experiments.
+The features are those of FEATURES (`.npz` with x and y, repeated with noise), or made by a power law. `features` writes
+such a file: those that `extract` computes of images in a folder or tar, whose class is the folder they are in (of
+Food-5K the first character of the name). `classes` fits VALUES_OF_C (0.0001 to 1 by default) on N_IMAGES rows of
+FEATURES beside scikit-learn by default and to the same tolerance, in turn. If N_CLASSES is not the number of classes in
+FEATURES, each image gets the nearest of so many k-means centers, found after noise was added to it, so that no head can
+be right about all. `tolerance` compares what heads answer that were fitted to several tolerances with the answers at
+the optimum, on validation images. `memory` fits features on the disk that are larger than the limit, in a process that
+may have no more than that, and compares the optimum. `heads` runs every head in a clone whose features are there, as
+DVC experiments.
 """
 
 import json
@@ -15,20 +24,28 @@ import os
 import statistics
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 import warnings
 from pathlib import Path
 
 import numpy as np
+from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from relearn.coordinates import Standard, find_coordinates
+from relearn.evaluate import Judged, compute_calibration_error, compute_log_loss
 from relearn.features import ShardsOnDisk
+from relearn.files import hash_file
+from relearn.heads import Calibration
 from relearn.logistic import LogisticRegressionProblem
-from relearn.params import HEADS
+from relearn.networks import Extractor
+from relearn.params import HEADS, ExtractParams, read_params
 
 VALUES_OF_C = np.logspace(-6, 2, 13)
+VALUES_TO_CHOOSE = [0.0001, 0.001, 0.01, 0.1, 1.0]
+NOISE = 0.35  # of an image before its class is chosen, as a share of the standard deviation
 TOLERANCE = 1e-6
 LARGE = 10**12
 
@@ -54,10 +71,28 @@ def read_features(path, n_images):
     return x + 0.5 * x.std(axis=0) * noise, y
 
 
-def fit_ours(features, truth, values_of_C):
-    """Standardise, rotate, fit the path and rotate back, as the stage does."""
-    from sklearn.preprocessing import StandardScaler
+def write_features(source, out, n_images, options):
+    """Write the features of images chosen at random, x float32 and y."""
+    contents = {}
+    if source.is_dir():
+        contents = {path: path.read_bytes() for path in sorted(source.rglob("*.jpg"))}
+    else:
+        with tarfile.open(source) as archive:
+            for member in archive:
+                if member.isfile() and member.name.endswith(".jpg"):
+                    contents[Path(member.name)] = archive.extractfile(member).read()
+    distinct = list({content: path for path, content in contents.items()}.items())
+    chosen = np.random.default_rng(0).permutation(len(distinct))[:n_images]
+    images = [distinct[number] for number in sorted(chosen)]
+    labels = [path.name[0] if path.name[1] == "_" else path.parent.name for _, path in images]
+    block = read_params(Path("params.yaml")).extract.model_dump() | {"layer": None, **options}
+    extractor = Extractor(ExtractParams.model_validate(block))
+    rows = np.stack(list(extractor.compute_rows(extractor.read_image(content) for content, _ in images)))
+    np.savez(out, x=rows.astype(np.float32), y=np.searchsorted(sorted(set(labels)), labels))
 
+
+def fit_ours(features, truth, values_of_C, tolerance=TOLERANCE):
+    """Standardise, rotate, fit the path and rotate back, as the stage does."""
     with threadpool_limits(1):
         scaler = StandardScaler()
         blocks = np.array_split(features, -(-len(features) // 64))
@@ -65,7 +100,7 @@ def fit_ours(features, truth, values_of_C):
             scaler.partial_fit(block.astype(np.float64))
         coordinates = find_coordinates(blocks, Standard(scaler.mean_, scaler.scale_, scaler.var_), len(truth), LARGE)
         with LogisticRegressionProblem(coordinates, truth, len(set(truth.tolist()))) as problem:
-            solutions = list(problem.solve_path(values_of_C, np.ones(len(truth)), TOLERANCE, 10_000))
+            solutions = list(problem.solve_path(values_of_C, np.ones(len(truth)), tolerance, 10_000))
         restored = coordinates.restore(np.hstack([solution.weights for solution in solutions]))
         return solutions, np.split(restored, len(solutions), axis=1)
 
@@ -73,7 +108,6 @@ def fit_ours(features, truth, values_of_C):
 def fit_plain(features, truth, values_of_C, tolerances):
     """Standardise, and fit one model after the other."""
     from sklearn.linear_model import LogisticRegression
-    from sklearn.preprocessing import StandardScaler
 
     rows = StandardScaler().fit_transform(features.astype(np.float64))
     with warnings.catch_warnings():
@@ -86,8 +120,6 @@ def fit_plain(features, truth, values_of_C, tolerances):
 
 def measure_objective(features, truth, C, coefficients, intercept):
     """Return F and the norm of its gradient as a share of that of the coefficients, two classes, standardised."""
-    from sklearn.preprocessing import StandardScaler
-
     rows = StandardScaler().fit_transform(features.astype(np.float64))
     signs = np.where(truth == truth.max(), 1.0, -1.0)
     margins = signs * (rows @ coefficients + intercept)
@@ -132,6 +164,117 @@ def measure_path(n_images, n_features, n_rounds, path):
     print(f"\nat C = 1 the default tolerance leaves the coefficients {distance:.0%} from the optimum")
 
 
+def choose_classes(path, n_classes, n_images):
+    """Return training and validation rows with their labels, the rows in any order."""
+    from sklearn.cluster import KMeans
+    from sklearn.decomposition import PCA
+
+    found = np.load(path)
+    x, y = found["x"].astype(np.float32), found["y"]
+    rng = np.random.default_rng(0)
+    if len(set(y.tolist())) != n_classes:
+        directions = PCA(64, random_state=0).fit_transform(StandardScaler().fit_transform(x)).astype(np.float32)
+        clusters = KMeans(n_classes, n_init=1, max_iter=20, random_state=0).fit(directions)
+        noise = rng.standard_normal(directions.shape, np.float32)
+        y = clusters.predict(directions + NOISE * directions.std(axis=0) * noise)
+    order = rng.permutation(len(x))
+    classes = np.unique(y[order[:n_images]])
+    order = order[np.isin(y[order], classes)]
+    training, validation = order[:n_images], order[n_images : n_images + 2000]
+    y = np.searchsorted(classes, y)
+    return x[training], y[training], x[validation], y[validation]
+
+
+def measure_time(function, *arguments):
+    """Return what a function returns, its seconds, and the seconds of all cores together."""
+    start, start_cores = time.monotonic(), time.process_time()
+    answer = function(*arguments)
+    return answer, (time.monotonic() - start, time.process_time() - start_cores)
+
+
+def measure_gradient(features, truth, C, model):
+    """Return the norm of the gradient of F as a share of that of the coefficients, where a model of scikit-learn is."""
+    rows = StandardScaler().fit_transform(features.astype(np.float64))
+    residuals = model.predict_proba(rows) - np.eye(int(truth.max()) + 1)[truth]
+    residuals = residuals[:, -len(model.coef_) :]
+    gradient = model.coef_ + C * residuals.T @ rows
+    return np.hypot(np.linalg.norm(gradient), C * np.linalg.norm(residuals.sum(axis=0))) / np.linalg.norm(model.coef_)
+
+
+def find_tolerances(features, truth, solutions, tolerance):
+    """Return those that scikit-learn needs for a gradient of `tolerance` as a share of the norm of the coefficients.
+
+    scikit-learn ends at the largest number of the gradient of F / (C n), which is less than its norm by a factor that
+    a first fit shows.
+    """
+    loose = [tolerance * np.linalg.norm(s.weights) / (s.C * len(truth)) for s in solutions]
+    models = fit_plain(features, truth, [s.C for s in solutions], loose)
+    reached = [measure_gradient(features, truth, s.C, m) for s, m in zip(solutions, models, strict=True)]
+    return [tol * min(1, tolerance / gradient) for tol, gradient in zip(loose, reached, strict=True)]
+
+
+def measure_classes(features, truth, n_rounds, values_of_C, tolerance):
+    size = f"{len(features):,} | {features.shape[1]:,} | {len(set(truth.tolist()))}"
+    tight = find_tolerances(features, truth, fit_ours(features, truth, values_of_C, tolerance)[0], tolerance)
+    taken, reached = [], []
+    for _ in range(n_rounds):
+        _, ours = measure_time(fit_ours, features, truth, values_of_C, tolerance)
+        _, default = measure_time(fit_plain, features, truth, values_of_C, [1e-4] * len(values_of_C))
+        models, same = measure_time(fit_plain, features, truth, values_of_C, tight)
+        taken.append((ours, default, same))
+        reached += [measure_gradient(features, truth, C, m) for C, m in zip(values_of_C, models, strict=True)]
+    for number, name in enumerate(("seconds", "core seconds")):
+        ours, default, same = np.array(taken)[:, :, number].T
+        ratios = np.median([default / ours, same / ours], axis=1)
+        print(
+            f"| {name} | {size} | {', '.join(f'{C:g}' for C in values_of_C)} | {np.median(ours):.2f} | "
+            f"{np.median(default):.1f} ({ratios[0]:.1f}) | {np.median(same):.1f} ({ratios[1]:.1f}) | "
+            f"{min(reached):.1e} to {max(reached):.1e} |",
+            flush=True,
+        )
+
+
+def measure_tolerance(path, n_classes, n_images):
+    features, truth, others, other_truth = choose_classes(path, n_classes, n_images)
+    scaler = StandardScaler().fit(features.astype(np.float64))
+    rows = scaler.transform(others.astype(np.float64))
+    classes = [str(number) for number in range(int(truth.max()) + 1)]
+
+    def answer(coefficients, intercepts):
+        probabilities = Calibration("none", []).compute_probabilities(rows @ coefficients + intercepts)
+        return Judged(classes, other_truth, probabilities.argmax(axis=1), probabilities)
+
+    def describe(judged):
+        accuracy = (judged.truth == judged.predicted).mean()
+        return np.array([accuracy, compute_log_loss(judged), compute_calibration_error(judged, 15)])
+
+    def fit(tolerance):
+        (solutions, coefficients), (_, cores) = measure_time(fit_ours, features, truth, VALUES_TO_CHOOSE, tolerance)
+        answers = [answer(w, s.intercepts) for s, w in zip(solutions, coefficients, strict=True)]
+        return answers, cores, sum(s.n_iter for s in solutions)
+
+    print(f"{len(features):,} images, {features.shape[1]:,} features, {len(classes)} classes; "
+          f"{len(rows):,} validation images, C {VALUES_TO_CHOOSE}")  # fmt: skip
+    optimum, _, _ = fit(1e-8)
+    print("accuracy", *(f"{describe(judged)[0]:.4f}" for judged in optimum))
+    print("| tolerance | labels changed | probability by at most | log loss | calibration | core seconds | products |")
+    print("| ---: | --- | ---: | ---: | ---: | ---: | ---: |")
+
+    def show(name, answers, cores, n_products):
+        changed = [int((a.predicted != b.predicted).sum()) for a, b in zip(answers, optimum, strict=True)]
+        moved = max(np.abs(a.probabilities - b.probabilities).max() for a, b in zip(answers, optimum, strict=True))
+        _, loss, error = np.max([np.abs(describe(a) - describe(b)) for a, b in zip(answers, optimum, strict=True)], 0)
+        print(f"| {name} | {', '.join(map(str, changed))} | {moved:.1e} | {loss:.1e} | {error:.1e} | {cores:.1f} | "
+              f"{n_products} |", flush=True)  # fmt: skip
+
+    for tolerance in (1e-6, 1e-5, 1e-4, 1e-3, 1e-2):
+        show(f"{tolerance:g}", *fit(tolerance))
+    plain, (_, cores) = measure_time(fit_plain, features, truth, VALUES_TO_CHOOSE, [1e-4] * len(VALUES_TO_CHOOSE))
+    show(
+        "scikit-learn's", [answer(m.coef_.T, m.intercept_) for m in plain], cores, sum(int(m.n_iter_[0]) for m in plain)
+    )
+
+
 CHILD = """
 import json, resource, sys, time
 from concurrent.futures import ThreadPoolExecutor
@@ -168,12 +311,12 @@ with threadpool_limits(1):
         blocks, Standard(scaler.mean_, scaler.scale_, scaler.var_), len(truth), limit_mb * 10**6
     )
     with LogisticRegressionProblem(coordinates, truth, int(truth.max()) + 1) as problem:
-        passes, inner = 0, problem._sum_losses
+        passes, inner = 0, problem._multiply
         def count(*arguments):
             global passes
             passes += 1
             return inner(*arguments)
-        problem._sum_losses = count
+        problem._multiply = count
         fitting = time.monotonic()
         (solution,) = problem.solve_path([C], np.ones(len(truth)), 1e-6, 10_000)
         seconds = time.monotonic() - fitting
@@ -253,6 +396,18 @@ def main():
         case "path":
             numbers = [int(n) for n in (rest[:3] + ["3000", "25088", "5"][len(rest[:3]) :])]
             measure_path(*numbers, rest[3] if len(rest) > 3 else None)
+        case "features":
+            names = ("network", "weights", "pooling", "image_size_px", "precision")
+            options = dict(zip(names, rest[3:], strict=True)) | {"weights_sha256": hash_file(Path(rest[4]))}
+            options["image_size_px"] = int(options["image_size_px"])
+            write_features(Path(rest[0]), rest[1], int(rest[2]), options)
+        case "classes":
+            n_classes, n_images, n_rounds = (int(n) for n in (rest[1:4] + ["3"][len(rest[3:4]) :]))
+            values_of_C = [float(C) for C in rest[4].split(",")] if len(rest) > 4 else VALUES_TO_CHOOSE
+            features, truth, _, _ = choose_classes(rest[0], n_classes, n_images)
+            measure_classes(features, truth, n_rounds, values_of_C, float(rest[5]) if len(rest) > 5 else 1e-4)
+        case "tolerance":
+            measure_tolerance(rest[0], *(int(n) for n in rest[1:3]))
         case "memory":
             measure_memory(*(int(n) for n in (rest + ["3000", "25088", "75"][len(rest) :])))
         case "heads" if rest:
