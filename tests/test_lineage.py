@@ -91,6 +91,23 @@ def test_by_tag_revision_and_folder(repository):
         read_committed(repository, "HEAD", cli.Path("nothing"))
 
 
+@pytest.mark.parametrize(
+    ("path", "content", "message"),
+    [
+        ("models/classifier/classifier.json", b"[" * 10_000, "classifier.json of .*: wanted JSON, got "),
+        ("models/classifier/classifier.json", b"{}", "classifier.json of .*: wanted the key extractor, got none"),
+        ("metrics/evaluation.json", b"[1]", "evaluation.json of .*: wanted a JSON object, got a list"),
+        ("data/manifest.csv", b"\xff", "manifest.csv: wanted rows with sha256 and split, got none"),
+        ("data/manifest.csv", b"path,split\nx,training\n", "manifest.csv: wanted rows with sha256 and split, got none"),
+    ],
+)
+def test_a_malformed_file_of_a_commit_is_an_error(repository, path, content, message):
+    (repository / path).write_bytes(content)
+    git(repository, "commit", "--all", "--quiet", "--message", "x")
+    with pytest.raises(IntegrityError, match=message):
+        find_lineage("HEAD")
+
+
 def test_which_classifiers_saw_an_image(repository):
     assert find_sightings("c" * 64) == ([("classifier@v10.0.0", "validation")], [])
     assert [split for _, split in find_sightings("a" * 64)[0]] == ["training", "training"]

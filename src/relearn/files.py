@@ -138,16 +138,23 @@ def read_json(path: Path, keys: Iterable[str] = ()) -> dict[str, Any]:
         The file is missing, is not a JSON object, or lacks a key.
     """
     try:
-        value = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+        content = path.read_bytes()
     except FileNotFoundError:
         raise IntegrityError(f"{path}: no such file; run `dvc repro`, which writes it") from None
+    return parse_json(content, str(path), keys)
+
+
+def parse_json(content: bytes, name: str, keys: Iterable[str] = ()) -> dict[str, Any]:
+    """Return the JSON object that `read_json` would read from a file of these bytes; errors call it `name`."""
+    try:
+        value = json.loads(content, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:  # brackets in brackets
-        raise IntegrityError(f"{path}: wanted JSON, got {error}; run `dvc repro` to write it again") from None
+        raise IntegrityError(f"{name}: wanted JSON, got {error}; run `dvc repro` to write it again") from None
     if not isinstance(value, dict):
-        raise IntegrityError(f"{path}: wanted a JSON object, got a {type(value).__name__}; run `dvc repro`")
+        raise IntegrityError(f"{name}: wanted a JSON object, got a {type(value).__name__}; run `dvc repro`")
     if missing := [key for key in keys if key not in value]:
         raise IntegrityError(
-            f"{path}: wanted the key {missing[0]}, got {', '.join(value)[:300] or 'none'}; run `dvc repro`"
+            f"{name}: wanted the key {missing[0]}, got {', '.join(value)[:300] or 'none'}; run `dvc repro`"
         )
     return value
 

@@ -8,13 +8,14 @@ import os
 import re
 import stat
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from relearn import paths
 from relearn.classifier import RECORD
 from relearn.errors import IntegrityError
-from relearn.files import hash_bytes, hash_file, read_json
+from relearn.files import hash_bytes, hash_file, parse_json, read_json
 from relearn.manifest import SPLITS
 from relearn.repository import find_commit, run_git
 
@@ -84,7 +85,7 @@ def find_lineage(name: str) -> Lineage:
         return read_lineage(name_tag(name))
     sha256 = read_json(Path(name) / RECORD, ["record_sha256"])["record_sha256"]
     for tag in list_tags():
-        if json.loads(read_committed(Path(), tag, paths.CLASSIFIER / RECORD))["record_sha256"] == sha256:
+        if _read_object(tag, paths.CLASSIFIER / RECORD).get("record_sha256") == sha256:
             return read_lineage(tag)
     raise IntegrityError(f"{name}: wanted the classifier of a tag classifier@vN.0.0, got one of record_sha256 {sha256}")
 
@@ -103,14 +104,26 @@ def read_lineage(revision: str) -> Lineage:
         hash_bytes(manifest),
         hash_bytes(read_committed(Path(), commit, ENVIRONMENT)),
         read_committed(Path(), commit, paths.PARAMS).decode(),
-        json.loads(read_committed(Path(), commit, paths.CLASSIFIER / RECORD)),
-        json.loads(read_committed(Path(), commit, paths.EVALUATION_METRICS)),
+        _read_object(commit, paths.CLASSIFIER / RECORD, ("extractor", "head", "options", "record_sha256")),
+        _read_object(commit, paths.EVALUATION_METRICS, ("accuracy_score", "n_images")),
     )
 
 
+def _read_object(revision: str, path: Path, keys: Sequence[str] = ()) -> dict[str, Any]:
+    return parse_json(read_committed(Path(), revision, path), f"{path} of {revision}", keys)
+
+
 def parse_images(manifest: bytes) -> dict[str, str]:
-    """Return the split of each image of a manifest, by its SHA-256; of several, the one that it was learned from."""
-    rows = list(csv.DictReader(io.StringIO(manifest.decode())))
+    """Return the split of each image of a manifest, by its SHA-256; of several, the one that it was learned from.
+
+    Raises
+    ------
+    IntegrityError
+        It is no manifest.
+    """
+    rows = list(csv.DictReader(io.StringIO(manifest.decode(errors="replace"))))
+    if not rows or not {"sha256", "split"} <= rows[0].keys():
+        raise IntegrityError(f"{paths.MANIFEST}: wanted rows with sha256 and split, got none; run `dvc repro`")
     return {row["sha256"]: row["split"] for split in reversed(SPLITS) for row in rows if row["split"] == split}
 
 
