@@ -12,7 +12,7 @@ The features are those of FEATURES (`.npz` with x and y, repeated with noise), o
 such a file: those that `extract` computes of images in a folder or tar, whose class is the folder they are in (of
 Food-5K the first character of the name). `classes` fits VALUES_OF_C (0.0001 to 1 by default) on N_IMAGES rows of
 FEATURES beside scikit-learn by default and to the same tolerance, in turn. If N_CLASSES is not the number of classes in
-FEATURES, each image gets the nearest of so many k-means centers, found after noise was added to it, so that no head can
+FEATURES, each image gets the nearest of K k-means centers, found after noise was added to it, so that no head can
 be right about all. `tolerance` compares what heads answer that were fitted to several tolerances with the answers at
 the optimum, on validation images. `memory` fits features on the disk that are larger than the limit, in a process that
 may have no more than that, and compares the optimum. `heads` runs every head in a clone whose features are there, as

@@ -256,7 +256,7 @@ def retrain(run: Run) -> State:
     told = f"{version or 'nothing'} stays in use, {message}"
     if contest["verdict"] == "blocked by data":
         has_too_few = not contest["failed_checks"] and contest["n_judged"] < run.params.min_images
-        told += f"; mend it, or take it out of {params.landing}" if waiting and not has_too_few else ""
+        told += f"; correct it, or take it out of {params.landing}" if waiting and not has_too_few else ""
         return finish(run, Failed(name="Blocked", message=told))
     return finish(run, Completed(name="NotPromoted", message=told))
 

@@ -90,7 +90,7 @@ def test_addresses_that_cannot_be(tmp_path):
     with pytest.raises(SourceError, match=r"retrain\.landing: nonsense://x: Protocol not known: nonsense"):
         Landing("nonsense://x")
     with pytest.raises(
-        SourceError, match=r"^retrain.landing: .*/nowhere: no such folder; make it, or mend the address$"
+        SourceError, match=r"^retrain.landing: .*/nowhere: no such folder; make it, or correct the address$"
     ):
         Landing(str(tmp_path / "nowhere")).look(0)
 

@@ -259,7 +259,7 @@ def test_from_the_first_to_the_rollback(server, repository, tmp_path, webhook):
     name, message = retrain(repository, **environment)
     assert name == "Blocked"
     assert message.startswith("v2 stays in use, blocked by data: 2 failed: every_class_in_every_split: wanted ")
-    assert message.endswith("; mend it, or take it out of data/landing")
+    assert message.endswith("; correct it, or take it out of data/landing")
     _, _, log, _ = read_last_run(server)
     assert "Traceback" not in log
     (body,) = told
@@ -379,7 +379,7 @@ def test_what_stands_in_the_way_is_told(server, repository, set_params):
 
     assert fail("trunk") == "base: trunk: wanted a branch with a commit, got none of that name"
     assert fail(landing="nowhere://x").startswith("retrain.landing: nowhere://x: Protocol not known: nowhere")
-    assert fail(landing="data/lnading").endswith("/data/lnading: no such folder; make it, or mend the address")
+    assert fail(landing="data/lnading").endswith("/data/lnading: no such folder; make it, or correct the address")
     assert "for the time limit has passed" in fail(landing="data/landing", time_limit_minutes=0.02)
     set_params({"retrain.time_limit_minutes": 100}, repository / "params.yaml")
     commit(repository)

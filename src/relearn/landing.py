@@ -314,7 +314,7 @@ class _LocalFolder:
 
     def find(self) -> Iterator[_Seen | Left]:
         if not self.root.is_dir():
-            raise SourceError(f"retrain.landing: {self._address}: no such folder; make it, or mend the address")
+            raise SourceError(f"retrain.landing: {self._address}: no such folder; make it, or correct the address")
         folders: list[tuple[str, ...]] = [()]
         while folders:
             parts = folders.pop()
