@@ -24,12 +24,13 @@ $(READY): always
 endif
 always:
 
-# uv, with the index of pip, and the certificates that pip or this system trusts.
+# uv, with the index of pip, and the certificates that pip or this system trusts; its own where the system has none.
+CERTIFICATES := $(wildcard /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/*.pem)
 UV = take() { value="$$2"; [ "$$value" ] || value=$$($(PIP) config get global.$$3 2>/dev/null); \
 		[ -z "$$value" ] || export "$$1=$$value"; }; \
 	[ "$$UV_DEFAULT_INDEX" ] || take UV_DEFAULT_INDEX "$$PIP_INDEX_URL" index-url; \
 	[ "$$SSL_CERT_FILE" ] || take SSL_CERT_FILE "$$PIP_CERT" cert; \
-	export UV_SYSTEM_CERTS="$${UV_SYSTEM_CERTS-1}"; $(BIN)/uv
+	export UV_SYSTEM_CERTS="$${UV_SYSTEM_CERTS-$(if $(CERTIFICATES),1,0)}"; $(BIN)/uv
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help

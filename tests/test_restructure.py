@@ -205,10 +205,13 @@ def test_parameters_that_only_look_like_what_is_in_the_source_are_said(use):
 
 def test_labels_that_are_no_folder_names_are_refused(use):
     use(layout="csv", labels_csv="labels.csv")
-    write_images(Path("source"), ["1.png", "2.png", "3.png", "4.png"])
-    Path("source/labels.csv").write_text("path,label\n1.png,../up\n2.png,\n3.png,..\n4.png,good one\n")
+    write_images(Path("source"), [f"{n}.png" for n in range(1, 7)])
+    labels = "1.png,../up\n2.png,\n3.png,..\n4.png,good one\n5.png,lost+found\n6.png,.cat\n"
+    Path("source/labels.csv").write_text(f"path,label\n{labels}")
     kept, excluded = restructure()
     assert [row.label for row in kept.values()] == ["good one"]
+    assert excluded["5.png"] == "label cannot be the name of a folder: 'lost+found'"
+    assert excluded["6.png"] == "label cannot be the name of a folder: '.cat'"
     assert excluded["1.png"] == "label cannot be the name of a folder: '../up'"
     assert excluded["2.png"] == "label cannot be the name of a folder: ''"
 

@@ -96,14 +96,14 @@ def test_a_second_clone_runs_its_own_code(clone, tmp_path):
     assert "making .venv" in make(second, "setup", **activate(second / ".venv")).stdout, "by its own python"
 
 
-def ask_for_settings_of_uv(folder, **environment):
+def ask_for_settings_of_uv(folder, certificates="x", **environment):
     """Return what a recipe gives to uv, here a program that prints it."""
     names = ("UV_DEFAULT_INDEX", "SSL_CERT_FILE", "UV_SYSTEM_CERTS")
     program = folder / "uv"
     program.write_text("#!/bin/sh\n" + "".join(f'echo "${{{name}-unset}}"\n' for name in names))
     program.chmod(0o755)
-    programs = {"BIN": str(folder), "PIP": f"{sys.executable} -m pip --isolated"}
-    settings = [f"{name}={value}" for name, value in programs.items()]
+    given = {"BIN": folder, "PIP": f"{sys.executable} -m pip --isolated", "CERTIFICATES": certificates}
+    settings = [f"{name}={value}" for name, value in given.items()]
     clear = dict.fromkeys((*names, "PIP_INDEX_URL", "PIP_CERT"))
     inherited = {name: value for name, value in os.environ.items() if name not in clear}
     command = ["make", "--no-print-directory", *settings, "--eval", "probe: ; @$(UV)", "probe"]
@@ -114,6 +114,7 @@ def ask_for_settings_of_uv(folder, **environment):
 def test_uv_takes_the_index_and_the_certificates_of_pip_or_of_the_system(tmp_path):
     plain = ask_for_settings_of_uv(tmp_path)
     assert plain == {"UV_DEFAULT_INDEX": "unset", "SSL_CERT_FILE": "unset", "UV_SYSTEM_CERTS": "1"}
+    assert ask_for_settings_of_uv(tmp_path, certificates="")["UV_SYSTEM_CERTS"] == "0"
     taken = ask_for_settings_of_uv(tmp_path, PIP_INDEX_URL="https://example.org/a b", PIP_CERT="/a b.crt")
     assert taken == {"UV_DEFAULT_INDEX": "https://example.org/a b", "SSL_CERT_FILE": "/a b.crt", "UV_SYSTEM_CERTS": "1"}
     own = {"UV_DEFAULT_INDEX": "https://example.org", "SSL_CERT_FILE": "/c.crt", "UV_SYSTEM_CERTS": "0"}

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from relearn import cli, paths, store
 from relearn.errors import ParamsError, StoreError
 from relearn.files import hash_bytes
-from relearn.store import FeatureStore, read_limit_bytes
+from relearn.store import FeatureStore, describe_store, read_limit_bytes
 
 PATH = Path("cache/features.sqlite")
 SPEC = {"network": "vgg16", "layer": None, "image_size_px": 32, "precision": "float32"}
@@ -248,7 +248,7 @@ def test_damaged_definition_of_a_table_is_damage(workspace, caplog):
     with FeatureStore(PATH) as opened:
         assert opened.open_space(SPEC).find_missing(IMAGES) == IMAGES
     assert caplog.text.count("created again") == 1
-    assert Path(f"{PATH}.damaged").exists()
+    assert f"{PATH}.damaged: 0.0 MB of a damaged store; nothing reads it, remove it" in describe_store(PATH)
 
 
 def test_many_open_a_new_store_at_once(workspace):

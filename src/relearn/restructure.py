@@ -236,7 +236,7 @@ def choose_layout(params: RestructureParams) -> Callable[[str], Place]:
 
 
 def _check_label(label: str) -> None:
-    if not label or label.startswith(".") or "/" in label or holds_control_character(label):
+    if not label or explain_hidden(label) or label == ".." or "/" in label or holds_control_character(label):
         raise Refused(f"label cannot be the name of a folder: {label!r}")
     if len(label.encode()) > MAX_NAME_BYTES:
         raise Refused(f"label is too long for the name of a folder: {label[:20]}...")

@@ -327,6 +327,10 @@ def describe_store(path: Path) -> list[str]:
             used = time.strftime("%Y-%m-%d %H:%M", time.localtime(space.used))
             size = f"{space.n_images:,} images, {space.n_bytes / 1e6:,.1f} MB"
             lines.append(f"  {space.name[:8]}  {used}  {space.describe(differing)}: {size}")
+    if (damaged := name_damaged(path)).exists():
+        lines.append(
+            f"{damaged}: {damaged.stat().st_size / 1e6:,.1f} MB of a damaged store; nothing reads it, remove it"
+        )
     return lines
 
 
