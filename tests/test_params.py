@@ -1,3 +1,4 @@
+import itertools
 import time
 from pathlib import Path
 from typing import get_args
@@ -268,6 +269,26 @@ def test_values_in_errors_are_cut(workspace, set_params):
     assert len(lines) == 4
     assert max(map(len, lines)) < 500
     assert "got 'xxxx" in lines[1] + lines[2] + lines[3]
+
+
+def test_values_behind_aliases_are_cut_as_a_whole(workspace):
+    """Four blocks that are the same 10,000 texts, none of which is long or deep by itself."""
+    lines = [f"a: &a {'x' * 200}"]
+    lines += [f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]" for before, name in itertools.pairwise("abcde")]
+    lines += [f"{block}: *e" for block in ("train", "extract", "verify", "evaluate")]
+    Path("params.yaml").write_text("\n".join(lines))
+    error = read_error()
+    assert "  train: wanted a block with the keys head, scale, " in error
+    assert ", got [['xxx" not in error
+    assert ", got [[[...], [...], " in error
+    assert len(error) < 8000
+    assert max(map(len, error.splitlines())) < 1000
+
+
+def test_a_text_in_the_words_of_a_rule_is_cut(workspace, set_params):
+    set_params({"extract.weights": "w" * 100_000, "extract.weights_sha256": None})
+    assert "wanted weights_sha256 beside the path www" in (error := read_error())
+    assert len(error) < 1000
 
 
 def test_unknown_key_is_named_whatever_it_is(workspace, set_params):

@@ -70,8 +70,9 @@ YAML_KINDS = {"null", "bool", "int", "float", "str", "seq", "map", "merge"}
 MAX_ERRORS = 20
 MAX_TEXT_SHOWN = 200
 
-# How a value is shown in an error.
+# How a value is shown in an error; `show_value` limits the whole.
 _SHOWN = reprlib.Repr()
+_SHOWN.maxlevel = 2
 _SHOWN.maxdict = _SHOWN.maxlist = 10
 _SHOWN.maxstring = _SHOWN.maxother = MAX_TEXT_SHOWN
 _SHOWN.maxlong = MAX_NUMBER_CHARACTERS
@@ -271,7 +272,8 @@ class NetworkParams(Block):
         if self.network == "mini_vgg" and self.weights == "imagenet":
             raise ValueError("weights: random or a path with mini_vgg, got imagenet, which the other networks have")
         if self.weights_are_file and self.weights_sha256 is None:
-            raise ValueError(f"weights_sha256 beside the path {self.weights} (`sha256sum {self.weights}` prints it)")
+            path = _shorten(self.weights)
+            raise ValueError(f"weights_sha256 beside the path {path} (`sha256sum {path}` prints it)")
         if not self.weights_are_file and self.weights_sha256 is not None:
             raise ValueError(
                 f"weights_sha256: null with weights: {self.weights} (-S extract.weights_sha256=null), which is a path's"
@@ -622,6 +624,11 @@ def _shorten(text: str) -> str:
     return text if len(text) <= MAX_TEXT_SHOWN else f"{text[:MAX_TEXT_SHOWN]}..."
 
 
+def show_value(value: object) -> str:
+    """Return a value as an error shows it: at most `MAX_TEXT_SHOWN` characters, whatever it holds."""
+    return _shorten(_SHOWN.repr(value))
+
+
 def _describe_problem(detail: ErrorDetails, model: type[Block]) -> str:
     """Say of one error: key, wanted, got."""
     # pydantic names the branch of a union as well: literal[...], dict[...], constrained-float
@@ -631,7 +638,7 @@ def _describe_problem(detail: ErrorDetails, model: type[Block]) -> str:
         loc = [*blocks, _spell_key(last)]
     key = ".".join(_shorten(str(part)) for part in loc) or "the whole file"
     context: dict[str, Any] = detail.get("ctx", {})
-    wanted, got = detail["msg"].removeprefix("Input should be "), f", got {_SHOWN.repr(detail['input'])}"
+    wanted, got = detail["msg"].removeprefix("Input should be "), f", got {show_value(detail['input'])}"
     match detail["type"]:
         case "missing":
             return f"{key}: missing, and there is no default"
@@ -652,7 +659,7 @@ def _describe_problem(detail: ErrorDetails, model: type[Block]) -> str:
 
 def _spell_key(key: int | str) -> str:
     """Return a key as it is, or in quotes if it is no plain word."""
-    return str(key) if re.fullmatch(r"[\w;]{1,100}", str(key)) else _SHOWN.repr(key)
+    return str(key) if re.fullmatch(r"[\w;]{1,100}", str(key)) else show_value(key)
 
 
 def _known_keys(model: type[Block], loc: tuple[int | str, ...]) -> list[str]:
