@@ -218,7 +218,10 @@ HOSTILE = [
     ("a: !!int abc", "params.yaml: wanted YAML, got: "),
     ("a: !!bool maybe", "params.yaml: wanted YAML, got: "),
     ("a: !!float [1]", "params.yaml: wanted YAML, got: "),
-    ("{[1, 2]: 3, {a: b}: 4}", "params.yaml: "),
+    ("{[1, 2]: 3, {a: b}: 4}", "params.yaml: line 1: wanted keys that are texts or numbers, got a list as a key"),
+    ("a: &a [[1]]\n*a : 2", "params.yaml: line 1: wanted keys that are texts or numbers, got a list as a key"),
+    ("a:\n  {b: c}: 4", "params.yaml: line 2: wanted keys that are texts or numbers, got a block as a key"),
+    ("? !!set {a, b}\n: 1", "got a block as a key"),
     ('a: "x\\0y"', "params.yaml: line 1: wanted text, got a control character in 'x\\x00y'; remove it"),
     ('a: "\\e[2J"', "params.yaml: line 1: wanted text, got a control character in '\\x1b[2J'; remove it"),
     ('a: "\\ud800"', "params.yaml: "),
@@ -246,6 +249,16 @@ def test_aliases_that_stay_small_are_read(workspace):
     Path("params.yaml").write_text(text)
     params = read_params(Path("params.yaml")).validate_
     assert [params.columns.severity, params.complete.severity, params.types.severity] == ["warn"] * 3
+
+
+def test_an_anchor_may_take_the_name_of_an_earlier_one(workspace):
+    """As YAML 1.2 allows; the reader would print a warning of many lines."""
+    text = Path("params.yaml").read_text()
+    text = text.replace("columns: {severity: error}", "columns: &rule {severity: error}", 1)
+    text = text.replace("complete: {severity: error}", "complete: &rule {severity: warn}", 1)
+    text = text.replace("types: {severity: error}", "types: *rule", 1)
+    Path("params.yaml").write_text(text)
+    assert read_params(Path("params.yaml")).validate_.types.severity == "warn"
 
 
 def test_as_many_classes_as_there_are_anywhere_are_read(workspace, set_params):

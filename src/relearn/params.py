@@ -549,6 +549,7 @@ def parse_yaml(content: bytes, name: str, max_bytes: int = MAX_YAML_BYTES) -> An
         raise ParamsError(f"{name}: wanted at most {max_bytes:,} bytes, got more; is it the right file?")
     yaml = YAML(typ="safe", pure=True)
     yaml.max_depth = MAX_YAML_DEPTH
+    yaml.composer.warn_double_anchors = False  # YAML lets a later anchor take the name of an earlier one
     try:
         root = yaml.compose(content)
         if root is None:
@@ -596,6 +597,10 @@ def _list_children(node: Node) -> Iterator[Node]:
 
 def _check_node(node: Node, where: str) -> None:
     """Raise `ParamsError` if a node is of a kind that no parameter has."""
+    keys = [key for key, _ in node.value] if isinstance(node, MappingNode) else []
+    if odd := [key for key in keys if not isinstance(key, ScalarNode)]:
+        got = "a block" if isinstance(odd[0], MappingNode) else "a list"
+        raise ParamsError(f"{where}: wanted keys that are texts or numbers, got {got} as a key; put it in quotes")
     kind = str(node.tag).removeprefix("tag:yaml.org,2002:")
     if kind not in YAML_KINDS:
         tag = _shorten(kind if kind.startswith("!") or kind == node.tag else f"!!{kind}")
