@@ -17,9 +17,9 @@ from flows.child import ROOT, run_child
 from relearn import paths
 from relearn.errors import RelearnError
 from relearn.lock import LOCK, Locked, hold_lock
-from relearn.params import parse_yaml
 from relearn.report import describe_evaluation
 from relearn.text import escape_lines
+from relearn.tracked import Pipeline, read_dvc_file
 
 
 @flow(name="pipeline")
@@ -48,7 +48,7 @@ def run_stages(lock: int) -> State:
 
 def read_stages(path: Path) -> list[str]:
     """Return the names of the stages, in the order in which they stand in `dvc.yaml`."""
-    return list(parse_yaml(path.read_bytes(), path.name)["stages"])
+    return list(read_dvc_file(path.parent, path.name, Pipeline).stages or {})
 
 
 @task

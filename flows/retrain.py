@@ -78,7 +78,7 @@ from relearn.retraining import (
     write_record,
 )
 from relearn.text import escape_lines
-from relearn.tracked import check_outputs, list_members, list_outputs, list_stage_outputs
+from relearn.tracked import DataFile, check_outputs, list_members, list_outputs, list_stage_outputs, read_dvc_file
 
 STATE = Path(".relearn/retrain")
 N_LEFT_LOGGED = 20
@@ -443,7 +443,7 @@ def grow_source(run: Run, landing: Landing, waiting: list[Waiting], storage: Sto
             f"restructure.source: {source}: wanted a folder tracked by DVC, which grows by what lands: "
             f"`dvc add {source}`, and commit {source}.dvc to {run.base}"
         )
-    if re.search(r"^deps:", tracked.read_text(), re.MULTILINE):
+    if read_dvc_file(WORKTREE, f"{source}.dvc", DataFile).deps:
         raise RepositoryError(
             f"{source}.dvc: wanted a folder that `dvc add` tracks, got an import, whose next update would take away "
             "what lands; retrain.landing: null, and let images arrive where it comes from"

@@ -223,17 +223,46 @@ def test_data_that_was_changed_in_two_ways_is_told(root):
 @pytest.mark.parametrize(
     ("content", "error", "message"),
     [
-        ("", RepositoryError, "^[0-9a-f]{12}:data/raw/photos.dvc: wanted a file of DVC, got nothing; commit a whole"),
-        ("[1]", RepositoryError, "wanted a file of DVC, got a list"),
+        ("", IntegrityError, "^[0-9a-f]{12}:data/raw/photos.dvc: wanted a file of DVC, got nothing; commit a whole f"),
+        ("[1]", IntegrityError, r"wanted a file of DVC, got \[1\]"),
+        ("deps: 3", IntegrityError, "data/raw/photos.dvc: deps: wanted a valid list, got 3"),
+        ("desc: \udcff", ParamsError, "^[0-9a-f]{12}:data/raw/photos.dvc: wanted YAML, got: "),
         ("outs: [", ParamsError, "^[0-9a-f]{12}:data/raw/photos.dvc: wanted YAML, got: "),
         ("a: " + "[" * 900, ParamsError, "data/raw/photos.dvc: line 1: wanted at most 20 levels of blocks and lists"),
     ],
 )
 def test_damaged_file_of_dvc_is_reported(root, content, error, message):
-    (root / "data" / "raw" / "photos.dvc").write_text(content)
+    (root / "data" / "raw" / "photos.dvc").write_text(content, errors="surrogateescape")
     commit(root)
+    head = find_commit(root, "HEAD")
+    assert hash_sources(root, head) == hash_sources(root)
     with pytest.raises(error, match=message):
-        list_imports(root, find_commit(root, "HEAD"))
+        list_imports(root, head)
+
+
+@pytest.mark.parametrize(
+    "content", ["stages: [1]", "stages: {evaluate: {outs: 3}}", "stages: {evaluate: {outs: [3]}}", "stages: {a: null}"]
+)
+def test_damaged_pipeline_is_reported(root, content):
+    retrain(root, 1, FIRST)
+    (root / "dvc.yaml").write_text(content)
+    commit(root)
+    with pytest.raises(IntegrityError, match=r"^[0-9a-f]{12}:dvc.yaml: stages.*: wanted a .*; commit a whole file$"):
+        list_kept_files(root, find_start(root, "main", PARAMS))
+
+
+def test_small_outputs_come_from_the_version_in_use(root):
+    """However `dvc.yaml` writes them; it may hold dates."""
+    retrain(root, 1, FIRST)
+    git(root, "merge", "--quiet", "classifier@v1.0.0")
+    (root / "dvc.yaml").write_text(
+        "stages:\n  a: {cmd: x, meta: {added: 2026-01-01}, outs: [b, {c: {cache: false}}, {d: {push: false}}],\n"
+        "    plots: [{e: {cache: false}}, {f: [{x: 1}]}], metrics: null}\n"
+        "  g: {foreach: [1], do: {cmd: x, outs: [{h: {cache: false}}]}}\n"
+    )
+    commit(root)
+    kept = list_kept_files(root, find_start(root, "main", PARAMS))
+    assert kept == ["data/raw/photos.dvc", "dvc.lock", "c", "e", "h"]
 
 
 def test_tag_and_release_follow_after_a_kill(root):

@@ -2,7 +2,7 @@
 
 import re
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -65,7 +65,7 @@ NETWORKS = {
 MAX_YAML_BYTES = 1_000_000
 MAX_YAML_DEPTH = 20
 MAX_NUMBER_CHARACTERS = 100
-YAML_KINDS = {"null", "bool", "int", "float", "str", "seq", "map", "merge"}
+YAML_KINDS = frozenset({"null", "bool", "int", "float", "str", "seq", "map", "merge"})
 
 MAX_ERRORS = 20
 MAX_TEXT_SHOWN = 200
@@ -534,11 +534,18 @@ def parse_blocks(content: bytes, name: str, model: type[Blocks]) -> Blocks:
         raise ParamsError(f"{name}: {error.error_count()} wrong{problems}{more}") from None
 
 
-def parse_yaml(content: bytes, name: str, max_bytes: int = MAX_YAML_BYTES) -> Any:
+def parse_yaml(content: bytes, name: str, max_bytes: int = MAX_YAML_BYTES, kinds: Collection[str] = YAML_KINDS) -> Any:
     """Return the value of a YAML file that is called `name` in errors: blocks, lists, texts, numbers, booleans, null.
 
     A small file can stand for a huge value, by aliases of aliases, or can take more stack than there is. So size,
-    depth, the number of values and the length of numbers are limited, and what needs a tag is refused.
+    depth, the number of values and the length of numbers are limited.
+
+    Parameters
+    ----------
+    max_bytes
+        The limit on the size; a fifth of it is the limit on the number of values.
+    kinds
+        What a value may be, by YAML's names of the types; all others are refused.
 
     Raises
     ------
@@ -554,7 +561,7 @@ def parse_yaml(content: bytes, name: str, max_bytes: int = MAX_YAML_BYTES) -> An
         root = yaml.compose(content)
         if root is None:
             return None
-        _measure_node(root, name, 1, {}, max_bytes // 5)
+        _measure_node(root, name, 1, {}, max_bytes // 5, kinds=kinds)
         return yaml.constructor.construct_document(root)
     except MaxDepthExceededError as error:
         raise _refuse_depth(name, error.problem_mark.line) from None
@@ -563,7 +570,7 @@ def parse_yaml(content: bytes, name: str, max_bytes: int = MAX_YAML_BYTES) -> An
 
 
 def _measure_node(
-    node: Node, name: str, depth: int, found: dict[int, tuple[int, int]], max_values: int
+    node: Node, name: str, depth: int, found: dict[int, tuple[int, int]], max_values: int, *, kinds: Collection[str]
 ) -> tuple[int, int]:
     """Return of how many values a node consists once its aliases are replaced, and on how many levels.
 
@@ -573,8 +580,10 @@ def _measure_node(
         raise _refuse_depth(name, node.start_mark.line)
     if id(node) not in found:
         where = f"{name}: line {node.start_mark.line + 1}"
-        _check_node(node, where)
-        sizes = [_measure_node(child, name, depth + 1, found, max_values) for child in _list_children(node)]
+        _check_node(node, where, kinds)
+        sizes = [
+            _measure_node(child, name, depth + 1, found, max_values, kinds=kinds) for child in _list_children(node)
+        ]
         n_values = 1 + sum(size for size, _ in sizes)
         if n_values > max_values:
             raise ParamsError(
@@ -595,14 +604,14 @@ def _list_children(node: Node) -> Iterator[Node]:
         yield from node.value
 
 
-def _check_node(node: Node, where: str) -> None:
-    """Raise `ParamsError` if a node is of a kind that no parameter has."""
+def _check_node(node: Node, where: str, kinds: Collection[str]) -> None:
+    """Raise `ParamsError` if a node is of another kind, or its key or its text is one that no file of ours has."""
     keys = [key for key, _ in node.value] if isinstance(node, MappingNode) else []
     if odd := [key for key in keys if not isinstance(key, ScalarNode)]:
         got = "a block" if isinstance(odd[0], MappingNode) else "a list"
         raise ParamsError(f"{where}: wanted keys that are texts or numbers, got {got} as a key; put it in quotes")
     kind = str(node.tag).removeprefix("tag:yaml.org,2002:")
-    if kind not in YAML_KINDS:
+    if kind not in kinds:
         tag = _shorten(kind if kind.startswith("!") or kind == node.tag else f"!!{kind}")
         raise ParamsError(
             f"{where}: wanted text, numbers, true, false, null, lists and blocks, got {tag}; put it in quotes if it is "

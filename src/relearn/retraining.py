@@ -31,7 +31,7 @@ from relearn.landing import Waiting
 from relearn.lineage import Absent, list_tags, name_tag, name_version, parse_images, read_committed
 from relearn.lock import hold_lock
 from relearn.manifest import Exclusion, Sighting, read_manifest
-from relearn.params import Params, RetrainParams, parse_blocks, parse_yaml
+from relearn.params import Params, RetrainParams, parse_blocks
 from relearn.release import IMAGES, VERSION, VERSIONS, find_current, keep_version, list_versions, switch_current
 from relearn.repository import (
     add_tag,
@@ -48,9 +48,7 @@ from relearn.repository import (
     run_git,
     write_commit,
 )
-
-# A `.dvc` file of a remote with versions lists every file of a folder.
-MAX_DVC_BYTES = 100_000_000
+from relearn.tracked import DataFile, Parts, Pipeline, parse_dvc_file
 
 UNPUSHED = Path(".relearn/retrain/unpushed")  # is there while something is recorded here alone
 NONE = "none"
@@ -240,7 +238,7 @@ def hash_sources(folder: Path, commit: str | None = None) -> str:
     if commit:
         contents = [run_git(folder, "cat-file", "blob", f"{commit}:{name}") for name in names]
     else:
-        contents = [(folder / name).read_text() for name in names]
+        contents = [(folder / name).read_text(encoding="utf-8", errors="surrogateescape") for name in names]
     return hash_bytes(json.dumps(list(zip(names, contents, strict=True))).encode())
 
 
@@ -253,7 +251,7 @@ def list_data_files(root: Path, commit: str) -> list[str]:
 
 def list_imports(root: Path, commit: str) -> list[str]:
     """Return those `.dvc` files that `dvc import` or `dvc import-url` wrote."""
-    return [name for name in list_data_files(root, commit) if "deps" in _read_yaml(root, commit, name)]
+    return [name for name in list_data_files(root, commit) if _read_dvc_file(root, commit, name, DataFile).deps]
 
 
 def list_kept_files(root: Path, start: Start) -> list[str]:
@@ -279,11 +277,8 @@ def list_kept_files(root: Path, start: Start) -> list[str]:
                 f"{name}: was changed in the base and by retraining, since {fork[:12]}; bring both together: merge "
                 f"{start.version and name_tag(start.version)} into the base, and commit"
             )
-    stages = _read_yaml(root, start.base, "dvc.yaml")["stages"].values()
-    outputs = [out for stage in stages for part in ("outs", "metrics", "plots") for out in stage.get(part, [])]
-    options = [item for out in outputs if isinstance(out, dict) for item in out.items()]
-    small = [path for path, option in options if not option.get("cache", True)]
-    return [*kept, "dvc.lock", *small]
+    stages = _read_dvc_file(root, start.base, "dvc.yaml", Pipeline).stages or {}
+    return [*kept, "dvc.lock", *(path for stage in stages.values() for path in stage.uncached)]
 
 
 def _find_blob(root: Path, commit: str, name: str) -> str | None:
@@ -293,18 +288,9 @@ def _find_blob(root: Path, commit: str, name: str) -> str | None:
         return None
 
 
-def _read_yaml(root: Path, commit: str, name: str) -> Any:
-    content = run_git(root, "cat-file", "blob", f"{commit}:{name}").encode()
-    value = parse_yaml(content, f"{commit[:12]}:{name}", MAX_DVC_BYTES)
-    if not isinstance(value, dict):
-        raise RepositoryError(
-            f"{commit[:12]}:{name}: wanted a file of DVC, got {_name_kind(value)}; commit a whole one"
-        )
-    return value
-
-
-def _name_kind(value: object) -> str:
-    return "nothing" if value is None else f"a {type(value).__name__}"
+def _read_dvc_file(root: Path, commit: str, name: str, model: type[Parts]) -> Parts:
+    content = run_git(root, "cat-file", "blob", f"{commit}:{name}").encode(errors="surrogateescape")
+    return parse_dvc_file(content, f"{commit[:12]}:{name}", model)
 
 
 def write_record(

@@ -8,15 +8,90 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeVar
 
-from ruamel.yaml import YAML
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from relearn.errors import IntegrityError
+from relearn.params import YAML_KINDS, parse_yaml, show_value
 
+# A `.dvc` file of a remote with versions lists every file of a folder.
+MAX_DVC_BYTES = 100_000_000
+# `meta` may hold whatever a safe reader of YAML makes without code of its own.
+DVC_KINDS = YAML_KINDS | {"timestamp", "binary", "set", "omap", "pairs"}
 TEXT_HASH = "md5-dos2unix"  # of DVC 2: a text file is hashed with the ends of its lines as on Unix
 FOLDER = ".dir"
 N_NAMED = 3
+
+
+class Part(BaseModel):
+    """What this package reads of a file of DVC; DVC itself checks the rest."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+
+Parts = TypeVar("Parts", bound=Part)
+# DVC takes digits without quotes for the text that they are.
+Md5 = Annotated[str, BeforeValidator(lambda md5: str(md5) if type(md5) is int else md5)]
+
+
+class ListedFile(Part):
+    """A file of a folder on a remote that keeps versions."""
+
+    relpath: str
+    md5: Md5 | None = None
+
+
+class ListedOutput(Part):
+    """An entry of `outs` in a `.dvc` file or in `dvc.lock`."""
+
+    path: str
+    md5: Md5 | None = None
+    hash: str | None = None
+    files: list[ListedFile] | None = None
+
+
+class DataFile(Part):
+    """A `.dvc` file; one with `deps` is an import."""
+
+    wdir: str | None = None
+    deps: list[Any] | None = None
+    outs: list[ListedOutput] | None = None
+
+
+class LockedStage(Part):
+    """A stage of `dvc.lock`."""
+
+    outs: list[ListedOutput] | None = None
+
+
+class LockFile(Part):
+    """The whole of `dvc.lock`."""
+
+    stages: dict[str, LockedStage] | None = None
+
+
+class PipelineStage(Part):
+    """A stage of `dvc.yaml`, in which an output is a path, or a path with options; `do` is that of a `foreach`."""
+
+    outs: list[str | dict[str, Any]] | None = None
+    metrics: list[str | dict[str, Any]] | None = None
+    plots: list[str | dict[str, Any]] | None = None
+    do: "PipelineStage | None" = None
+
+    @property
+    def uncached(self) -> list[str]:
+        """The paths, as they are written, of the outputs with `cache: false`, which git has and DVC's cache has not."""
+        outputs = [*(self.outs or []), *(self.metrics or []), *(self.plots or [])]
+        options = [item for output in outputs if isinstance(output, dict) for item in output.items()]
+        here = [path for path, option in options if isinstance(option, dict) and option.get("cache") is False]
+        return here + (self.do.uncached if self.do else [])
+
+
+class Pipeline(Part):
+    """The whole of `dvc.yaml`."""
+
+    stages: dict[str, PipelineStage] | None = None
 
 
 class Output(NamedTuple):
@@ -44,37 +119,69 @@ def list_outputs(folder: Path, names: Iterable[str]) -> list[Output]:
     """Return what the `.dvc` files of a repository name."""
     outputs: list[Output] = []
     for name in names:
-        content = _read_yaml(folder / name)
-        inside = Path(name).parent / content.get("wdir", ".")
-        outputs += _parse_outputs(content, inside, Path(name))
+        content = read_dvc_file(folder, name, DataFile)
+        inside = Path(name).parent / (content.wdir or ".")
+        outputs += _list_outputs(content.outs, inside, Path(name))
     return outputs
 
 
 def list_stage_outputs(folder: Path, stage: str) -> list[Output]:
     """Return what `dvc.lock` names as the outputs of a stage, or of all that one of a matrix stands for."""
     lock = Path("dvc.lock")
-    stages = _read_yaml(folder / lock).get("stages", {})
+    stages = read_dvc_file(folder, lock.name, LockFile).stages or {}
     return [
         output
         for name, content in stages.items()
         if name.split("@")[0] == stage
-        for output in _parse_outputs(content, Path(), lock)
+        for output in _list_outputs(content.outs, Path(), lock)
     ]
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = YAML(typ="safe", pure=True).load(path.read_bytes()) or {}
-    return content
+def read_dvc_file(folder: Path, name: str, model: type[Parts]) -> Parts:
+    """Read a file of DVC that is in a folder; see `parse_dvc_file`."""
+    try:
+        content = (folder / name).read_bytes()
+    except FileNotFoundError:
+        raise IntegrityError(f"{name}: no such file in {folder}; `git checkout HEAD {name}` brings it back") from None
+    return parse_dvc_file(content, name, model)
 
 
-def _parse_outputs(content: dict[str, Any], inside: Path, named_by: Path) -> Iterator[Output]:
-    for out in content.get("outs", []):
+def parse_dvc_file(content: bytes, name: str, model: type[Parts]) -> Parts:
+    """Parse a `.dvc` file, `dvc.yaml` or `dvc.lock` that is called `name` in errors.
+
+    Raises
+    ------
+    ParamsError
+        It is not YAML within the limits of `relearn.params.parse_yaml`.
+    IntegrityError
+        A value is missing, or another one than DVC writes; the first is named.
+    """
+    value = parse_yaml(content, name, MAX_DVC_BYTES, DVC_KINDS)
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        detail = error.errors(include_url=False)[0]
+    got = "nothing" if detail["input"] is None else show_value(detail["input"])
+    key = ".".join(show_value(part).strip("'") for part in detail["loc"])
+    match detail["type"]:
+        case "model_type":
+            wanted = "a block" if key else "a file of DVC"
+        case "missing":
+            wanted, got = "a value", "none"
+        case _:
+            wanted = detail["msg"].removeprefix("Input should be ")
+    raise IntegrityError(f"{name}: {key}{': ' if key else ''}wanted {wanted}, got {got}; commit a whole file")
+
+
+def _list_outputs(outs: Iterable[ListedOutput] | None, inside: Path, named_by: Path) -> Iterator[Output]:
+    for out in outs or []:
         # A remote that keeps versions has its files listed one by one.
-        for file in out.get("files", [{**out, "relpath": "."}]):
-            if "md5" not in file:
-                raise IntegrityError(f"{named_by}: {out['path']}: wanted an md5, got none; run `dvc commit {named_by}`")
-            hash_name = "md5" if "hash" in out else TEXT_HASH
-            yield Output(inside / out["path"] / file["relpath"], named_by, file["md5"], hash_name)
+        files = [ListedFile(relpath=".", md5=out.md5)] if out.files is None else out.files
+        for file in files:
+            if not file.md5:
+                raise IntegrityError(f"{named_by}: {out.path}: wanted an md5, got none; run `dvc commit {named_by}`")
+            hash_name = "md5" if out.hash else TEXT_HASH
+            yield Output(inside / out.path / file.relpath, named_by, file.md5, hash_name)
 
 
 def list_members(output: Output, cache: Path) -> dict[str, str]:
