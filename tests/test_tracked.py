@@ -6,6 +6,12 @@ import pytest
 from relearn.errors import IntegrityError, RelearnError
 from relearn.tracked import check_outputs, find_object, hash_as_dvc, list_members, list_outputs, list_stage_outputs
 
+PIPELINE = """
+stages:
+  extract: {cmd: x, outs: [data/photos]}
+  train: {matrix: {n: [a]}, cmd: x, outs: ["data/${item.n}"]}
+  train_more: {cmd: x}
+"""
 FILES = {"cat/1.png": b"one", "cat/2.png": b"two\r\n", "dog/1.png": b"three"}
 
 
@@ -43,6 +49,7 @@ def repository(tmp_path):
         "train_more": {"cmd": "x"},
     }
     (tmp_path / "dvc.lock").write_text(json.dumps({"schema": "2.0", "stages": lock}))
+    (tmp_path / "dvc.yaml").write_text(PIPELINE)
     return tmp_path
 
 
@@ -103,6 +110,39 @@ def test_a_damaged_list_of_files_is_named(repository):
     place.unlink()
     with pytest.raises(IntegrityError, match=rf"^data/photos: {place}, the list of its files, is missing; `dvc fetch "):
         check(repository)
+
+
+@pytest.mark.parametrize(
+    "written", ["data/photos: {cache: false}", "./data/photos: {cache: false}", "'data/${name}': {cache: false}"]
+)
+def test_a_folder_that_git_has_and_not_dvc_is_left_out(repository, written):
+    """Of it DVC keeps no list of the files, which no fetch would bring."""
+    (cached,) = list_stage_outputs(repository, "extract")
+    find_object(repository / "cache", cached.md5).unlink()
+    with pytest.raises(IntegrityError, match="the list of its files, is missing"):
+        check_outputs(repository, [cached], repository / "cache")
+    (repository / "dvc.yaml").write_text(f"stages: {{extract: {{cmd: x, outs: [{{{written}}}]}}}}")
+    check_outputs(repository, list_stage_outputs(repository, "extract"), repository / "cache")
+    (repository / "dvc.yaml").write_text("stages: {extract: {cmd: x, outs: [{data/photo: {cache: false}}]}}")
+    assert list_stage_outputs(repository, "extract") == [cached]
+    content = (repository / "data" / "photos.dvc").read_text()
+    (repository / "data" / "photos.dvc").write_text(content.replace("path: photos", "path: photos, cache: false"))
+    check(repository)
+    (output,) = list_outputs(repository, ["data/photos.dvc"])
+    with pytest.raises(
+        IntegrityError, match=r"^data/photos: wanted a folder whose files DVC lists, got cache: false in"
+    ):
+        list_members(output, repository / "cache")
+
+
+def test_a_file_that_git_has_and_not_dvc_is_held_against_its_hash(repository):
+    (repository / "dvc.yaml").write_text("stages: {train: {cmd: x, metrics: [{data/file: {cache: false}}]}}")
+    outputs = list_stage_outputs(repository, "train")
+    assert [output.is_cached for output in outputs] == [False]
+    check_outputs(repository, outputs, repository / "cache")
+    (repository / "data" / "file").write_bytes(b"changed")
+    with pytest.raises(IntegrityError, match=r"^data/file: wanted md5 .*: it was changed after it was made; run this"):
+        check_outputs(repository, outputs, repository / "cache")
 
 
 def test_files_that_are_listed_one_by_one(repository):

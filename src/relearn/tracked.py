@@ -6,6 +6,8 @@ checked out, and becomes the data. See `LocalHashFileDB.check` in dvc_data.
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
@@ -48,6 +50,7 @@ class ListedOutput(Part):
     path: str
     md5: Md5 | None = None
     hash: str | None = None
+    cache: bool = True
     files: list[ListedFile] | None = None
 
 
@@ -107,12 +110,15 @@ class Output(NamedTuple):
         Of the file; of a folder that of its list of files, and `.dir`.
     hash_name
         `md5`, or `md5-dos2unix` as DVC 2 had it.
+    is_cached
+        False with `cache: false`: git has it, and of a folder DVC keeps no list of its files.
     """
 
     path: Path
     named_by: Path
     md5: str
     hash_name: str
+    is_cached: bool = True
 
 
 def list_outputs(folder: Path, names: Iterable[str]) -> list[Output]:
@@ -129,12 +135,22 @@ def list_stage_outputs(folder: Path, stage: str) -> list[Output]:
     """Return what `dvc.lock` names as the outputs of a stage, or of all that one of a matrix stands for."""
     lock = Path("dvc.lock")
     stages = read_dvc_file(folder, lock.name, LockFile).stages or {}
+    outs = [out for name, content in stages.items() if name.split("@")[0] == stage for out in content.outs or []]
+    if not outs:
+        return []
+    # The lock does not say what is cached.
+    definition = (read_dvc_file(folder, "dvc.yaml", Pipeline).stages or {}).get(stage, PipelineStage())
     return [
-        output
-        for name, content in stages.items()
-        if name.split("@")[0] == stage
-        for output in _list_outputs(content.outs, Path(), lock)
+        output._replace(is_cached=not any(_stands_for(written, out.path) for written in definition.uncached))
+        for out in outs
+        for output in _list_outputs([out], Path(), lock)
     ]
+
+
+def _stands_for(written: str, path: str) -> bool:
+    """Return whether the path of an output in `dvc.yaml`, which may hold `${...}`, is one of `dvc.lock`."""
+    parts = re.split(r"\$\{.*?\}", os.path.normpath(written))
+    return re.fullmatch(".+".join(map(re.escape, parts)), os.path.normpath(path)) is not None
 
 
 def read_dvc_file(folder: Path, name: str, model: type[Parts]) -> Parts:
@@ -181,7 +197,7 @@ def _list_outputs(outs: Iterable[ListedOutput] | None, inside: Path, named_by: P
             if not file.md5:
                 raise IntegrityError(f"{named_by}: {out.path}: wanted an md5, got none; run `dvc commit {named_by}`")
             hash_name = "md5" if out.hash else TEXT_HASH
-            yield Output(inside / out.path / file.relpath, named_by, file.md5, hash_name)
+            yield Output(inside / out.path / file.relpath, named_by, file.md5, hash_name, out.cache)
 
 
 def list_members(output: Output, cache: Path) -> dict[str, str]:
@@ -195,10 +211,15 @@ def list_members(output: Output, cache: Path) -> dict[str, str]:
     Raises
     ------
     IntegrityError
-        The list of a folder is missing, or another one than the output names.
+        The list of a folder is missing, or another one than the output names; or DVC keeps none of it.
     """
     if not output.md5.endswith(FOLDER):
         return {".": output.md5}
+    if not output.is_cached:
+        raise IntegrityError(
+            f"{output.path}: wanted a folder whose files DVC lists, got cache: false in {output.named_by}; remove "
+            f"that, and run `dvc commit {output.named_by}`"
+        )
     path = find_object(cache, output.md5, output.hash_name)
     try:
         content = path.read_bytes()
@@ -220,6 +241,9 @@ def find_object(cache: Path, md5: str, hash_name: str = "md5") -> Path:
 def check_outputs(folder: Path, outputs: Iterable[Output], cache: Path) -> None:
     """Read every file of some outputs as they are checked out, and hold it against its hash.
 
+    A folder with `cache: false` is left out: nothing of it comes from DVC's cache, which may be damaged, and DVC keeps
+    no list of its files. Git has it.
+
     Parameters
     ----------
     folder
@@ -232,6 +256,8 @@ def check_outputs(folder: Path, outputs: Iterable[Output], cache: Path) -> None:
     """
     wrong = []
     for output in outputs:
+        if output.md5.endswith(FOLDER) and not output.is_cached:
+            continue
         for name, md5 in list_members(output, cache).items():
             path = output.path / name
             found = hash_as_dvc(folder / path, output.hash_name)
@@ -240,6 +266,8 @@ def check_outputs(folder: Path, outputs: Iterable[Output], cache: Path) -> None:
             place = find_object(cache, md5, output.hash_name)
             if place.exists() and hash_as_dvc(place, output.hash_name) != md5:
                 reason = _describe_damage(place, output.named_by)
+            elif not output.is_cached:
+                reason = "it was changed after it was made; run this again"
             else:
                 reason = f"it was changed after DVC checked it out from {place}; run this again"
             wrong.append(f"{path}: wanted md5 {md5} by {output.named_by}, got {found or 'no such file'}: {reason}")
