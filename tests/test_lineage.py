@@ -99,6 +99,7 @@ def test_by_tag_revision_and_folder(repository):
         ("metrics/evaluation.json", b"[1]", "evaluation.json of .*: wanted a JSON object, got a list"),
         ("data/manifest.csv", b"\xff", "manifest.csv: wanted rows with sha256 and split, got none"),
         ("data/manifest.csv", b"path,split\nx,training\n", "manifest.csv: wanted rows with sha256 and split, got none"),
+        ("params.yaml", b"a: 1\n\xff", "^params.yaml of HEAD: wanted text in UTF-8, got byte 6: invalid start byte$"),
     ],
 )
 def test_a_malformed_file_of_a_commit_is_an_error(repository, path, content, message):

@@ -103,7 +103,7 @@ def read_lineage(revision: str) -> Lineage:
         parse_images(manifest),
         hash_bytes(manifest),
         hash_bytes(read_committed(Path(), commit, ENVIRONMENT)),
-        read_committed(Path(), commit, paths.PARAMS).decode(),
+        decode_text(read_committed(Path(), commit, paths.PARAMS), f"{paths.PARAMS} of {revision}"),
         _read_object(commit, paths.CLASSIFIER / RECORD, ("extractor", "head", "options", "record_sha256")),
         _read_object(commit, paths.EVALUATION_METRICS, ("accuracy_score", "n_images")),
     )
@@ -111,6 +111,20 @@ def read_lineage(revision: str) -> Lineage:
 
 def _read_object(revision: str, path: Path, keys: Sequence[str] = ()) -> dict[str, Any]:
     return parse_json(read_committed(Path(), revision, path), f"{path} of {revision}", keys)
+
+
+def decode_text(content: bytes, name: str) -> str:
+    """Return the text of a file that is called `name` in errors.
+
+    Raises
+    ------
+    IntegrityError
+        It is not UTF-8.
+    """
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise IntegrityError(f"{name}: wanted text in UTF-8, got byte {error.start + 1:,}: {error.reason}") from None
 
 
 def parse_images(manifest: bytes) -> dict[str, str]:

@@ -28,7 +28,7 @@ from relearn.contest import IMAGES_HEADER
 from relearn.errors import IntegrityError, ParamsError, RepositoryError
 from relearn.files import hash_bytes, read_csv
 from relearn.landing import Waiting
-from relearn.lineage import Absent, list_tags, name_tag, name_version, parse_images, read_committed
+from relearn.lineage import Absent, decode_text, list_tags, name_tag, name_version, parse_images, read_committed
 from relearn.lock import hold_lock
 from relearn.manifest import Exclusion, Sighting, read_manifest
 from relearn.params import Params, RetrainParams, parse_blocks
@@ -470,7 +470,7 @@ def _list_source_paths(root: Path, version: str) -> list[tuple[str, str]]:
     """Return the SHA-256 and the path in the source of each image of a version."""
     tag = name_tag(version)
     tables = [
-        list(csv.DictReader(io.StringIO(read_committed(root, tag, path).decode())))
+        list(csv.DictReader(io.StringIO(decode_text(read_committed(root, tag, path), f"{path} of {tag}"))))
         for path in (paths.MANIFEST, paths.SIGHTINGS)
     ]
     hashes = {row["path"]: row["sha256"] for row in tables[0]}
