@@ -133,10 +133,14 @@ def test_what_is_no_image_is_no_answer(workspace):
     (workspace / "folder").mkdir()
     (workspace / "image.png").write_bytes(b"x")
     os.mkfifo(workspace / "pipe")
-    absent = ["imgae.png", "folder/imgae.png", "image.png/x", "", "c" * 63, "c" * 65, "g" * 64, "x" * 300, "nul\0"]
+    (workspace / "loop").symlink_to("loop")
+    absent = ["imgae.png", "folder/imgae.png", "", "c" * 63, "c" * 65, "g" * 64, "nul\0"]
     for image, got in [
         ("folder", "a folder"),
         ("pipe", "no regular file"),
+        ("loop", "Too many levels of symbolic links"),
+        ("image.png/x", "Not a directory"),
+        ("x" * 300, "File name too long"),
         *((name, "no such file") for name in absent),
     ]:
         message = (

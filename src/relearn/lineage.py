@@ -151,10 +151,10 @@ def find_image_hash(image: str) -> str:
     """
     try:
         status = os.stat(image)
-    except (OSError, ValueError):  # ValueError: a NUL
+    except (OSError, ValueError) as error:  # ValueError: a NUL
         if re.fullmatch("[0-9a-fA-F]{64}", image):
             return image.lower()
-        got = "no such file"
+        got = "no such file" if isinstance(error, FileNotFoundError | ValueError) else error.strerror
     else:
         if stat.S_ISREG(status.st_mode):
             return hash_file(Path(image))
