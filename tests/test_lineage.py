@@ -1,8 +1,10 @@
+import hashlib
 import json
 import os
 import re
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 from typer.testing import CliRunner
@@ -97,9 +99,9 @@ def test_by_tag_revision_and_folder(repository):
         ("models/classifier/classifier.json", b"[" * 10_000, "classifier.json of .*: wanted JSON, got "),
         ("models/classifier/classifier.json", b"{}", "classifier.json of .*: wanted the key extractor, got none"),
         ("metrics/evaluation.json", b"[1]", "evaluation.json of .*: wanted a JSON object, got a list"),
+        ("params.yaml", b"a: 1\n\xff", "^params.yaml of HEAD: wanted text in UTF-8, got byte 6: invalid start byte$"),
         ("data/manifest.csv", b"\xff", "manifest.csv: wanted rows with sha256 and split, got none"),
         ("data/manifest.csv", b"path,split\nx,training\n", "manifest.csv: wanted rows with sha256 and split, got none"),
-        ("params.yaml", b"a: 1\n\xff", "^params.yaml of HEAD: wanted text in UTF-8, got byte 6: invalid start byte$"),
     ],
 )
 def test_a_malformed_file_of_a_commit_is_an_error(repository, path, content, message):
@@ -189,11 +191,55 @@ def test_a_damaged_object_of_the_cache_is_no_answer(repository):
     tagged = ("classifier@v12.0.0", "evaluation")
     assert find_sightings("a" * 64)[0][0] == tagged
     (place,) = [path for path in (repository / ".dvc" / "cache" / "files").rglob("*") if path.is_file()]
+    damage(place)
+    found, (unknown,) = find_sightings("a" * 64)
+    assert tagged not in found
+    assert f"the object {place} of DVC's cache is damaged; remove it, then `dvc pull` brings it" in unknown
+    place.unlink()
+    assert "not in git, in DVC's cache or on its remote" in find_sightings("a" * 64)[1][0]
+
+
+def damage(place):
     content = place.read_bytes()
     place.chmod(0o644)
     place.write_bytes(content.replace(b"a", b"e"))
     place.chmod(0o444)
-    found, (unknown,) = find_sightings("a" * 64)
-    assert tagged not in found
-    name = "/".join(place.parts[-2:])
-    assert f"the object files/md5/{name} of DVC's cache is damaged; remove it" in unknown
+
+
+def test_a_damaged_object_of_dvc_2_is_no_answer(repository):
+    """Its hash is that of the text with the ends of lines as on Unix, and it lies elsewhere in the cache."""
+    unix = (repository / "data" / "manifest.csv").read_bytes()
+    content = unix.replace(b"\n", b"\r\n")
+    md5 = hashlib.md5(unix, usedforsecurity=False).hexdigest()
+    git(repository, "rm", "--quiet", "--cached", "data/manifest.csv")
+    (repository / "data" / "manifest.csv").unlink()
+    (repository / "data" / "manifest.csv.dvc").write_text(f"outs:\n- md5: {md5}\n  path: manifest.csv\n")
+    place = repository / ".dvc" / "cache" / md5[:2] / md5[2:]
+    place.parent.mkdir(parents=True)
+    place.write_bytes(content)
+    place.chmod(0o444)
+    commit(repository)
+    assert read_committed(repository, "HEAD", cli.paths.MANIFEST) == content
+    damage(place)
+    with pytest.raises(
+        IntegrityError, match=rf"^data/manifest.csv of HEAD: wanted md5 {md5}, got .*: the object {place}"
+    ):
+        read_committed(repository, "HEAD", cli.paths.MANIFEST)
+
+
+def test_a_damaged_object_of_the_remote_is_told_apart_from_one_of_the_cache(repository, tmp_path):
+    remote = tmp_path / "remote"
+    execute = partial(subprocess.run, cwd=repository, check=True)
+    git(repository, "rm", "--quiet", "--cached", "data/manifest.csv")
+    execute([sys.executable, "-m", "dvc", "remote", "add", "--quiet", "--default", "there", str(remote)])
+    execute([sys.executable, "-m", "dvc", "add", "--quiet", "data/manifest.csv"])
+    remote.mkdir()
+    (repository / ".dvc" / "cache" / "files").rename(remote / "files")
+    commit(repository)
+    assert read_committed(repository, "HEAD", cli.paths.MANIFEST)
+    (place,) = [path for path in remote.rglob("*") if path.is_file()]
+    damage(place)
+    with pytest.raises(
+        IntegrityError, match=r"DVC's remote has other bytes under this hash; remove them, and `dvc push` "
+    ):
+        read_committed(repository, "HEAD", cli.paths.MANIFEST)

@@ -1,7 +1,6 @@
 """Where a classifier came from: its images, parameters, code and environment; and which classifiers saw an image."""
 
 import csv
-import hashlib
 import io
 import json
 import os
@@ -18,6 +17,7 @@ from relearn.errors import IntegrityError
 from relearn.files import hash_bytes, hash_file, parse_json, read_json
 from relearn.manifest import SPLITS
 from relearn.repository import find_commit, run_git
+from relearn.tracked import TEXT_HASH, describe_damage, find_object, hash_as_dvc, hash_content
 
 # The tags that the model registry of DVC reads: https://dvc.org/doc/gto/user-guide
 TAG = re.compile(r"classifier@(v[1-9][0-9]{0,8})\.0\.0")
@@ -240,14 +240,21 @@ def read_committed(root: Path, revision: str, path: Path) -> bytes:
         files = DVCFileSystem(str(root), rev=revision)
         with files.open(path.as_posix(), "rb") as file:
             content: bytes = file.read()
-        md5 = files.info(path.as_posix()).get("md5")  # none where git has the file
+        hashes = files.info(path.as_posix())  # none where git has the file
     except (DvcException, DataIndexDirError, SCMError, OSError) as error:
         raise Absent(
             f"{path} of {revision}: not in git, in DVC's cache or on its remote: {' '.join(str(error).split())}"
         ) from None
-    if md5 is not None and (found := hashlib.md5(content, usedforsecurity=False).hexdigest()) != md5:
-        raise IntegrityError(
-            f"{path} of {revision}: wanted md5 {md5}, got {found}: the object files/md5/{md5[:2]}/{md5[2:]} of DVC's "
-            "cache is damaged; remove it, then it comes from the remote, if there is one"
-        )
+    for hash_name in {"md5", TEXT_HASH} & hashes.keys():
+        md5, found = hashes[hash_name], hash_content(io.BytesIO(content), hash_name)
+        if found == md5:
+            continue
+        place = find_object(Path(files.repo.cache.local_cache_dir), md5, hash_name)
+        if hash_as_dvc(place, hash_name) is None:  # then DVC read it from the remote
+            reason = (
+                "DVC's remote has other bytes under this hash; remove them, and `dvc push` from a clone with sound ones"
+            )
+        else:
+            reason = describe_damage(place, str(path))
+        raise IntegrityError(f"{path} of {revision}: wanted md5 {md5}, got {found}: {reason}")
     return content

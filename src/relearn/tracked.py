@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any, BinaryIO, NamedTuple, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
@@ -228,7 +228,7 @@ def list_members(output: Output, cache: Path) -> dict[str, str]:
             f"{output.path}: {path}, the list of its files, is missing; `dvc fetch {output.named_by}` brings it"
         ) from None
     if hashlib.md5(content, usedforsecurity=False).hexdigest() != output.md5.removesuffix(FOLDER):
-        raise IntegrityError(f"{output.path}: {_describe_damage(path, output.named_by)}")
+        raise IntegrityError(f"{output.path}: {describe_damage(path, f'what {output.named_by} names')}")
     return {entry["relpath"]: entry["md5"] for entry in json.loads(content)}
 
 
@@ -265,7 +265,7 @@ def check_outputs(folder: Path, outputs: Iterable[Output], cache: Path) -> None:
                 continue
             place = find_object(cache, md5, output.hash_name)
             if place.exists() and hash_as_dvc(place, output.hash_name) != md5:
-                reason = _describe_damage(place, output.named_by)
+                reason = describe_damage(place, f"what {output.named_by} names")
             elif not output.is_cached:
                 reason = "it was changed after it was made; run this again"
             else:
@@ -280,17 +280,24 @@ def hash_as_dvc(path: Path, hash_name: str = "md5") -> str | None:
     """Return the hash of a file as DVC computes it; None if there is no such file."""
     try:
         with path.open("rb") as file:
-            if hash_name == TEXT_HASH:
-                from dvc_data.hashfile.hash import fobj_md5
-
-                return str(fobj_md5(file, name=TEXT_HASH))
-            return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+            return hash_content(file, hash_name)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
 
 
-def _describe_damage(path: Path, named_by: Path) -> str:
+def hash_content(file: BinaryIO, hash_name: str = "md5") -> str:
+    """Return the hash of what is left of an open file, as DVC computes it."""
+    if hash_name == TEXT_HASH:
+        from dvc_data.hashfile.hash import fobj_md5
+
+        return str(fobj_md5(file, name=TEXT_HASH))
+    # file_digest wants a real file, or a buffer in memory
+    return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()  # type: ignore[arg-type]
+
+
+def describe_damage(path: Path, names: str) -> str:
+    """Say that an object of DVC's cache is damaged and what to do, where `names` is the data that it belongs to."""
     return (
         f"the object {path} of DVC's cache is damaged; remove it, then `dvc pull` brings it from the remote, if there "
-        f"is one; or put a sound copy of the file in its place, and `dvc add` or `dvc repro` what {named_by} names"
+        f"is one; or put a sound copy of the file in its place, and `dvc add` or `dvc repro` {names}"
     )
