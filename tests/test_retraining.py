@@ -109,9 +109,15 @@ def retrain(root, number, contest, landing_sha256=None, publish=True):
     return made, version
 
 
-def note_on_top(root, message):
+def format_trailers(**changes):
+    """Return a message with all the trailers of a record, `In_use` for In-use."""
+    trailers = {"Verdict": "better", "In-use": "v1", "Base": "b", "Data-sha256": "none", "Landing-sha256": "none"}
+    return format_message("Record", "", trailers | {key.replace("_", "-"): value for key, value in changes.items()})
+
+
+def note_on_top(root, message, branch=BRANCH):
     """Commit on the branch of records as a person would."""
-    git(root, "switch", "--quiet", BRANCH)
+    git(root, "switch", "--quiet", branch)
     git(root, "commit", "--quiet", "--allow-empty", "--message", message)
     git(root, "switch", "--quiet", "main")
 
@@ -504,10 +510,35 @@ def test_a_verdict_of_a_person_is_no_record(root):
     assert find_start(root, "main", PARAMS).record.commit == made
 
 
+@pytest.mark.parametrize("told", ["Verdict: I like it", "Verdict: better\nIn-use: v9", "Verdict: better\nPromoted: v1"])
+def test_some_trailers_of_a_person_are_no_record(root, told):
+    made, _ = retrain(root, 1, FIRST)
+    note_on_top(root, f"Note\n\n{told}\n")
+    start = find_start(root, "main", PARAMS)
+    assert (start.record.commit, start.version, start.in_use) == (made, "v1", made)
+
+
+@pytest.mark.parametrize(
+    "told", ["Release\n\nPromoted: v1\n\nAnd more.\n", "Release\n\nPromoted: v1\n", "Promoted: v1\nVerdict: first\n"]
+)
+def test_a_promotion_is_a_record_and_no_line_of_a_person(root, told, monkeypatch):
+    made, _ = retrain(root, 1, FIRST)
+    monkeypatch.setenv("GIT_COMMITTER_DATE", "2090-01-01T00:00:00Z")  # later than the record
+    git(root, "merge", "--quiet", BRANCH)
+    note_on_top(root, told, "main")
+    retrain(root, 2, WORSE)
+    git(root, "tag", "--delete", "classifier@v1.0.0")
+    align_release(root, BRANCH)
+    assert find_start(root, "main", PARAMS).in_use == find_commit(root, "classifier@v1.0.0") == made
+    assert retrain(root, 3, BETTER)[1] == "v2"
+    roll_back(root, BRANCH, "v1")
+    assert find_start(root, "main", PARAMS).in_use == made
+
+
 @pytest.mark.parametrize("in_use", ["banana", "v", "main", ".*", "v" + "9" * 5000])
 def test_what_is_no_version_is_not_in_use(root, in_use):
     retrain(root, 1, FIRST)
-    note_on_top(root, f"Record\n\nVerdict: better\nIn-use: {in_use}\n")
+    note_on_top(root, format_trailers(In_use=in_use))
     with pytest.raises(RepositoryError, match=r"^[0-9a-f]{12}: wanted the trailer In-use: vN or none, got '"):
         find_start(root, "main", PARAMS)
     with pytest.raises(RepositoryError, match="wanted the trailer In-use"):
@@ -583,7 +614,7 @@ def test_images_that_are_gone_are_named(root, tmp_path):
     write_data(root, [("a", "x/1.png"), ("b", "x/2.png"), ("c", "x/3.png"), ("d", "x/4.png"), ("d", "x/copy.png")])
     git(root, "add", "--all")
     start = find_start(root, "main", PARAMS)
-    trailers = format_message("x", "", {"Verdict": "first", "Promoted": "v1", "In-use": "v1"})
+    trailers = format_trailers(Promoted="v1")
     publish_record(root, BRANCH, write_commit(root, [start.base], trailers), None)
     write_data(tmp_path, [("a", "moved.png"), ("e", "x/2.png")], [("x/3.png", "empty")])
     gone = list_gone(root, tmp_path, "v1")

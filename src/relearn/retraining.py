@@ -10,6 +10,7 @@ A record is a commit whose trailers say what was decided:
     Sources-sha256: HASH    of the .dvc files that it was run with
     Landing-sha256: HASH    of the list of what waited in the landing folder, or none
 
+A commit without all of these, Promoted and Sources-sha256 aside, is a person's and no record, whatever its text says.
 The newest record is the truth on what is in use; tag and `release/current` follow it, also after a kill between the
 two, and in a fresh clone. A run begins with the data of the version in use and what waits in the landing folder. So
 images that did not pass the gate, or made a candidate worse, go on waiting there until a person has looked at them.
@@ -18,7 +19,7 @@ images that did not pass the gate, or made a candidate worse, go on waiting ther
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,6 +53,8 @@ from relearn.tracked import DataFile, Parts, Pipeline, parse_dvc_file
 
 UNPUSHED = Path(".relearn/retrain/unpushed")  # is there while something is recorded here alone
 NONE = "none"
+# Of every record, also of the first ones ever written, which had no Sources-sha256.
+TRAILERS = {"Verdict", "In-use", "Base", "Data-sha256", "Landing-sha256"}
 N_GONE = 1000  # in the message of a commit
 LOCK = ".lock"
 PATIENCE_SECONDS = 60  # for whoever switches the release at the same moment
@@ -170,10 +173,21 @@ def find_promotion(root: Path, tip: str, version: str) -> str:
     RepositoryError
         None did.
     """
-    commit = run_git(root, "log", "-1", f"--grep=^Promoted: {version}$", "--format=%H", tip).strip()
-    if not commit:
-        raise RepositoryError(f"{tip[:12]}: wanted a record of the promotion of {version}, got none before it")
-    return commit
+    for commit, told in _iterate_records(root, tip, f"^Promoted: {version}$"):
+        if told.get("Promoted") == version:
+            return commit
+    raise RepositoryError(f"{tip[:12]}: wanted a record of the promotion of {version}, got none before it")
+
+
+def _iterate_records(root: Path, tip: str, line: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the records with a line like this, the newest first, and their trailers.
+
+    Such a line alone makes no record: it may stand in the text of a person's commit, such as the notes of a release.
+    """
+    for commit in run_git(root, "log", "--topo-order", f"--grep={line}", "--format=%H", tip).split():
+        told = read_trailers(root, commit)
+        if told.keys() >= TRAILERS:
+            yield commit, told
 
 
 def find_record(root: Path, tip: str) -> Record | None:
@@ -184,13 +198,10 @@ def find_record(root: Path, tip: str) -> Record | None:
     RepositoryError
         What it says is in use is no version.
     """
-    for commit in run_git(root, "log", "--topo-order", "--grep=^Verdict: ", "--format=%H", tip).split():
-        told = read_trailers(root, commit)
-        if "Verdict" in told:  # else it is a word in the text of a person's commit
-            break
-    else:
+    commit, told = next(_iterate_records(root, tip, "^Verdict: "), (None, {}))
+    if commit is None:
         return None
-    in_use, landing = told.get("In-use", NONE), told.get("Landing-sha256", NONE)
+    in_use, landing = told["In-use"], told["Landing-sha256"]
     if in_use != NONE and not VERSION.fullmatch(in_use):
         raise RepositoryError(
             f"{commit[:12]}: wanted the trailer In-use: vN or none, got {in_use[:40]!r}; set the branch back to the "
@@ -200,7 +211,7 @@ def find_record(root: Path, tip: str) -> Record | None:
         commit,
         told["Verdict"],
         None if in_use == NONE else in_use,
-        told.get("Base", NONE),
+        told["Base"],
         told.get("Sources-sha256", NONE),
         None if landing == NONE else landing,
     )
