@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from conftest import ROOT, write_rows
 from relearn import cli, contest, paths
-from relearn.classifier import read_classifier
+from relearn.classifier import hash_record, read_classifier
 from relearn.contest import IMAGES_HEADER, describe_contest, describe_json, hold_contest
 from relearn.errors import IntegrityError
 from relearn.evaluate import run as evaluate
@@ -212,6 +212,47 @@ def test_another_network_predicts_the_images_again(in_use, monkeypatch):
     failures = [("data/dataset/evaluation/x.png", "broken")]
     with pytest.raises(contest.RelearnError, match=r"x.png: broken; the classifier in use cannot be judged on it"):
         hold_contest(in_use, PARAMS)
+
+
+def leave_out(folder, key):
+    """Write a classifier as an earlier relearn did, whose record did not have a key."""
+    record = json.loads((folder / "classifier.json").read_text())
+    del record["record_sha256"], record["extractor"][key]
+    write_json(folder / "classifier.json", {"record_sha256": hash_record(record), **record})
+
+
+def test_a_classifier_of_an_earlier_relearn_is_replaced_without_a_comparison(in_use):
+    rewrite(lambda split, label, value: value * 2, n_new=20)
+    learn()
+    leave_out(in_use, "feature_dtype")
+    found = hold_contest(in_use, PARAMS)
+    assert describe_contest(found) == (
+        "promoted, not compared: the production classifier v1 was made by an earlier relearn and cannot be compared: "
+        "its classifier.json lacks extractor.feature_dtype"
+    )
+    assert (found.comparison, found.n_judged, found.n_new) == (None, 80, 20)
+    assert json.loads(describe_json(found))["differences"] == []
+    found = hold_contest(in_use, PARAMS.model_copy(update={"min_images": 81}))
+    assert (found.decision.promoted, found.decision.verdict) == (False, "blocked by data")
+    assert "wanted at least 81 evaluation images in common (retrain.min_images), got 80" in found.decision.reason
+
+
+def test_a_classifier_of_an_earlier_relearn_is_not_replaced_if_new_labels_may_be_wrong(in_use):
+    rewrite(lambda split, label, value: value, n_new=40, label="class 2")
+    learn()
+    leave_out(in_use, "feature_dtype")
+    found = hold_contest(in_use, PARAMS)
+    assert (found.decision.promoted, found.decision.verdict) == (False, "blocked by data")
+    assert "the new images" in found.decision.reason
+
+
+def test_a_classifier_of_a_later_relearn_is_named_as_that(in_use):
+    leave_out(paths.CLASSIFIER, "feature_dtype")
+    found = hold_contest(in_use, PARAMS)
+    assert found.decision.reason == (
+        "the production classifier v1 was made by another relearn and cannot be compared: its classifier.json has "
+        "extractor.feature_dtype"
+    )
 
 
 def test_the_command_judges_against_release_current(in_use):

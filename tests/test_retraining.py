@@ -486,6 +486,24 @@ def test_a_retraining_that_a_rollback_overtook_records_nothing(root):
     assert find_commit(root, "classifier@v3.0.0") is None
 
 
+def test_a_branch_of_another_name_begins_without_a_contest_and_keeps_the_data(root):
+    """The way out if the one in use cannot be compared for any reason, which deploy/README.md names."""
+    retrain(root, 1, FIRST)
+    git(root, "merge", "--quiet", "classifier@v1.0.0")
+    start = find_start(root, "main", PARAMS.model_copy(update={"branch": "retrain/second"}))
+    assert (start.tip, start.version, start.in_use) == (None, None, None)
+    add_worktree(root, root / "worktree", start.base, start.base, list_kept_files(root, start))
+    assert (root / "worktree" / "data" / "raw" / "photos.dvc").read_text() == "outs: [{md5: '1', path: photos}]"
+    made, version = write_record(root, root / "worktree", start, BLOCKED, None)
+    publish_record(root, "retrain/second", made, start.tip)
+    assert (version, read_current(root)) == (None, ("v1", "head 1"))
+    write_candidate(root / "worktree", 2)
+    start = find_start(root, "main", PARAMS.model_copy(update={"branch": "retrain/second"}))
+    made, version = write_record(root, root / "worktree", start, FIRST, None)
+    publish_record(root, "retrain/second", made, start.tip)
+    assert (version, read_current(root)) == ("v2", ("v2", "head 2"))
+
+
 def test_the_newest_record_counts_whatever_a_person_committed_on_top(root):
     made, _ = retrain(root, 1, FIRST)
     git(root, "switch", "--quiet", BRANCH)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from relearn import paths
-from relearn.classifier import Classifier, read_classifier
+from relearn.classifier import RECORD, Classifier, read_classifier
 from relearn.compare import WORKSPACE, Comparison, Image, Predictions, compare_predictions, read_predictions
 from relearn.comparison import Paired
 from relearn.errors import IntegrityError, RelearnError
@@ -26,8 +26,8 @@ N_ROWS_TOLD = 5
 class Contest(NamedTuple):
     """What was decided, and what it rests on; no comparison where nothing could be compared.
 
-    n_judged, n_new : evaluation images on which both were judged, and how many of them the one in use was never
-    evaluated on.
+    n_judged, n_new : evaluation images on which both were judged (the candidate alone, if they cannot be compared), and
+    how many of them the one in use was never evaluated on.
     """
 
     decision: Decision
@@ -54,15 +54,17 @@ def hold_contest(in_use: Path | None, params: RetrainParams) -> Contest:
         return Contest(decide_promotion(params, [], None), n_judged=n_images, n_new=n_images)
     splits = dict(read_csv(in_use / IMAGES, IMAGES_HEADER))
     classifier = read_classifier(in_use)
-    sameness = Sameness(is_same(classifier, candidate), splits != parse_images(paths.MANIFEST.read_bytes()))
+    incomparable = explain_format(in_use.name, classifier, candidate)
+    has_other_images = splits != parse_images(paths.MANIFEST.read_bytes())
+    sameness = Sameness(is_same(classifier, candidate), has_other_images, incomparable)
     images = [row for row in manifest if row.split == "evaluation" and splits.get(row.sha256) in (None, "evaluation")]
     judged = {row.sha256 for row in images}
     predictions = read_predictions(WORKSPACE)
     predictions = predictions._replace(rows={key: row for key, row in predictions.rows.items() if key[0] in judged})
     comparison = None
-    paired = Paired(0, 0, 0, 1.0)
+    paired = Paired(len(images), 0, 0, 1.0)
     surprise = count_surprise(predictions, splits.keys())
-    if images:
+    if images and not incomparable:
         answers = predict_in_use(in_use, classifier, images)
         comparison = compare_predictions("in use", "candidate", answers, predictions)
         paired = comparison.paired
@@ -107,6 +109,24 @@ def is_same(first: Classifier, second: Classifier) -> bool:
     """Tell whether two classifiers answer the same to every image, for all that decides it has the same hashes."""
     keys = ("head_sha256", "classes", "extractor")
     return all(first.record[key] == second.record[key] for key in keys)
+
+
+def explain_format(name: str, in_use: Classifier, candidate: Classifier) -> str:
+    """Say why the one in use cannot be asked: its record of the network has other keys; nothing if it can.
+
+    The hash of the network may be another one then as well, so nobody can prove that the network is the same.
+    """
+    missing, unknown = (
+        sorted(f"extractor.{key}" for key in first.record["extractor"].keys() - second.record["extractor"].keys())
+        for first, second in ((candidate, in_use), (in_use, candidate))
+    )
+    if not missing and not unknown:
+        return ""
+    lacks = f"lacks {', '.join(missing)}" if missing else f"has {', '.join(unknown)}"
+    return (
+        f"the production classifier {name} was made by {'an earlier' if missing else 'another'} relearn and cannot be "
+        f"compared: its {RECORD} {lacks}"
+    )
 
 
 def predict_in_use(folder: Path, classifier: Classifier, images: list[ManifestRow]) -> Predictions:

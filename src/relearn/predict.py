@@ -187,7 +187,8 @@ def read_extractor_record(folder: Path, record: Any) -> ExtractorRecord:
         problem = error.errors()[0]
         key = ".".join(str(part) for part in ("extractor", *problem["loc"]))
         raise IntegrityError(
-            f"{folder / RECORD}: {key}: {problem['msg']}; run `dvc repro --force train` to write it again"
+            f"{folder / RECORD}: {key}: {problem['msg']}; an earlier relearn may have made it: run "
+            f"`dvc repro --force train`, or `make retrain` for one in release/"
         ) from None
 
 

@@ -11,7 +11,7 @@ from relearn.params import RetrainParams
 
 LARGE = 1e9
 SAME = "the candidate is the classifier in use, to the last bit"
-Verdict = Literal["first", "better", "no clear difference", "the same", "worse", "blocked by data"]
+Verdict = Literal["first", "not compared", "better", "no clear difference", "the same", "worse", "blocked by data"]
 
 
 class Surprise(NamedTuple):
@@ -24,10 +24,14 @@ class Surprise(NamedTuple):
 
 
 class Sameness(NamedTuple):
-    """Whether the candidate answers as the one in use does, to the last bit, and whether its images are others."""
+    """Whether the candidate answers as the one in use does, to the last bit, and whether its images are others.
+
+    incomparable : why the one in use gives no answers here; empty if it does.
+    """
 
     is_same: bool
     has_other_images: bool
+    incomparable: str = ""
 
 
 class Decision(NamedTuple):
@@ -60,9 +64,11 @@ def decide_promotion(
        `retrain.max_surprise`: blocked by data. It has learned from images like the new ones, so they are not merely of
        another kind: their labels are to be doubted. The comparison above cannot see that, for both classifiers are
        wrong where the label is.
-    6. The candidate is the one in use to the last bit, but its images are others: the same, promoted as their record.
-    7. The whole interval is above 0: better, promoted. The whole interval is below 0: worse.
-    8. Else there is no clear difference. The candidate knows the newer images, so it is promoted, provided that it is
+    6. The one in use cannot be compared, for another relearn made it: not compared, and promoted as a first one would
+       be, under the rules 1, 4 and 5.
+    7. The candidate is the one in use to the last bit, but its images are others: the same, promoted as their record.
+    8. The whole interval is above 0: better, promoted. The whole interval is below 0: worse.
+    9. Else there is no clear difference. The candidate knows the newer images, so it is promoted, provided that it is
        shown not to be worse by more than `retrain.margin`: the lower end of the interval is above -margin (a test of
        non-inferiority). A candidate that is clearly worse is promoted by none of this, however small the difference.
 
@@ -74,7 +80,8 @@ def decide_promotion(
     failed_checks
         What the gate found, a line each; only what is an error.
     paired
-        The classifier in use first, the candidate second; None if nothing is in use.
+        The classifier in use first, the candidate second; None if nothing is in use. Where the two cannot be compared,
+        the number of images is all that counts.
     surprise, sameness
         None if nothing is in use.
     """
@@ -86,9 +93,16 @@ def decide_promotion(
         return Decision(False, "the same", SAME)
     if doubt := describe_doubt(params, paired, surprise):
         return Decision(False, "blocked by data", doubt)
+    return promote_unseen(sameness) or compare_accuracy(params, paired)
+
+
+def promote_unseen(sameness: Sameness | None) -> Decision | None:
+    """Promote where the answers of both need no comparison, or allow none: points 6 and 7 of the protocol."""
+    if sameness and sameness.incomparable:
+        return Decision(True, "not compared", sameness.incomparable)
     if sameness and sameness.is_same:
         return Decision(True, "the same", f"{SAME}, of other images")
-    return compare_accuracy(params, paired)
+    return None
 
 
 def compare_accuracy(params: RetrainParams, paired: Paired) -> Decision:

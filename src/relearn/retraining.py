@@ -2,7 +2,7 @@
 
 A record is a commit whose trailers say what was decided:
 
-    Verdict: better | no clear difference | the same | first | worse | blocked by data | rolled back
+    Verdict: better | no clear difference | the same | first | not compared | worse | blocked by data | rolled back
     Promoted: v3            only where this is the version that was promoted
     In-use: v3              the version in use from then on; none before the first
     Base: COMMIT            whose code, pipeline and parameters were run
