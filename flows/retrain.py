@@ -7,6 +7,7 @@ All of it happens in a git worktree of its own, so that nobody's working copy is
 its state: Skipped, Promoted and NotPromoted are completed, Blocked (by bad data) and Failed are failed.
 """
 
+import errno
 import json
 import logging
 import os
@@ -45,6 +46,7 @@ from relearn.landing import (
     Found,
     Landing,
     Left,
+    Unreachable,
     Waiting,
     check_room,
     describe_left,
@@ -86,6 +88,7 @@ IGNORED = "DVC would not keep it: .dvcignore names it"
 LAST_SECONDS = 10  # after the deadline, for a command to be ended and its last line to be reported
 N_MISTAKES = 24  # in the artifact; the page has them all
 RETRY = "RELEARN_RETRY_SECONDS"
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -309,8 +312,11 @@ def read_retry_seconds() -> list[float]:
 
 
 def may_pass_by_itself(_task: object, _run: object, state: State[Any]) -> bool:
-    """Tell whether a failed task may do better after a while."""
-    return not isinstance(state.result(raise_on_failure=False), OutOfTime | RepositoryError)
+    """Return whether a failed task may do better after a while: a command failed, or the network may have."""
+    error = state.result(raise_on_failure=False)
+    if isinstance(error, OSError):
+        return error.errno not in FULL_DISK
+    return isinstance(error, CommandFailed | Unreachable) or not isinstance(error, RelearnError)
 
 
 def skip(reason: str) -> State:

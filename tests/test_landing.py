@@ -9,7 +9,7 @@ import pytest
 from relearn import landing as landing_module
 from relearn.errors import SourceError
 from relearn.files import hash_bytes
-from relearn.landing import Landing, Left, Waiting, describe_left, list_unused
+from relearn.landing import Landing, Left, Unreachable, Waiting, describe_left, list_unused
 from relearn.manifest import Exclusion
 
 FILES = {"cat/1.png": b"one", "cat/deep/2.png": b"two", "dog/1.png": b"three"}
@@ -347,6 +347,20 @@ def test_sizes_and_names_at_an_address(landing, tmp_path, monkeypatch):
     arrivals, left = landing.copy_in(grown, tmp_path / "source")
     assert arrivals == []
     assert [entry.reason.split(":")[0] for entry in left] == ["too large", "cannot be read"]
+
+
+@pytest.mark.parametrize("landing", ["memory"], indirect=True)
+@pytest.mark.parametrize(
+    ("error", "is_network"), [(FileNotFoundError("x"), False), (PermissionError("x"), False), (TimeoutError("x"), True)]
+)
+def test_what_the_network_may_have_failed_is_told_apart(landing, monkeypatch, error, is_network):
+    def fail(*_arguments, **_options):
+        raise error
+
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "find", fail)
+    with pytest.raises(SourceError, match=r"^retrain.landing: memory://.*: cannot be listed: x$") as raised:
+        landing.look(0)
+    assert isinstance(raised.value, Unreachable) is is_network
 
 
 def test_a_disk_without_room_is_an_error_before_anything_is_copied(tmp_path):

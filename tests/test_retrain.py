@@ -1,5 +1,6 @@
 """Retraining as a person and a scheduler start it: under a real Prefect server, on real images, in a repository."""
 
+import errno
 import hashlib
 import http.server
 import io
@@ -16,11 +17,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from flows.child import OutOfTime
 from PIL import Image
 
 from conftest import ROOT, ask, commit, encode_image, execute, git, make_environment, read_last_run, wait_for
-from relearn.errors import ParamsError
+from relearn.errors import IntegrityError, ParamsError, RepositoryError, SourceError
 from relearn.files import hash_bytes, hash_file
+from relearn.landing import Unreachable
 from relearn.lock import LOCK, hold_lock
 
 CHANGES = {
@@ -589,6 +592,26 @@ def test_seconds_that_are_none_are_one_line(monkeypatch, text):
     for good, seconds in {"5 0.5": [5.0, 0.5], "": [], " 7\n": [7.0]}.items():
         monkeypatch.setenv("RELEARN_RETRY_SECONDS", good)
         assert read_retry_seconds() == seconds
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        IntegrityError("another file came"),
+        ParamsError("no settings"),
+        SourceError("no room"),
+        RepositoryError("no source"),
+        OutOfTime("too long"),
+        OSError(errno.ENOSPC, "no space left"),
+    ],
+)
+def test_what_no_network_fails_is_not_tried_again(error):
+    from flows.retrain import CommandFailed, may_pass_by_itself
+    from prefect.states import Failed
+
+    assert not may_pass_by_itself(None, None, Failed(data=error))
+    for passing in (CommandFailed("dvc pull"), Unreachable("no answer"), TimeoutError(), ValueError("of a library")):
+        assert may_pass_by_itself(None, None, Failed(data=passing))
 
 
 @pytest.mark.slow

@@ -44,6 +44,10 @@ _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
+class Unreachable(SourceError):
+    """The network may be what failed."""
+
+
 class Waiting(NamedTuple):
     """A file in the landing folder: its path below it, what shows whether it was changed, and its size if known."""
 
@@ -417,7 +421,8 @@ class _RemoteFolder:
         try:
             found: dict[str, dict[str, Any]] = self._files.find(self._root, detail=True)
         except OSError as error:
-            raise SourceError(f"retrain.landing: {self._address}: cannot be listed: {error}") from None
+            kind = SourceError if isinstance(error, FileNotFoundError | PermissionError) else Unreachable
+            raise kind(f"retrain.landing: {self._address}: cannot be listed: {error}") from None
         return {name.removeprefix(self._root).removeprefix("/"): info for name, info in found.items()}
 
     def find(self) -> Iterator[_Seen | Left]:
