@@ -79,7 +79,7 @@ from relearn.retraining import (
     was_tried,
     write_record,
 )
-from relearn.text import escape_lines
+from relearn.text import escape_controls, escape_lines
 from relearn.tracked import DataFile, check_outputs, list_members, list_outputs, list_stage_outputs, read_dvc_file
 
 STATE = Path(".relearn/retrain")
@@ -167,6 +167,7 @@ def run_retraining(base: str = "main") -> State:
     """Retrain on what is new, and let the release follow if the candidate may take the place of the one in use."""
     os.chdir(ROOT)  # whoever started this: what follows is about this repository
     logging.getLogger("prefect.task_runs").addFilter(drop_traceback)
+    notes: list[Note] = []
     try:
         if (ROOT / ".git").is_file():
             raise RepositoryError(f"{ROOT}: wanted the main repository, got a worktree of it; retrain there")
@@ -181,11 +182,14 @@ def run_retraining(base: str = "main") -> State:
             stack.callback(clean_up)
             deadline = time.monotonic() + 60 * params.time_limit_minutes
             stack.enter_context(limit_time(deadline + LAST_SECONDS))
-            return retrain(Run(base, params, lock, deadline, (ROOT / UNPUSHED).exists(), []))
+            return retrain(Run(base, params, lock, deadline, (ROOT / UNPUSHED).exists(), notes))
     except RelearnError as error:
-        return Failed(message=escape_lines(str(error)))
+        return add_notes(Failed(message=str(error)), notes)
     except OSError as error:  # a full disk, no right to write
-        return Failed(message=escape_lines(f"{error.filename or STATE}: {error.strerror or error}"))
+        return add_notes(Failed(message=f"{error.filename or STATE}: {error.strerror or error}"), notes)
+    except Exception:
+        publish_notes(notes)
+        raise
 
 
 @contextmanager
@@ -276,15 +280,20 @@ def finish(run: Run, state: State) -> State:
 
     What the run noted is added to how it ended.
     """
-    noted = publish_notes(list(dict.fromkeys(run.notes)))  # a task that was tried again notes it again
-    state = state.model_copy(update={"message": "; ".join([str(state.message), *noted])})
+    state = add_notes(state, run.notes)
     if not (ROOT / UNPUSHED).exists():
         return state
     try:
         retry(push, True)(run)
     except RelearnError as error:
-        return Failed(message=f"{state.message}; not pushed, which the next run tries again: {error}")
+        return Failed(message=escape_lines(f"{state.message}; not pushed, which the next run tries again: {error}"))
     return state
+
+
+def add_notes(state: State, notes: Sequence[Note]) -> State:
+    """Publish what was noted, add it to the message of how a run ended, and let that steer no terminal."""
+    message = "; ".join([str(state.message), *publish_notes(notes)])
+    return state.model_copy(update={"message": escape_lines(message)})
 
 
 def retry(step: Task[P, R], is_network: bool) -> Task[P, R]:
@@ -321,6 +330,7 @@ def may_pass_by_itself(_task: object, _run: object, state: State[Any]) -> bool:
 
 def skip(reason: str) -> State:
     """Return the state of a run that had nothing to do."""
+    reason = escape_lines(reason)
     get_run_logger().info("Skipped: %s", reason)
     return Completed(name="Skipped", message=reason)
 
@@ -334,16 +344,17 @@ def find_landing(params: RetrainParams) -> Landing | None:
 
 def note_left(run: Run, left: Sequence[Left], what: str, key: str = "landing") -> None:
     """Say which files are not taken, or not used: in the log now, and at the end as an artifact and with the state."""
-    for path, reason in left[:N_LEFT_LOGGED]:
-        get_run_logger().warning("%s: %s: %s", what, path, reason)
-    if left[N_LEFT_LOGGED:]:
-        get_run_logger().warning("%s: and %d more", what, len(left) - N_LEFT_LOGGED)
+    lines = [f"{what}: {path}: {reason}" for path, reason in left[:N_LEFT_LOGGED]]
+    lines += [f"{what}: and {len(left) - N_LEFT_LOGGED:,} more"] * (len(left) > N_LEFT_LOGGED)
+    for line in lines:
+        get_run_logger().warning("%s", escape_controls(line))
     if left:
         run.notes.append(Note(key, what, tuple(left)))
 
 
 def publish_notes(notes: Sequence[Note]) -> list[str]:
     """Publish what was noted, an artifact for each key, and return it in short."""
+    notes = list(dict.fromkeys(notes))  # a task that was tried again notes it again
     for key in dict.fromkeys(note.key for note in notes):
         publish_left(key, [(note.what, entry) for note in notes if note.key == key for entry in note.left])
     named = [(note.what, [entry for entry in note.left if entry.reason != HIDDEN]) for note in notes]
@@ -501,7 +512,7 @@ def decide(run: Run, start: Start) -> dict[str, Any]:
     """Judge the candidate against the one in use, on the same images."""
     output = ROOT / STATE / "contest.json"
     if start.version and (problem := check_version(ROOT, start.version)):
-        get_run_logger().warning("%s", problem)
+        get_run_logger().warning("%s", escape_lines(problem))
     in_use = [str(ROOT / paths.RELEASE / VERSIONS / start.version)] if start.version else []
     run.execute([sys.executable, "-m", "relearn", "decide", *in_use, "--output", str(output)])
     contest: dict[str, Any] = json.loads(output.read_text())

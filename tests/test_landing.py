@@ -385,6 +385,11 @@ def test_what_is_said_of_files():
     assert describe_left(left, "left") == "5 files left: 0.png (why), 1.png (why), 2.png (why), and 2 more"
 
 
+def test_what_is_said_of_files_steers_no_terminal():
+    told = describe_left([Left("0/gnp.\u202egnp", "no folder: \u2066x\x1b[2J")], "left in a\u202eb")
+    assert told == r"1 file left in a\u202eb: 0/gnp.\u202egnp (no folder: \u2066x\u001b[2J)"
+
+
 def test_what_landed_and_is_not_in_the_data(landing, tmp_path):
     arrivals = copy_all(landing, tmp_path / "source")
     excluded = [Exclusion("cat/1.png", "empty"), Exclusion("old.png", "empty")]

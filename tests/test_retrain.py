@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import io
 import json
+import logging
 import os
 import re
 import shutil
@@ -23,8 +24,9 @@ from PIL import Image
 from conftest import ROOT, ask, commit, encode_image, execute, git, make_environment, read_last_run, wait_for
 from relearn.errors import IntegrityError, ParamsError, RepositoryError, SourceError
 from relearn.files import hash_bytes, hash_file
-from relearn.landing import Unreachable
+from relearn.landing import Left, Unreachable
 from relearn.lock import LOCK, hold_lock
+from relearn.params import read_params
 
 CHANGES = {
     "restructure.source": "data/raw/photos",
@@ -612,6 +614,69 @@ def test_what_no_network_fails_is_not_tried_again(error):
     assert not may_pass_by_itself(None, None, Failed(data=error))
     for passing in (CommandFailed("dvc pull"), Unreachable("no answer"), TimeoutError(), ValueError("of a library")):
         assert may_pass_by_itself(None, None, Failed(data=passing))
+
+
+NAME = "0/gnp.\u202egnp"
+SHOWN = r"0/gnp.\u202egnp"
+
+
+@pytest.fixture
+def flow_in(tmp_path, monkeypatch, caplog):
+    """The flow without a server: gives a function that runs it with other steps, and what it published and logged."""
+    from flows import retrain as module
+
+    published = []
+
+    def run(steps):
+        monkeypatch.setattr(module, "retrain", steps)
+        return module.run_retraining.fn("main")
+
+    caplog.set_level(logging.INFO, "retrain")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(module, "read_settings", lambda *_: read_params(ROOT / "params.yaml").retrain)
+    monkeypatch.setattr(module, "clean_up", lambda: None)
+    monkeypatch.setattr(module, "publish_left", lambda key, rows: published.append((key, rows)))
+    monkeypatch.setattr(module, "get_run_logger", lambda: logging.getLogger("retrain"))
+    return run, published, caplog
+
+
+@pytest.mark.parametrize("error", [SourceError("no room"), OSError(errno.ENOSPC, "no room", "x"), ValueError("why")])
+def test_what_is_left_is_told_also_if_a_run_fails(flow_in, error):
+    from flows import retrain as module
+
+    def fail(run):
+        module.note_left(run, [Left("a.png", "a link")], "left in landing")
+        raise error
+
+    run, published, _ = flow_in
+    if isinstance(error, ValueError):
+        with pytest.raises(ValueError, match="why"):
+            run(fail)
+    else:
+        state = run(fail)
+        told = f"{'x: ' * isinstance(error, OSError)}no room; 1 file left in landing: a.png (a link)"
+        assert (state.name, state.message) == ("Failed", told)
+    assert published == [("landing", [("left in landing", Left("a.png", "a link"))])]
+
+
+def test_names_in_how_a_run_ended_steer_no_terminal(flow_in):
+    from flows import retrain as module
+    from prefect.states import Completed
+
+    def end(run):
+        module.note_left(run, [Left(NAME, "a link")] * 30, "left in landing")
+        return module.finish(run, Completed(message=f"worse: {NAME}"))
+
+    def fail(run):
+        raise SourceError(f"{NAME}: wanted another name")
+
+    run, _, caplog = flow_in
+    assert run(end).message.startswith(f"worse: {SHOWN}; 30 files left in landing: {SHOWN} (a link), {SHOWN} (")
+    assert run(fail).message == f"{SHOWN}: wanted another name"
+    assert run(lambda run: module.skip(NAME)).message == SHOWN
+    logged = [record.getMessage() for record in caplog.records if record.name == "retrain"]
+    assert logged == [*[f"left in landing: {SHOWN}: a link"] * 20, "left in landing: and 10 more", f"Skipped: {SHOWN}"]
 
 
 @pytest.mark.slow

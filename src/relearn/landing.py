@@ -23,6 +23,7 @@ from relearn.files import hash_file, write_file
 from relearn.images import MAX_BYTES
 from relearn.manifest import Exclusion
 from relearn.sources import explain_hidden, find_refusal
+from relearn.text import escape_controls
 
 CHUNK_BYTES = 1 << 20
 # Of one retraining; what is more waits for the next.
@@ -274,10 +275,10 @@ def list_unused(arrivals: Iterable[Arrival], excluded: Iterable[Exclusion]) -> l
 
 
 def describe_left(left: Sequence[Left], what: str) -> str:
-    """Return how many files are what, and the first of them with the reason."""
+    """Return how many files are what, and the first of them with the reason, in one line that steers no terminal."""
     first = ", ".join(f"{path} ({reason})" for path, reason in left[:N_NAMED])
     more = f", and {len(left) - N_NAMED:,} more" if left[N_NAMED:] else ""
-    return f"{len(left):,} file{'' if len(left) == 1 else 's'} {what}: {first}{more}"
+    return escape_controls(f"{len(left):,} file{'' if len(left) == 1 else 's'} {what}: {first}{more}")
 
 
 def _spell_time(seconds: float) -> str:
