@@ -23,19 +23,24 @@ class OutOfTime(RelearnError):
 
 def run_child(
     command: list[str],
-    report: Callable[[str], None],
+    report: Callable[[str], None] | None = None,
     *,
+    parse: Callable[[str], None] | None = None,
     folder: Path = ROOT,
     variables: Mapping[str, str] | None = None,
     descriptors: Sequence[int] = (),
     deadline: float | None = None,
 ) -> tuple[int, list[str]]:
-    """Run a command in its own process group, and report each line as it comes.
+    """Run a command in its own process group, and report each line that is not blank as it comes.
 
     However this function is left, and also if this process is killed, no process of the group goes on.
 
     Parameters
     ----------
+    report
+        Gets each line as a log may show it; see `escape_controls`.
+    parse
+        Gets each line as it is, without its end.
     variables
         Of the environment, beside this process's own.
     descriptors
@@ -45,7 +50,7 @@ def run_child(
 
     Returns
     -------
-    The exit code and the last lines.
+    The exit code and the last lines, as a log may show them.
 
     Raises
     ------
@@ -87,9 +92,14 @@ def run_child(
             if timer:
                 timer.start()
             for line in child.stdout:
-                if line := escape_controls(line.rstrip().expandtabs()):
-                    last_lines.append(line)
-                    report(line)
+                if not line.strip():
+                    continue
+                shown = escape_controls(line.rstrip().expandtabs())
+                last_lines.append(shown)
+                if report:
+                    report(shown)
+                if parse:
+                    parse(line.rstrip("\n"))
         finally:
             if timer:
                 timer.cancel()

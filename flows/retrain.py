@@ -129,8 +129,8 @@ class Run(NamedTuple):
     was_unpushed: bool
     notes: list[Note]
 
-    def execute(self, command: list[str], folder: Path = WORKTREE, report: Callable[[str], None] | None = None) -> None:
-        """Run a command in a folder, with the code that is there, and report its lines, to the log if nowhere else.
+    def execute(self, command: list[str], folder: Path = WORKTREE, parse: Callable[[str], None] | None = None) -> None:
+        """Run a command in a folder, with the code that is there; its lines go to the log, or as they are to `parse`.
 
         Raises
         ------
@@ -139,7 +139,8 @@ class Run(NamedTuple):
         """
         code, last_lines = run_child(
             command,
-            report or get_run_logger().info,
+            None if parse else get_run_logger().info,
+            parse=parse,
             folder=folder,
             variables={
                 "PYTHONPATH": str(folder / "src"),
@@ -534,7 +535,7 @@ def show_mistakes(run: Run) -> None:
     page = ROOT / STATE / "mistakes.html"
     markdown: list[str] = []
     command = [sys.executable, "-m", "relearn", "mistakes", "--output", str(page), "--md", str(N_MISTAKES)]
-    run.execute(command, report=markdown.append)
+    run.execute(command, parse=markdown.append)
     publish_confusion(WORKTREE)
     publish_mistakes(markdown, page)
 

@@ -28,6 +28,7 @@ from conftest import (
     wait_for,
     write_small_set,
 )
+from relearn.params import read_params
 from relearn.text import escape_controls
 
 SUPERVISE = ROOT / "flows" / "supervise.py"
@@ -148,6 +149,23 @@ def test_lines_of_a_child_do_not_steer_a_terminal():
     lines = []
     _, last_lines = run_child([sys.executable, "-c", r"print('\tgit add \x1b[2J\x9b31m')"], lines.append)
     assert lines == last_lines == ["        git add \\u001b[2J\\u009b31m"]
+
+
+def test_lines_of_a_child_are_parsed_as_they_are():
+    raw, shown = [], []
+    program = r"print('cache.dir=/a\tb\x85 \u202e '); print()"
+    _, last_lines = run_child([sys.executable, "-c", program], shown.append, parse=raw.append)
+    assert raw == ["cache.dir=/a\tb\x85 \u202e "]
+    assert shown == last_lines == [r"cache.dir=/a    b\u0085 \u202e"]
+
+
+def test_settings_of_dvc_are_read_as_they_are(monkeypatch):
+    from flows import retrain
+
+    monkeypatch.setattr(retrain, "DVC", [sys.executable, "-c", r"print('cache.dir=/a\tb/\u202e\x85=c')"])
+    params = read_params(ROOT / "params.yaml").retrain
+    run = retrain.Run("main", params, 0, time.monotonic() + 100, False, [])
+    assert retrain.read_dvc_settings(run) == {"cache.dir": "/a\tb/\u202e\x85=c"}
 
 
 def test_child_is_ended_at_its_deadline():
