@@ -44,6 +44,22 @@ def test_the_words_of_git_are_told(root):
         run_git(root, "show", "nothing")
 
 
+def test_git_speaks_english_whatever_the_locale(root, monkeypatch):
+    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
+    monkeypatch.setenv("LANGUAGE", "de")  # which counts for nothing in the locale C
+    assert run_git(root, "-c", "alias.show-locale=!printenv LC_ALL", "show-locale") == "C\n"
+
+
+def test_names_are_the_same_in_every_locale(root):
+    (root / "Übung.txt").write_text("1")
+    commit(root)
+    assert list_files(root, "HEAD", ["Übung.txt"]) == ["Übung.txt"]
+    message = format_message("Übung", "日本", {"Verdict": "größer"})
+    made = write_commit(root, [find_commit(root, "HEAD")], message)
+    assert run_git(root, "log", "-1", "--format=%B", made).strip() == message.strip()
+    assert read_trailers(root, made) == {"Verdict": "größer"}
+
+
 @pytest.mark.parametrize("revision", ["main\0", "\ud800", "a\nb"])
 def test_a_revision_that_no_command_can_name_is_none(root, revision):
     assert find_commit(root, revision) is None

@@ -24,12 +24,13 @@ def run_git(folder: Path, *arguments: str, text: str | None = None, variables: d
     RepositoryError
         It ended with an error; its own words are told.
     """
+    inherited = {key: value for key, value in os.environ.items() if key not in LOCAL_VARIABLES}
     options = ["core.hooksPath=/dev/null", "commit.gpgSign=false", "tag.gpgSign=false"]
     try:
         answer = subprocess.run(
             ["git", *(part for option in options for part in ("-c", option)), *arguments],  # noqa: S607
             cwd=folder,
-            env={key: value for key, value in os.environ.items() if key not in LOCAL_VARIABLES} | (variables or {}),
+            env=inherited | {"LC_ALL": "C"} | (variables or {}),  # some of its words are looked for, in English
             input=text,
             capture_output=True,
             text=True,
