@@ -69,6 +69,7 @@ from relearn.retraining import (
     has_new_base,
     hash_sources,
     hash_waiting,
+    keep_fruitless,
     list_data_files,
     list_gone,
     list_imports,
@@ -76,6 +77,7 @@ from relearn.retraining import (
     publish_record,
     read_settings,
     read_settings_of,
+    was_fruitless,
     was_tried,
     write_record,
 )
@@ -230,7 +232,8 @@ def retrain(run: Run) -> State:
     waiting = retry(look_for_images, landing.is_remote)(run, landing, params.settle_seconds) if landing else []
     imports = list_imports(ROOT, start.base)
     landing_sha256 = hash_waiting(waiting)
-    is_waiting = bool(waiting) and not was_tried(start, landing_sha256)
+    is_known = was_tried(start, landing_sha256) or was_fruitless(ROOT, start, landing_sha256)
+    is_waiting = bool(waiting) and not is_known
     is_new = has_new_base(ROOT, start)
     if not (is_new or is_waiting or imports):
         return finish(run, skip(describe_old_news(start, landing_sha256)))
@@ -242,8 +245,11 @@ def retrain(run: Run) -> State:
     if not is_new and start.in_use and sources_sha256 == hash_sources(ROOT, start.in_use):
         if landing:  # all that waits is in the data, and was not taken away for a kill
             retry(take_away, landing.is_remote)(run, landing, arrivals)
+            taken = {arrival.waiting for arrival in arrivals}
+            keep_fruitless(ROOT, start, [file for file in waiting if file not in taken])
         return finish(run, skip("nothing new"))
     if not is_new and start.record and sources_sha256 == start.record.sources_sha256:
+        keep_fruitless(ROOT, start, waiting)
         return finish(run, skip(describe_old_news(start, sources_sha256)))
 
     with suppress(Blocked):  # the decision says so

@@ -15,6 +15,7 @@ import sys
 import threading
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -24,9 +25,10 @@ from PIL import Image
 from conftest import ROOT, ask, commit, encode_image, execute, git, make_environment, read_last_run, wait_for
 from relearn.errors import IntegrityError, ParamsError, RepositoryError, SourceError
 from relearn.files import hash_bytes, hash_file
-from relearn.landing import Left, Unreachable
+from relearn.landing import Arrival, Left, Unreachable, Waiting
 from relearn.lock import LOCK, hold_lock
 from relearn.params import read_params
+from relearn.retraining import Record, Start
 
 CHANGES = {
     "restructure.source": "data/raw/photos",
@@ -658,6 +660,52 @@ def test_what_is_left_is_told_also_if_a_run_fails(flow_in, error):
         told = f"{'x: ' * isinstance(error, OSError)}no room; 1 file left in landing: a.png (a link)"
         assert (state.name, state.message) == ("Failed", told)
     assert published == [("landing", [("left in landing", Left("a.png", "a link"))])]
+
+
+@pytest.mark.parametrize("in_use", ["promotion", "earlier"])
+def test_what_cannot_be_taken_is_fetched_for_once(flow_in, monkeypatch, in_use):
+    """A file that `.dvcignore` names, or whose path is too long, lies in the landing folder and stays there."""
+    from flows import retrain as module
+
+    record = Record("promotion", "worse", "v1", "base", "sources", None)
+    start = Start("base", "tip", in_use, record)
+    waiting = [Waiting("a.png", "1"), Waiting("b.skip.png", "1")]
+    steps = []
+
+    def grow(run, landing, files, storage):
+        module.note_left(run, [Left(file.path, module.IGNORED) for file in files[1:]], "left")
+        return [Arrival(files[0], "a.png", "0")] if in_use == "promotion" else []
+
+    def do(name, answer):
+        return lambda *_: steps.append(name) or answer
+
+    landing = SimpleNamespace(is_remote=False)
+    sources = "other" if in_use == "earlier" else "sources"
+    for name, answer in {
+        "recover": do("recover", start),
+        "read_settings_of": lambda *_: read_params(ROOT / "params.yaml").retrain,
+        "run_git": lambda *_: "",
+        "find_landing": lambda _: landing,
+        "look_for_images": lambda *_: list(waiting),
+        "list_imports": lambda *_: [],
+        "has_new_base": lambda *_: False,
+        "open_worktree": do("fetch", SimpleNamespace(has_remote=False)),
+        "fetch_data": lambda *_: None,
+        "grow_source": grow,
+        "hash_sources": lambda _, commit=None: sources if commit else "sources",
+        "take_away": lambda *_: waiting.pop(0),
+    }.items():
+        monkeypatch.setattr(module, name, answer)
+    run, *_ = flow_in
+    retraining = module.retrain
+    first = run(retraining)
+    assert first.message.startswith("nothing new")
+    assert "b.skip.png (DVC would not keep it: .dvcignore names it)" in first.message
+    assert run(retraining).message.startswith("nothing new: what waits brought nothing to an earlier run, ")
+    assert steps == ["recover", "fetch", "recover"]
+    waiting.append(Waiting("c.png", "1"))
+    run(retraining)
+    assert steps == ["recover", "fetch", "recover", "recover", "fetch"]
 
 
 def test_names_in_how_a_run_ended_steer_no_terminal(flow_in):

@@ -33,12 +33,14 @@ from relearn.retraining import (
     has_new_base,
     hash_sources,
     hash_waiting,
+    keep_fruitless,
     list_gone,
     list_imports,
     list_kept_files,
     publish_record,
     read_settings,
     roll_back,
+    was_fruitless,
     was_tried,
     write_record,
 )
@@ -172,6 +174,20 @@ def test_what_is_not_promoted_is_recorded_and_not_begun_from(root):
     assert retrain(root, 3, BETTER, "a" * 64)[1] == "v2"
     assert read_current(root) == ("v2", "head 3")
     assert not was_tried(find_start(root, "main", PARAMS), "a" * 64)  # a kill has kept it from being taken away
+
+
+def test_what_brought_nothing_is_remembered_until_the_next_record(root):
+    retrain(root, 1, FIRST, "a" * 64)
+    start = find_start(root, "main", PARAMS)
+    waiting = [Waiting("a.skip.png", "1")]
+    left = hash_waiting(waiting)
+    assert not was_fruitless(root, start, left)
+    keep_fruitless(root, start, waiting)
+    assert was_fruitless(root, start, left)
+    assert not was_fruitless(root, start, hash_waiting([Waiting("a.skip.png", "2")]))
+    assert describe_old_news(start, left).startswith("nothing new: what waits brought nothing to an earlier run, ")
+    retrain(root, 2, WORSE, "a" * 64)
+    assert not was_fruitless(root, find_start(root, "main", PARAMS), left)
 
 
 def test_where_a_gate_failed_its_report_is_all_that_is_new(root):

@@ -27,7 +27,7 @@ from relearn import paths
 from relearn.classifier import HEAD, RECORD
 from relearn.contest import IMAGES_HEADER
 from relearn.errors import IntegrityError, ParamsError, RepositoryError
-from relearn.files import hash_bytes, read_csv
+from relearn.files import hash_bytes, read_csv, write_file
 from relearn.landing import Waiting
 from relearn.lineage import Absent, decode_text, list_tags, name_tag, name_version, parse_images, read_committed
 from relearn.lock import hold_lock
@@ -52,6 +52,7 @@ from relearn.repository import (
 from relearn.tracked import DataFile, Parts, Pipeline, parse_dvc_file
 
 UNPUSHED = Path(".relearn/retrain/unpushed")  # is there while something is recorded here alone
+FRUITLESS = Path(".relearn/retrain/fruitless")  # what waited when a run found nothing new, and the record then
 NONE = "none"
 # Of every record, also of the first ones ever written, which had no Sources-sha256.
 TRAILERS = {"Verdict", "In-use", "Base", "Data-sha256", "Landing-sha256"}
@@ -235,11 +236,31 @@ def was_tried(start: Start, landing_sha256: str | None) -> bool:
     return record is not None and record.landing_sha256 == landing_sha256 and record.commit != start.in_use
 
 
+def was_fruitless(root: Path, start: Start, landing_sha256: str | None) -> bool:
+    """Return whether a run since the newest record has found that what waits brings nothing: no record says so."""
+    try:
+        return (root / FRUITLESS).read_bytes() == _describe_fruitless(start, landing_sha256)
+    except FileNotFoundError:
+        return False
+
+
+def keep_fruitless(root: Path, start: Start, waiting: Sequence[Waiting]) -> None:
+    """Remember that what goes on waiting brings nothing, such as a file that `.dvcignore` names."""
+    with write_file(root / FRUITLESS) as file:
+        file.write(_describe_fruitless(start, hash_waiting(waiting)))
+
+
+def _describe_fruitless(start: Start, landing_sha256: str | None) -> bytes:
+    return f"{start.record.commit if start.record else NONE} {landing_sha256 or NONE}\n".encode()
+
+
 def describe_old_news(start: Start, tried_sha256: str | None) -> str:
-    """Say why there is nothing to do: nothing has come, or what came was tried."""
+    """Say why there is nothing to do: nothing has come, or what came was tried, or cannot be taken."""
     assert start.record
     if tried_sha256 is None:
         return "nothing new"
+    if tried_sha256 not in (start.record.landing_sha256, start.record.sources_sha256):
+        return "nothing new: what waits brought nothing to an earlier run, whose message says why"
     return f"nothing new: what came was tried before, {start.record.verdict} ({start.record.commit[:12]})"
 
 
