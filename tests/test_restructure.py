@@ -782,6 +782,22 @@ def test_source_that_other_processes_rename_is_read_as_it_was_at_one_time(forty)
     assert counts["error"] > 3
 
 
+@pytest.mark.parametrize("call", ["stat", "open"])
+def test_file_that_is_away_only_when_it_is_read_is_an_error(forty, monkeypatch, call):
+    real = getattr(Path, call)
+    is_away = [True]
+
+    def fail_once(path, *arguments, **options):
+        if path.as_posix() == "source/c/3.png" and is_away:
+            is_away.clear()
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, call, fail_once)
+    with pytest.raises(SourceError, match=r"^source: changed while it was read: 1 file changed \(c/3\.png\)"):
+        restructure()
+
+
 def test_known_files_that_vanish_while_they_are_copied_are_an_error(forty, settled, monkeypatch):
     restructure()
     before = read_results()

@@ -33,6 +33,7 @@ from relearn.manifest import (
 )
 from relearn.params import Fractions, RestructureParams
 from relearn.sources import (
+    CANNOT_BE_READ,
     READING_ERRORS,
     Walk,
     explain_hidden,
@@ -309,6 +310,8 @@ class Reader:
             try:
                 if file.refusal is not None:
                     self._count(file.path)
+                    if file.refusal.startswith(CANNOT_BE_READ):
+                        stamps[file.path] = None
                     raise Refused(file.refusal)
                 place = self._find_place(file.path)
                 self._n_files[place.label] += 1
@@ -319,8 +322,10 @@ class Reader:
             except Refused as refusal:
                 yield Exclusion(file.path, str(refusal))
             except READING_ERRORS as error:
+                if isinstance(error, FileNotFoundError | NotADirectoryError):
+                    stamps[file.path] = None  # so that the last look finds it changed if it is back by then
                 reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-                yield Exclusion(file.path, f"cannot be read: {reason}")
+                yield Exclusion(file.path, f"{CANNOT_BE_READ}: {reason}")
         if self._is_folder:
             self._looks.append(stamps)
 

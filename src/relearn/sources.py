@@ -49,6 +49,8 @@ SYSTEM_NAMES = {
     "@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot",  # network storage
 }  # fmt: skip
 
+CANNOT_BE_READ = "cannot be read"
+
 # What damaged, encrypted or unreadable files raise when they are read.
 READING_ERRORS = (
     OSError, EOFError, RuntimeError, NotImplementedError, ValueError, MemoryError, struct.error, zlib.error,
@@ -249,7 +251,7 @@ def open_source_file(path: Path, name: str) -> SourceFile:
     try:
         status = path.stat()
     except OSError as error:  # a link into the void or in a circle
-        return refuse_file(name, f"cannot be read: {error.strerror}")
+        return refuse_file(name, f"{CANNOT_BE_READ}: {error.strerror}")
     if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever
         return refuse_file(name, "not a regular file")
 
