@@ -3,6 +3,7 @@
 Usage: python benchmarks/train.py path [N_IMAGES] [N_FEATURES] [N_ROUNDS] [FEATURES]
        python benchmarks/train.py features SOURCE OUT N_IMAGES NETWORK WEIGHTS POOLING IMAGE_SIZE_PX PRECISION
        python benchmarks/train.py classes FEATURES N_CLASSES N_IMAGES [N_ROUNDS] [VALUES_OF_C] [TOLERANCE]
+       python benchmarks/train.py rotation FEATURES N_CLASSES N_IMAGES [VALUES_OF_C] [N_FEATURES]
        python benchmarks/train.py tolerance FEATURES N_CLASSES N_IMAGES
        python benchmarks/train.py memory [N_IMAGES] [N_FEATURES] [LIMIT_MB]
        python benchmarks/train.py heads CLONE
@@ -12,11 +13,11 @@ The features are those of FEATURES (`.npz` with x and y, repeated with noise), o
 such a file: those that `extract` computes of images in a folder or tar, whose class is the folder they are in (of
 Food-5K the first character of the name). `classes` fits VALUES_OF_C (0.0001 to 1 by default) on N_IMAGES rows of
 FEATURES beside scikit-learn by default and to the same tolerance, in turn. If N_CLASSES is not the number of classes in
-FEATURES, each image gets the nearest of K k-means centers, found after noise was added to it, so that no head can
-be right about all. `tolerance` compares what heads answer that were fitted to several tolerances with the answers at
-the optimum, on validation images. `memory` fits features on the disk that are larger than the limit, in a process that
-may have no more than that, and compares the optimum. `heads` runs every head in a clone whose features are there, as
-DVC experiments.
+FEATURES, each image gets the nearest of K k-means centers, found after noise was added to it, so that no head can be
+right about all. `rotation` does the same fits on rotated rows and on rows as they are. `tolerance` compares what heads
+answer that were fitted to several tolerances with the answers at the optimum, on validation images. `memory` fits
+features on the disk that are larger than the limit, in a process that may have no more than that, and compares the
+optimum. `heads` runs every head in a clone whose features are there, as DVC experiments.
 """
 
 import json
@@ -91,15 +92,19 @@ def write_features(source, out, n_images, options):
     np.savez(out, x=rows.astype(np.float32), y=np.searchsorted(sorted(set(labels)), labels))
 
 
-def fit_ours(features, truth, values_of_C, tolerance=TOLERANCE):
-    """Standardise, rotate, fit the path and rotate back, as the stage does."""
+def fit_ours(features, truth, values_of_C, tolerance=TOLERANCE, count_fits=len):
+    """Standardise, rotate where that pays, fit the path and rotate back, as the stage does.
+
+    `count_fits` returns how many fits the rotation is to pay for; None rotates always, 0 never.
+    """
     with threadpool_limits(1):
         scaler = StandardScaler()
         blocks = np.array_split(features, -(-len(features) // 64))
         for block in blocks:
             scaler.partial_fit(block.astype(np.float64))
-        coordinates = find_coordinates(blocks, Standard(scaler.mean_, scaler.scale_, scaler.var_), len(truth), LARGE)
-        with LogisticRegressionProblem(coordinates, truth, len(set(truth.tolist()))) as problem:
+        standard, n_classes = Standard(scaler.mean_, scaler.scale_, scaler.var_), len(set(truth.tolist()))
+        coordinates = find_coordinates(blocks, standard, len(truth), LARGE, n_classes, n_fits=count_fits(values_of_C))
+        with LogisticRegressionProblem(coordinates, truth, n_classes) as problem:
             solutions = list(problem.solve_path(values_of_C, np.ones(len(truth)), tolerance, 10_000))
         restored = coordinates.restore(np.hstack([solution.weights for solution in solutions]))
         return solutions, np.split(restored, len(solutions), axis=1)
@@ -232,6 +237,17 @@ def measure_classes(features, truth, n_rounds, values_of_C, tolerance):
             f"{min(reached):.1e} to {max(reached):.1e} |",
             flush=True,
         )
+
+
+def measure_rotation(features, truth, values_of_C):
+    cells = [f"{len(features):,}", f"{features.shape[1]:,}", f"{len(set(truth.tolist()))}"]
+    cells.append(", ".join(f"{C:g}" for C in values_of_C))
+    for n_fits in (None, 0):
+        (solutions, _), (_, cores) = measure_time(
+            fit_ours, features, truth, values_of_C, 1e-4, lambda _, number=n_fits: number
+        )
+        cells += [f"{cores:.2f}", str(sum(solution.n_iter for solution in solutions))]
+    print("|", " | ".join(cells), "|")
 
 
 def measure_tolerance(path, n_classes, n_images):
@@ -406,6 +422,10 @@ def main():
             values_of_C = [float(C) for C in rest[4].split(",")] if len(rest) > 4 else VALUES_TO_CHOOSE
             features, truth, _, _ = choose_classes(rest[0], n_classes, n_images)
             measure_classes(features, truth, n_rounds, values_of_C, float(rest[5]) if len(rest) > 5 else 1e-4)
+        case "rotation":
+            values_of_C = [float(C) for C in rest[3].split(",")] if len(rest) > 3 else VALUES_TO_CHOOSE
+            features, truth, _, _ = choose_classes(rest[0], int(rest[1]), int(rest[2]))
+            measure_rotation(features[:, : int(rest[4])] if len(rest) > 4 else features, truth, values_of_C)
         case "tolerance":
             measure_tolerance(rest[0], *(int(n) for n in rest[1:3]))
         case "memory":

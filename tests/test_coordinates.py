@@ -3,7 +3,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from relearn import coordinates
-from relearn.coordinates import Standard, Stripes, find_coordinates, plan_memory
+from relearn.coordinates import Standard, Stripes, find_coordinates, pays_to_rotate, plan_memory
 
 LARGE = 10**9
 
@@ -83,5 +83,44 @@ def test_blocks_are_cut_and_joined():
 def test_what_the_memory_allows():
     assert plan_memory(1000, 5000, 200_000_000) == (True, True, True)
     assert plan_memory(1000, 5000, 70_000_000) == (True, True, False)
-    assert plan_memory(1000, 5000, 50_000_000) == (False, True, True)
+    assert plan_memory(1000, 5000, 62_000_000) == (False, True, True)
+    assert plan_memory(1000, 5000, 50_000_000) == (False, False, False)
     assert plan_memory(1000, 5000, 30_000_000) == (False, False, False)
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "n_features", "n_classes", "n_fits", "pays"),
+    [
+        (1050, 6144, 10, 6, True),  # the sample
+        (875, 1280, 2, 5, False),
+        (2000, 1280, 2, 5, False),
+        (4000, 1280, 2, 1, False),
+        (4000, 1280, 2, 5, False),
+        (12000, 1280, 2, 3, True),
+        (1500, 4000, 2, 1, False),
+        (875, 25088, 2, 5, True),
+        (875, 1280, 5, 5, True),
+        (800, 1280, 10, 5, True),
+        (2000, 1280, 10, 3, True),
+        (4000, 1280, 10, 1, True),
+        (1000, 1280, 102, 1, True),
+    ],
+)
+def test_columns_are_uncorrelated_where_that_was_quicker(n_rows, n_features, n_classes, n_fits, pays):
+    """Each was measured in both ways; see benchmarks/README.md."""
+    assert pays_to_rotate(n_rows, n_features, n_classes, n_fits) is pays
+    assert plan_memory(n_rows, n_features, LARGE * 10, n_classes, n_fits).rotate is pays
+
+
+def test_columns_are_uncorrelated_where_only_those_can_be_held():
+    assert plan_memory(500, 12000, 80_000_000, 2, n_fits=0) == (False, True, True)
+    assert plan_memory(500, 12000, 60_000_000, 2, n_fits=0) == (True, True, True)
+
+
+def test_rows_that_are_not_rotated_are_the_standardised_ones():
+    features, blocks = make_blocks(300, 40)
+    standard, rows = standardise(features)
+    found = find_coordinates(blocks, standard, 300, LARGE, n_fits=0)
+    assert found.held
+    np.testing.assert_allclose(found.load_rows(), rows, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(found.eigenvalues, (rows**2).sum(axis=0), rtol=1e-6)

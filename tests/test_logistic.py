@@ -72,11 +72,12 @@ def solve_reference(rows, truth, weights, C, n_classes):
     return theta[:-1], theta[-1] - theta[-1].mean(), objective
 
 
-def solve(features, truth, weights, Cs, n_classes, scale, memory_bytes=LARGE, tol=1e-6):
+def solve(features, truth, weights, Cs, n_classes, scale, memory_bytes=LARGE, tol=1e-6, n_fits=None):
     mean = features.mean(axis=0, dtype=np.float64)
     deviation = features.std(axis=0, dtype=np.float64) if scale else np.ones(features.shape[1])
     standard = Standard(mean, deviation, features.var(axis=0, dtype=np.float64))
-    coordinates = find_coordinates(np.array_split(features, 5), standard, len(features), memory_bytes)
+    blocks = np.array_split(features, 5)
+    coordinates = find_coordinates(blocks, standard, len(features), memory_bytes, n_classes, n_fits=n_fits)
     with LogisticRegressionProblem(coordinates, truth, n_classes) as problem:
         solutions = list(problem.solve_path(Cs, weights, tol, 5000))
     rows = (features - mean) / deviation
@@ -102,6 +103,22 @@ def test_optimum_is_the_true_one(n_rows, n_features, n_classes, scale, weighted,
         assert np.linalg.norm(coefficients - w) <= 1e-5 * np.linalg.norm(w)
         intercepts = solution.intercepts - (solution.intercepts.mean() if n_classes > 2 else 0)
         np.testing.assert_allclose(intercepts, b, rtol=0, atol=1e-5 * max(1, np.abs(b).max()))
+
+
+@pytest.mark.parametrize(("n_rows", "n_features"), [(60, 150), (150, 40)])
+@pytest.mark.parametrize("n_classes", [2, 4])
+@pytest.mark.parametrize("scale", [True, False])
+def test_rows_as_they_are_lead_to_the_same_optimum(n_rows, n_features, n_classes, scale):
+    features, truth = make_problem(n_rows, n_features, n_classes)
+    arguments = (features, truth, np.ones(n_rows), [1e-3, 1.0], n_classes, scale)
+    (_, rotated), (_, plain) = (solve(*arguments, tol=1e-4, n_fits=n_fits) for n_fits in (None, 0))
+    for (one, coefficients), (other, same) in zip(rotated, plain, strict=True):
+        assert one.converged
+        assert other.converged
+        assert not np.array_equal(coefficients, same)  # they came there by different ways
+        # Each is within tol of the optimum.
+        assert np.linalg.norm(coefficients - same) <= 2e-4 * np.linalg.norm(same)
+        assert np.abs(one.intercepts - other.intercepts).max() <= 2e-4 * np.linalg.norm(same)
 
 
 @pytest.mark.parametrize("n_classes", [2, 4])
@@ -146,8 +163,8 @@ def test_large_margins_overflow_nothing():
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])
-@pytest.mark.parametrize("memory_bytes", [LARGE, 2000])
-def test_number_of_threads_changes_no_bit(n_classes, memory_bytes, monkeypatch):
+@pytest.mark.parametrize(("memory_bytes", "n_fits"), [(LARGE, None), (LARGE, 0), (2000, None)])
+def test_number_of_threads_changes_no_bit(n_classes, memory_bytes, n_fits, monkeypatch):
     monkeypatch.setattr(module, "STRIPE_ROWS", 32)
     monkeypatch.setattr(logistic, "BLOCK_BYTES", 8192)
     monkeypatch.setattr(logistic, "CHUNK_ROWS", 32)
@@ -156,7 +173,7 @@ def test_number_of_threads_changes_no_bit(n_classes, memory_bytes, monkeypatch):
     found = set()
     for n_threads in ("1", "2", "4"):
         monkeypatch.setenv("RELEARN_THREADS", n_threads)
-        _, solutions = solve(features, truth, np.ones(300), [0.01, 1.0], n_classes, True, memory_bytes)
+        _, solutions = solve(features, truth, np.ones(300), [0.01, 1.0], n_classes, True, memory_bytes, n_fits=n_fits)
         found.add(b"".join(coefficients.tobytes() for _, coefficients in solutions))
     assert len(found) == 1
 

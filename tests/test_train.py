@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from conftest import make_split, make_train_params, write_rows
-from relearn import paths, train
+from relearn import estimators, paths, train
 from relearn.classifier import read_classifier
 from relearn.errors import IntegrityError, TrainingError
 from relearn.estimators import TrainingData, fit_heads
@@ -404,6 +404,25 @@ def test_fits_that_take_long_show_how_far_they_are(head, monkeypatch, caplog):
         try_head(*params.grids[0], TrainingData(make_split(1), make_split(2), params))
     unit = "values of C" if head == "logistic_regression" else "heads"
     assert f"train {head}: 1 of 2 {unit}, " in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("head", "options", "n_fits"),
+    [
+        ("logistic_regression", {"C": [0.01, 1.0]}, 2),
+        ("logistic_regression", {"C": 1.0}, 1),
+        ("nearest_centroid", {}, 0),
+        ("linear_svm", {}, None),
+    ],
+)
+@pytest.mark.parametrize("select_by", ["validation", "folds"])
+def test_coordinates_are_chosen_for_all_fits(head, options, n_fits, select_by, monkeypatch):
+    given = []
+    find = estimators.find_coordinates
+    monkeypatch.setattr(estimators, "find_coordinates", lambda *a, n_fits: given.append(n_fits) or find(*a))
+    params = make_train_params(head, options, select_by=select_by, n_folds=4)
+    TrainingData(make_split(1), make_split(2), params).coordinates  # noqa: B018
+    assert given == [n_fits and n_fits * (4 if select_by == "folds" else 1)]
 
 
 # --- what goes wrong -------------------------------------------------------------------------------------------------

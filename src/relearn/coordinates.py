@@ -8,8 +8,11 @@ Z B do, with Z' Z = B L B' and w = B v.
 
 In both the columns are uncorrelated, and L is what they scatter: a loss of mean curvature c has a second derivative of
 about 1 + C c L along them, which tells a solver how far to go along each.
+
+Where few outputs are fitted, the eigenvectors cost more than the products that they save; then the rows stay Z.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -21,9 +24,16 @@ from relearn.threads import count_threads
 STRIPE_ROWS = 512
 N_STRIPES = 8  # that may be in memory at once: one that waits, and one a thread
 
+# What a logistic regression costs, measured (benchmarks/README.md). The unit is the time of one multiplication in a
+# product of matrices. The numbers need not be exact: where both ways cost about the same, either will do.
+EIGENVECTORS_COST = 5  # for each cube of the number of columns
+ANSWER_COST = 8  # for each number that a product with the Hessian reads, and again for each output
+N_PRODUCTS = 25  # for each value of C, where the columns are uncorrelated
+N_ROWS_ALIKE = 500  # up to which correlated columns take as many products; they take more by the root of the rows
+
 
 class Plan(NamedTuple):
-    """What the memory allows: to find uncorrelated columns, to hold what the fits read, and all features with that."""
+    """What to do: find uncorrelated columns, hold what the fits read, and hold all features with that."""
 
     rotate: bool
     hold: bool
@@ -63,24 +73,46 @@ class Coordinates(NamedTuple):
         return rows if self.basis is None else rows @ self.basis
 
 
-def plan_memory(n_rows: int, n_features: int, memory_bytes: int, n_outputs: int = 1) -> Plan:
-    """Decide what fits.
+def pays_to_rotate(n_rows: int, n_features: int, n_outputs: int, n_fits: int) -> bool:
+    """Return whether uncorrelated columns save a logistic regression more than they cost.
 
-    That is: four matrices to find the eigenvectors by; rows as float64 and as float32, and of each output what a row
-    answers, in both; features as float64.
+    They save products with the Hessian, and numbers in each of them where there are fewer rows than features. The
+    answer depends on these numbers alone, not on the machine, so that a fit can be repeated.
     """
     n_columns = min(n_rows, n_features)
+    gram = n_rows**2 * n_features / 2 if n_rows < n_features else 1.5 * n_rows * n_features**2  # with the rotation
+    n_outputs = 1 if n_outputs == 2 else n_outputs
+    more_products = max(1.0, math.sqrt(n_rows / N_ROWS_ALIKE))
+    n_saved = n_fits * N_PRODUCTS * n_rows * (more_products * n_features - n_columns)
+    return gram + EIGENVECTORS_COST * n_columns**3 < n_saved * ANSWER_COST * (1 + n_outputs)
+
+
+def plan_memory(n_rows: int, n_features: int, memory_bytes: int, n_outputs: int = 1, n_fits: int | None = None) -> Plan:
+    """Decide what fits, and of that what is quicker.
+
+    What may have to fit: four matrices to find the eigenvectors by; rows as float64 and as float32, and of each output
+    what a row answers, in both; features as float64 while they are rotated.
+    """
+    hold_features = n_rows * (12 * n_features + 16 * n_outputs) <= memory_bytes
+    n_columns = min(n_rows, n_features)
     n_bytes = 4 * 8 * n_columns**2
-    rotate = n_bytes <= memory_bytes // 2
-    n_bytes = n_bytes + n_rows * (12 * n_columns + 16 * n_outputs) if rotate else 0
-    hold_features = n_bytes + 8 * n_rows * n_features <= memory_bytes
-    return Plan(rotate, n_bytes <= memory_bytes if rotate else hold_features, hold_features)
+    pays = not hold_features or n_fits is None or pays_to_rotate(n_rows, n_features, n_outputs, n_fits)
+    if n_bytes > memory_bytes // 2 or not pays:
+        return Plan(False, hold_features, hold_features)
+    n_bytes += n_rows * (12 * n_columns + 16 * n_outputs)
+    return Plan(True, n_bytes <= memory_bytes, n_bytes + 8 * n_rows * n_features <= memory_bytes)
 
 
 def find_coordinates(
-    blocks: Sequence[np.ndarray], standard: Standard, n_rows: int, memory_bytes: int, n_outputs: int = 1
+    blocks: Sequence[np.ndarray],
+    standard: Standard,
+    n_rows: int,
+    memory_bytes: int,
+    n_outputs: int = 1,
+    *,
+    n_fits: int | None = None,
 ) -> Coordinates:
-    """Return the coordinates that the memory allows for rows of features.
+    """Return the coordinates for rows of features: of those that the memory allows, the quickest.
 
     The same for any number of threads: each product has a fixed shape and is computed by one of them, and sums have a
     fixed order. So BLAS must be held to one thread (`threadpool_limits(1)`) by the caller.
@@ -93,16 +125,20 @@ def find_coordinates(
         About what may be held at once, beside `blocks`.
     n_outputs
         Of the model, whose answers take memory too.
+    n_fits
+        How many logistic regressions the coordinates are for; with None the columns are uncorrelated if the memory
+        allows it.
     """
     mean, scale, variance = standard
     n_features = len(mean)
-    plan = plan_memory(n_rows, n_features, memory_bytes, n_outputs)
-    if not plan.rotate:
-        if plan.hold:
-            blocks = [np.asarray(block, np.float64) for block in blocks]
-        return Coordinates(blocks, False, mean, scale, None, n_rows * variance / scale**2, lambda v: v)
+    plan = plan_memory(n_rows, n_features, memory_bytes, n_outputs, n_fits)
+    squares = n_rows * variance / scale**2
+    if not plan.rotate and not plan.hold:
+        return Coordinates(blocks, False, mean, scale, None, squares, lambda v: v)
     most_rows = max(1, min(STRIPE_ROWS, memory_bytes // (2 * N_STRIPES * n_features * 8)))
-    stripes = Stripes(blocks, mean, scale, most_rows, plan.hold_features)
+    stripes = Stripes(blocks, mean, scale, most_rows, plan.rotate and plan.hold_features)
+    if not plan.rotate:
+        return _hold(stripes.load(), squares, lambda v: v)
     if n_rows < n_features:
         eigenvalues, vectors = _decompose(_multiply_rows(stripes, n_rows))
         held = vectors * np.sqrt(eigenvalues)
@@ -161,6 +197,13 @@ class Stripes:
     def __iter__(self) -> Iterator[tuple[slice, np.ndarray]]:
         for number, place in enumerate(self.slices):
             yield place, self[number]
+
+    def load(self) -> np.ndarray:
+        """Return all rows, (n_rows, n_features) float64."""
+        rows = np.empty((self.slices[-1].stop, len(self.mean)))
+        for place, part in self:
+            rows[place] = part
+        return rows
 
 
 def _multiply_rows(stripes: Stripes, n_rows: int) -> np.ndarray:

@@ -66,7 +66,18 @@ class TrainingData:
     def coordinates(self) -> Coordinates:
         """The rows for a linear model."""
         standard = Standard(self.mean, self.scale, self.variance)
-        return find_coordinates(self.training.blocks, standard, len(self.truth), self.memory_bytes, len(self.classes))
+        n_rows, n_classes = len(self.truth), len(self.classes)
+        return find_coordinates(
+            self.training.blocks, standard, n_rows, self.memory_bytes, n_classes, n_fits=self._count_fits()
+        )
+
+    def _count_fits(self) -> int | None:
+        """Return how many logistic regressions the parameters ask for; None where `linear_svm` reads the rows too."""
+        grids = self.params.grids
+        if any(head == "linear_svm" for head, _ in grids):
+            return None
+        n_values = sum(np.size(grid["C"]) for head, grid in grids if head == "logistic_regression")
+        return n_values * (self.params.n_folds if self.params.select_by == "folds" else 1)
 
     def standardise(self, features: np.ndarray) -> np.ndarray:
         """Return features (images, n_features) standardised, float64."""
