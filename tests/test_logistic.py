@@ -122,6 +122,25 @@ def test_rows_as_they_are_lead_to_the_same_optimum(n_rows, n_features, n_classes
 
 
 @pytest.mark.parametrize("n_classes", [2, 4])
+@pytest.mark.parametrize("memory_bytes", [LARGE, 2000])
+def test_path_shows_how_far_it_is_within_a_value(n_classes, memory_bytes):
+    features, truth = make_problem(90, 30, n_classes)
+    standard = Standard(np.zeros(30), np.ones(30), features.var(axis=0, dtype=np.float64))
+    coordinates = find_coordinates([features], standard, 90, memory_bytes)
+    with LogisticRegressionProblem(coordinates, truth, n_classes) as problem:
+        steps = list(problem.iterate_path([0.01, 1.0], np.ones(90), 1e-6, 5000))
+        solutions = list(problem.solve_path([0.01, 1.0], np.ones(90), 1e-6, 5000))
+    found = [step.solution for step in steps if step.solution is not None]
+    assert [s.weights.tobytes() for s in found] == [s.weights.tobytes() for s in solutions]
+    assert len(steps) == 2 + sum(s.n_iter for s in solutions)  # one for each product
+    assert min(step.n_values for step in steps) >= 0
+    done = np.cumsum([step.n_values for step in steps])
+    first = next(number for number, step in enumerate(steps) if step.solution is not None)
+    assert (done[first], done[-1]) == (1, 2)
+    assert len(set(done[:first])) > 3  # before the first C ends
+
+
+@pytest.mark.parametrize("n_classes", [2, 4])
 def test_scikit_learn_comes_to_the_same(n_classes):
     from sklearn.linear_model import LogisticRegression
 

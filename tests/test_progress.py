@@ -28,6 +28,19 @@ def test_items_may_count_for_more_than_one(monkeypatch, caplog):
     assert "evaluate: 3 resamples in " in caplog.text
 
 
+def test_items_may_count_for_a_part(monkeypatch, caplog):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    with caplog.at_level(logging.INFO, "relearn"):
+        assert list(track_progress("abc", 1, "train", "values of C", count={"a": 0, "b": 0.25, "c": 0.75}.get)) == [
+            *"abc"
+        ]
+    lines = caplog.text.splitlines()
+    assert len(lines) == 3  # nothing is done with the first
+    assert "train: 0.25 of 1 values of C, " in lines[0]
+    assert "train: 1 of 1 values of C, " in lines[1]
+    assert "train: 1 values of C in " in lines[2]
+
+
 class Terminal(io.StringIO):
     def isatty(self):
         return True

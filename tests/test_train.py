@@ -1,6 +1,7 @@
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -404,6 +405,8 @@ def test_fits_that_take_long_show_how_far_they_are(head, monkeypatch, caplog):
         try_head(*params.grids[0], TrainingData(make_split(1), make_split(2), params))
     unit = "values of C" if head == "logistic_regression" else "heads"
     assert f"train {head}: 1 of 2 {unit}, " in caplog.text
+    if head == "logistic_regression":
+        assert re.search(r"train logistic_regression: 0\.\d\d of 2 values of C, ", caplog.text)  # within the first C
 
 
 @pytest.mark.parametrize(

@@ -156,11 +156,16 @@ def _fit_logistic_regressions(candidates: Sequence[Options], data: TrainingData,
     tol, max_iter = candidates[0]["tol"], candidates[0]["max_iter"]
     with LogisticRegressionProblem(data.coordinates, data.truth, len(data.classes)) as problem:
         values = [options["C"] for options in candidates]
-        path = problem.solve_path(values, row_weights, tol, max_iter)
+        steps = problem.iterate_path(values, row_weights, tol, max_iter)
         shown = track_progress(
-            path, len(values), "train logistic_regression", "values of C", quiet_seconds=QUIET_SECONDS
+            steps,
+            len(values),
+            "train logistic_regression",
+            "values of C",
+            count=lambda step: step.n_values,
+            quiet_seconds=QUIET_SECONDS,
         )
-        solutions = {s.C: s for s in shown}
+        solutions = {step.solution.C: step.solution for step in shown if step.solution is not None}
     ordered = [solutions[C] for C in values]
     restored = data.coordinates.restore(np.hstack([solution.weights for solution in ordered]))
     coefficients = np.split(restored, len(ordered), axis=1)

@@ -7,15 +7,16 @@ F is strongly convex in W with the constant 1, so where its gradient is g, the o
 and F no more than |g|^2 / 2 above its least. Hence the stopping rule: |g| <= tol |W| says that the coefficients are
 within `tol` of the true ones, as a share of their norm, whatever C is.
 
-The solver is Newton's method. Conjugate gradients find each step from exact products with the Hessian
-(Nocedal and Wright 2006, "Numerical Optimization", algorithm 7.1), preconditioned by what is known of the curvature in
-uncorrelated coordinates. A step need not be exact, so its products are computed in float32, which the hardware
-multiplies twice as fast; F and its gradient, and so the stopping rule, are always computed in float64. scikit-learn's
-solvers take neither such coordinates nor rows that are read from the disk; its `LogisticRegression` is the reference
-that the tests compare with.
+The solver is Newton's method. Conjugate gradients find each step from exact products with the Hessian (Nocedal and
+Wright 2006, "Numerical Optimization", algorithm 7.1), preconditioned by what is known of the curvature along each
+coordinate, which is most where they are uncorrelated. A step need not be exact, so its products are computed in
+float32, which the hardware multiplies twice as fast; F and its gradient, and so the stopping rule, are always computed
+in float64. scikit-learn's solvers take neither such coordinates nor rows that are read from the disk; its
+`LogisticRegression` is the reference that the tests compare with.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol, Self
@@ -39,6 +40,10 @@ ROUNDING = 1e-12  # of F, as a share of it
 MIN_REDUCTION = 0.9  # of the gradient, where F shows no difference
 MAX_HALVINGS = 40
 
+# Of the progress that is shown.
+FIRST_GRADIENT = 10.0  # the way from here to the tolerance counts
+MIN_PROMISED = 0.1  # of the gradient after a step: what a step promises beyond is seldom kept
+
 
 class Solution(NamedTuple):
     """Where a solver ended.
@@ -59,6 +64,17 @@ class Solution(NamedTuple):
     curvature: float
     n_iter: int
     converged: bool
+
+
+class Step(NamedTuple):
+    """A part of a path of C.
+
+    n_values : values of C done since the last step, at most 1
+    solution : that of a C which ended with this step
+    """
+
+    n_values: float
+    solution: Solution | None
 
 
 class _Point(NamedTuple):
@@ -180,20 +196,40 @@ class LogisticRegressionProblem:
         sample_weights : ndarray (n_rows,) float64
             s; a row of weight 0 is as good as not there.
         """
+        for step in self.iterate_path(values_of_C, sample_weights, tol, max_iter):
+            if step.solution is not None:
+                yield step.solution
+
+    def iterate_path(
+        self, values_of_C: Sequence[float], sample_weights: np.ndarray, tol: float, max_iter: int
+    ) -> Iterator[Step]:
+        """Yield a step after each product with the Hessian and at the end of each C; see `solve_path`.
+
+        How much of a C is done is estimated: the way of the gradient down to `tol` counts by its logarithm.
+        """
         self._sample_weights, self._tol = sample_weights, tol
         weights = np.zeros((len(self._coordinates.eigenvalues), self._n_outputs))
         intercepts = np.zeros(self._n_outputs)
         for C in sorted(values_of_C):
-            solution = self._solve(C, weights, intercepts, max_iter)
-            yield solution
-            weights, intercepts = solution.weights, solution.intercepts
+            done = 0.0
+            for gradient, solution in self._solve(C, weights, intercepts, max_iter):
+                if solution is not None:
+                    weights, intercepts = solution.weights, solution.intercepts
+                    share = 1.0
+                else:
+                    share = max(done, _estimate_share(gradient, tol))
+                yield Step(share - done, solution)
+                done = share
 
-    def _solve(self, C: float, weights: np.ndarray, intercepts: np.ndarray, max_iter: int) -> Solution:
+    def _solve(
+        self, C: float, weights: np.ndarray, intercepts: np.ndarray, max_iter: int
+    ) -> Iterator[tuple[float, Solution | None]]:
+        """Yield after each product about what the gradient is, and at the end the solution."""
         dtype: Any = np.float32 if self._coordinates.held else np.float64
         here = self._evaluate(C, weights, intercepts)
         n_iter = n_poor = 0
         while not here.solution.converged and n_iter < max_iter:
-            step, n_products = self._find_step(here, max_iter - n_iter, dtype)
+            step, n_products = yield from self._find_step(here, max_iter - n_iter, dtype)
             n_iter += n_products
             there = self._search_line(here, step)
             if there is None and dtype == np.float64:  # rounding hides what is lower
@@ -202,7 +238,7 @@ class LogisticRegressionProblem:
             if there is None or n_poor == MAX_POOR_STEPS:
                 dtype = np.float64
             here = there or self._evaluate(C, here.solution.weights, here.solution.intercepts)
-        return here.solution._replace(n_iter=n_iter)
+        yield here.solution.gradient, here.solution._replace(n_iter=n_iter)
 
     def _evaluate(self, C: float, weights: np.ndarray, intercepts: np.ndarray) -> _Point:
         """Compute F, its gradient and the mean curvature, and keep the probabilities."""
@@ -229,8 +265,12 @@ class LogisticRegressionProblem:
         solution = Solution(C, weights, intercepts, objective, gradient, curvature, 0, gradient <= tol)
         return _Point(solution, by_weights, by_intercepts)
 
-    def _find_step(self, here: _Point, max_iter: int, dtype: Any) -> tuple["_Pair", int]:
+    def _find_step(
+        self, here: _Point, max_iter: int, dtype: Any
+    ) -> Generator[tuple[float, None], None, tuple["_Pair", int]]:
         """Return Newton's step for weights and intercepts, about, and how many products it took.
+
+        Yield after each product about what the gradient is after the step so far.
 
         The residual is reduced the more the nearer the optimum is (Nocedal and Wright 2006, section 7.1). Directions
         are stretched, so that the Hessian would be the identity if every image had the mean curvature, and the first
@@ -261,6 +301,7 @@ class LogisticRegressionProblem:
             residual = residual.move(dtype(-square / curved), image)
             last_square, square = square, residual.dot(residual)
             direction = residual.move(dtype(square / last_square), direction)
+            yield gradient * max(MIN_PROMISED, math.sqrt(square)), None
         return _Pair(norm * (step.weights / stretch), norm * (step.intercepts / stretch_b)), n_products
 
     def _search_line(self, here: _Point, step: "_Pair") -> _Point | None:
@@ -324,6 +365,15 @@ class LogisticRegressionProblem:
         product, total = self._rows.multiply(weights, intercepts - coordinates.mean @ weights, respond)
         product = (product - np.outer(coordinates.mean, total)) / coordinates.scale[:, np.newaxis]
         return (product if coordinates.basis is None else coordinates.basis.T @ product), total
+
+
+def _estimate_share(gradient: float, tol: float) -> float:
+    """Return how much of the way from `FIRST_GRADIENT` to `tol` is done, in parts of 1,024, so that sums are exact."""
+    if not gradient < FIRST_GRADIENT:
+        return 0.0
+    if gradient <= tol:
+        return 1.0
+    return math.floor(1024 * math.log(gradient / FIRST_GRADIENT) / math.log(tol / FIRST_GRADIENT)) / 1024
 
 
 class _Pair(NamedTuple):

@@ -19,7 +19,7 @@ def track_progress(
     name: str,
     unit: str = "images",
     *,
-    count: Callable[[Item], int] = lambda _: 1,
+    count: Callable[[Item], float] = lambda _: 1,
     quiet_seconds: float = 0.0,
 ) -> Iterator[Item]:
     """Yield `items` and show how many of `n_items` are done, the pace, and the time that is left.
@@ -27,7 +27,7 @@ def track_progress(
     Parameters
     ----------
     count
-        Returns how many an item counts for.
+        Returns how many an item counts for; it may be a part of one.
     quiet_seconds
         What takes less shows nothing.
     """
@@ -37,7 +37,7 @@ def track_progress(
 
 
 def _draw_bar(
-    counted: Iterable[tuple[Item, int]], n_items: int, name: str, unit: str, quiet_seconds: float
+    counted: Iterable[tuple[Item, float]], n_items: int, name: str, unit: str, quiet_seconds: float
 ) -> Iterator[Item]:
     from rich.console import Console
     from rich.progress import (
@@ -65,19 +65,30 @@ def _draw_bar(
 
 
 def _log_lines(
-    counted: Iterable[tuple[Item, int]], n_items: int, name: str, unit: str, quiet_seconds: float
+    counted: Iterable[tuple[Item, float]], n_items: int, name: str, unit: str, quiet_seconds: float
 ) -> Iterator[Item]:
     start = last = time.monotonic()
-    n_done = 0
+    n_done = 0.0
     for item, n_new in counted:
         yield item
         n_done += n_new
         now = time.monotonic()
-        if now - last >= SECONDS_BETWEEN_LINES and now - start >= quiet_seconds:
+        if n_done > 0 and now - last >= SECONDS_BETWEEN_LINES and now - start >= quiet_seconds:
             last = now
-            pace = n_done / (now - start)
+            pace = n_done / max(now - start, 1e-9)
             left = (n_items - n_done) / pace
-            log.info("%s: %s of %s %s, %.1f %s/s, %.0f s left", name, n_done, n_items, unit, pace, unit, left)
+            done = f"{_format(n_done)} of {n_items} {unit}"
+            log.info("%s: %s, %s %s/s, %.0f s left", name, done, _format_pace(pace), unit, left)
     seconds = time.monotonic() - start
     if seconds >= quiet_seconds:
-        log.info("%s: %s %s in %.1f s, %.1f %s/s", name, n_done, unit, seconds, n_done / max(seconds, 1e-9), unit)
+        pace = n_done / max(seconds, 1e-9)
+        log.info("%s: %s %s in %.1f s, %s %s/s", name, _format(n_done), unit, seconds, _format_pace(pace), unit)
+
+
+def _format(n_done: float) -> str:
+    """Return a number of items, with two decimals if the last one is not done."""
+    return f"{n_done:.2f}".removesuffix(".00")
+
+
+def _format_pace(pace: float) -> str:
+    return f"{pace:.1f}" if pace >= 1 else f"{pace:.2g}"
