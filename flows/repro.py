@@ -9,13 +9,20 @@ import sys
 from flows.child import ROOT
 from relearn.errors import RelearnError
 from relearn.lock import LOCK, Locked, hold_lock
+from relearn.params import read_params
+from relearn.paths import PARAMS
 from relearn.text import escape_lines
 
 
 def main() -> None:
-    """Become `dvc repro`, which keeps the lock as long as it lives."""
+    """Become `dvc repro`, which keeps the lock as long as it lives.
+
+    The parameters are checked first: DVC would take seconds to come to the stage that checks them, and for ever to read
+    a file that is made so.
+    """
     try:
         with hold_lock(ROOT / LOCK, "make repro") as descriptor:
+            read_params(ROOT / PARAMS)
             os.set_inheritable(descriptor, True)
             os.execv(sys.executable, [sys.executable, "-m", "dvc", "repro", *sys.argv[1:]])  # noqa: S606
     except Locked as error:
