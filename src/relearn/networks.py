@@ -414,7 +414,7 @@ def _describe_config(config: Any) -> Any:
     match config:
         case dict():
             kept = {key: value for key, value in config.items() if not _IRRELEVANT.fullmatch(key)}
-            return {key: _describe_config(value) for key, value in kept.items() if value not in (None, False)}
+            return {key: _describe_config(v) for key, v in kept.items() if v is not None and v is not False}
         case list() | tuple():
             return [_describe_config(value) for value in config]
         case np.ndarray():
@@ -428,7 +428,7 @@ def list_constants(keras: Any, model: Any) -> list[dict[str, Any]]:
     kinds = {keras.layers.Rescaling: ("scale", "offset"), keras.layers.Normalization: ("mean", "variance")}
 
     def read(layer: Any, name: str) -> Any:
-        return np.asarray(getattr(layer, name), np.float32).squeeze().tolist()
+        return keras.ops.convert_to_numpy(getattr(layer, name)).astype(np.float32).squeeze().tolist()
 
     return [
         {"layer": kind.__name__, **{name: read(layer, name) for name in names}}
