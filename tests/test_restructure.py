@@ -798,6 +798,20 @@ def test_file_that_is_away_only_when_it_is_read_is_an_error(forty, monkeypatch, 
         restructure()
 
 
+def test_files_that_are_away_at_each_look_are_an_error(forty, monkeypatch):
+    """Their folder is there whenever it is listed, and away whenever one of its files is looked at."""
+    real = Path.stat
+
+    def fail(path, *arguments, **options):
+        if path.as_posix().startswith("source/c/"):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "stat", fail)
+    with pytest.raises(SourceError, match=r"^source: changed while it was read: 10 files changed \(c/0\.png"):
+        restructure()
+
+
 def test_known_files_that_vanish_while_they_are_copied_are_an_error(forty, settled, monkeypatch):
     restructure()
     before = read_results()

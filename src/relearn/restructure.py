@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import logging
+import os
 import shutil
 import threading
 from collections import Counter, defaultdict
@@ -35,6 +36,7 @@ from relearn.params import Fractions, RestructureParams
 from relearn.sources import (
     CANNOT_BE_READ,
     READING_ERRORS,
+    SourceFile,
     Walk,
     explain_hidden,
     iterate_source,
@@ -44,6 +46,8 @@ from relearn.text import holds_control_character
 from relearn.threads import Budget, count_threads, map_ahead
 
 log = logging.getLogger(__name__)
+
+AWAY = "away"  # the stamp of a file that was not there for a moment: whatever it is later, it has changed
 
 SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval", "evaluation"}
 
@@ -305,13 +309,13 @@ class Reader:
         stamps: dict[str, str | None] = {}
         for file in iterate_source(self.source, self._walk):
             path = self.source / file.path
-            stamp = _find_stamp(path) if self._is_folder else None
+            stamp = _look_at(self.source, file) if self._is_folder else None
             stamps[file.path] = stamp
             try:
                 if file.refusal is not None:
                     self._count(file.path)
-                    if file.refusal.startswith(CANNOT_BE_READ):
-                        stamps[file.path] = None
+                    if stamp is not None and file.refusal.startswith(CANNOT_BE_READ):
+                        stamps[file.path] = AWAY  # it was, and is there again
                     raise Refused(file.refusal)
                 place = self._find_place(file.path)
                 self._n_files[place.label] += 1
@@ -323,7 +327,7 @@ class Reader:
                 yield Exclusion(file.path, str(refusal))
             except READING_ERRORS as error:
                 if isinstance(error, FileNotFoundError | NotADirectoryError):
-                    stamps[file.path] = None  # so that the last look finds it changed if it is back by then
+                    stamps[file.path] = AWAY
                 reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
                 yield Exclusion(file.path, f"{CANNOT_BE_READ}: {reason}")
         if self._is_folder:
@@ -366,16 +370,25 @@ class Reader:
 def read_stamps(source: Path) -> dict[str, str | None]:
     """Return what changes when a file does: of all files of a folder by their paths, or of the archive.
 
-    None is the stamp of a file that is not there any more, or cannot be looked at.
+    None is the stamp of a file that cannot be looked at, or of a link into the void; `AWAY` that of a file that was
+    listed and is not there any more.
     """
     if source.exists() and not source.is_dir():
         return {source.name: _find_stamp(source)}
-    return {file.path: _find_stamp(source / file.path) for file in iterate_source(source)}
+    return {file.path: _look_at(source, file) for file in iterate_source(source)}
+
+
+def _look_at(source: Path, file: SourceFile) -> str | None:
+    if file.refusal is not None and not file.refusal.startswith(CANNOT_BE_READ):
+        return None  # its name may be spelled otherwise on the disk; whatever it holds, it is refused
+    return _find_stamp(source / file.path)
 
 
 def _find_stamp(path: Path) -> str | None:
     try:
         return read_stamp(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None if os.path.islink(path) else AWAY
     except (OSError, ValueError):
         return None
 
@@ -389,7 +402,7 @@ def describe_changes(before: dict[str, str | None], now: dict[str, str | None]) 
     kinds = {
         "gone": [path for path in before if path not in now],
         "new": [path for path in now if path not in before],
-        "changed": [path for path in before if path in now and _drop_inode(before[path]) != _drop_inode(now[path])],
+        "changed": [path for path in before if path in now and _has_changed(before[path], now[path])],
     }
     told = []
     for kind, found in kinds.items():
@@ -399,8 +412,9 @@ def describe_changes(before: dict[str, str | None], now: dict[str, str | None]) 
     return ", ".join(told)
 
 
-def _drop_inode(stamp: str | None) -> str | None:
-    return stamp and stamp.partition(" ")[2]
+def _has_changed(before: str | None, now: str | None) -> bool:
+    without_inode = [stamp and stamp.partition(" ")[2] for stamp in (before, now)]
+    return AWAY in (before, now) or without_inode[0] != without_inode[1]
 
 
 def inspect_files(reader: Reader, inspections: Inspections, spool: Spool) -> tuple[list[SourceImage], list[Exclusion]]:
