@@ -64,4 +64,4 @@ def notify(flow: Any, flow_run: Any, state: Any) -> None:
         with client:
             client.post(address, json=body).raise_for_status()
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:  # its text has the address, which is a secret
-        log.warning("%s: the webhook could not be told: %s", WEBHOOK, type(error).__name__)
+        log.warning("%s: the webhook did not take the message: %s", WEBHOOK, type(error).__name__)

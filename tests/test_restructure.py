@@ -415,9 +415,7 @@ def test_names_are_unique_where_the_digits_of_a_hash_are_the_same():
 
 def test_path_that_is_there_twice_is_refused():
     images = [SourceImage("a/1.png", "training", "a", Inspection("0" * 64, 1))] * 2
-    with pytest.raises(
-        SourceError, match=r"^a/1\.png: found twice in the source, under names that cannot be told apart"
-    ):
+    with pytest.raises(SourceError, match=r"^a/1\.png: found twice in the source, under names that look the same"):
         name_images(images)
 
 

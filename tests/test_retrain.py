@@ -754,7 +754,7 @@ def test_a_broken_webhook_is_told_without_its_address(monkeypatch, caplog, addre
     ) as caught:
         check_webhook()
     notify(Named, Named, Named)
-    assert "RELEARN_WEBHOOK: the webhook could not be told: " in caplog.text
+    assert "RELEARN_WEBHOOK: the webhook did not take the message: " in caplog.text
     assert "secret" not in caplog.text + str(caught.value)
     monkeypatch.setenv("RELEARN_WEBHOOK", "https://host/path")
     check_webhook()
@@ -775,5 +775,5 @@ def test_webhook_is_told_once_and_its_address_to_nobody(webhook, monkeypatch, ca
     assert body["text"].startswith("x x: x\n```\nwhy\n```\n")
     monkeypatch.setenv("RELEARN_WEBHOOK", "http://127.0.0.1:9/secret")
     notify(Named, Named, Named)
-    assert "the webhook could not be told: ConnectError" in caplog.text
+    assert "the webhook did not take the message: ConnectError" in caplog.text
     assert "secret" not in caplog.text

@@ -158,7 +158,7 @@ class Landing:
         ------
         SourceError
             The folder is not there, cannot be listed, or holds more than `MAX_LISTED` files. (An empty place of an
-            object store cannot be told from none.)
+            object store looks like none.)
         """
         seen: list[_Seen] = []
         left: list[Left] = []

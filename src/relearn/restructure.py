@@ -566,7 +566,7 @@ def make_name(path: str, n_digits: int) -> str:
 def lengthen_name(image: SourceImage, n_digits: int) -> int:
     """Return the next larger number of digits of the hash, for a name that is shared with `n_digits` of them."""
     if n_digits == 64:
-        raise SourceError(f"{image.path}: found twice in the source, under names that cannot be told apart; remove one")
+        raise SourceError(f"{image.path}: found twice in the source, under names that look the same; remove one")
     return 64 if n_digits else 8
 
 
