@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from relearn.files import hash_file
-from relearn.images import decode_image
-from relearn.networks import Extractor
+from relearn.images.decoding import decode_image
+from relearn.networks.extractor import Extractor
 from relearn.params import read_params
+from relearn.storage.files import hash_file
 
 SIZES = (32, 1, 8, 16, 64)
 

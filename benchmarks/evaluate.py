@@ -16,9 +16,9 @@ import numpy as np
 from sklearn import metrics as reference
 
 from relearn import paths
-from relearn.evaluate import CLASS_HEADER, compute_metrics, judge, report_classes, write_plots
-from relearn.files import write_csv
 from relearn.params import EvaluateParams
+from relearn.stages.evaluate import CLASS_HEADER, compute_metrics, judge, report_classes, write_plots
+from relearn.storage.files import write_csv
 
 N_REFERENCE = 10
 

@@ -24,14 +24,14 @@ from resource import RUSAGE_SELF, getrusage
 import numpy as np
 
 from relearn import paths
-from relearn.extract import compute_missing, make_reader, read_prepared
-from relearn.features import write_features
-from relearn.files import hash_bytes, hash_file, write_json
-from relearn.manifest import ManifestRow, write_manifest
-from relearn.networks import Extractor, describe_way
+from relearn.dataset.manifest import ManifestRow, write_manifest
+from relearn.features.shards import write_features
+from relearn.features.store import FeatureStore
+from relearn.networks.extractor import Extractor, describe_way
 from relearn.params import ExtractParams, read_params
-from relearn.store import FeatureStore
-from relearn.threads import map_ahead
+from relearn.runtime.threads import map_ahead
+from relearn.stages.extract import compute_missing, make_reader, read_prepared
+from relearn.storage.files import hash_bytes, hash_file, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 N_IN_BATCH = 32
@@ -190,7 +190,7 @@ def measure_growth(folder, network, weights, precision, counts):
 # that of all children together.
 STAGE = """
 import json, logging
-from relearn import extract
+from relearn.stages import extract
 from relearn.params import ExtractParams
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 extract.run(ExtractParams.model_validate(json.load(open("params.json"))))

@@ -17,17 +17,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from relearn import inspections, paths
+from relearn import paths
+from relearn.dataset import inspections
+from relearn.dataset.manifest import SPLITS, Exclusion
+from relearn.dataset.sources import iterate_source
 from relearn.errors import ImageError
-from relearn.files import write_csv, write_json
-from relearn.fingerprints import HASH_BYTES, N_HASHES, compute_fingerprint
-from relearn.images import decode_image
-from relearn.manifest import SPLITS, Exclusion
-from relearn.near_duplicates import mark_near_duplicates
+from relearn.gates.near_duplicates import mark_near_duplicates
+from relearn.images.decoding import decode_image
+from relearn.images.fingerprints import HASH_BYTES, N_HASHES, compute_fingerprint
 from relearn.params import NearDuplicates, read_params
-from relearn.restructure import run
-from relearn.sources import iterate_source
-from relearn.threads import count_threads, map_ahead
+from relearn.runtime.threads import count_threads, map_ahead
+from relearn.stages.restructure import run
+from relearn.storage.files import write_csv, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 

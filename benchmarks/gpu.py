@@ -253,14 +253,14 @@ def make_params(size, network, precision, batch_size):
 
 def read_rows():
     from relearn import paths
-    from relearn.manifest import read_manifest
+    from relearn.dataset.manifest import read_manifest
 
     return read_manifest(paths.MANIFEST)
 
 
 def read_photos(extractor, n_photos):
-    from relearn.extract import read_prepared
-    from relearn.threads import map_ahead
+    from relearn.runtime.threads import map_ahead
+    from relearn.stages.extract import read_prepared
 
     rows = read_rows()[:n_photos]
     return list(map_ahead(lambda row: read_prepared(extractor, row), rows, len(rows)))
@@ -284,7 +284,7 @@ def save_features(features, network, precision, kind):
 
 def compute_features(size, kind, networks, precisions, batch_size):
     """Save the features of the first photos."""
-    from relearn.networks import Extractor
+    from relearn.networks.extractor import Extractor
 
     open_device()
     for network in networks:
@@ -309,8 +309,8 @@ def compute_again(size):
 
 def run_out_of_memory(size):
     """Let the stage's own function fill a store with a batch size for which there is no memory."""
-    from relearn.extract import fill_store, make_reader
-    from relearn.store import FeatureStore
+    from relearn.features.store import FeatureStore
+    from relearn.stages.extract import fill_store, make_reader
 
     device = open_device()
     if device.is_gpu and isinstance(device, Torch):
@@ -380,7 +380,7 @@ def measure_network(size, network):
 
 def build_network(size, params, key):
     """Return the extractor, which has run once, and photos for a batch; its features are checked."""
-    from relearn.networks import Extractor
+    from relearn.networks.extractor import Extractor
 
     start = time.perf_counter()
     extractor = Extractor(params)
@@ -433,8 +433,8 @@ def check_bits(extractor, photos, key):
 
 def measure_decoding(size, extractor):
     """Return images/s of reading, hashing, decoding and resizing in all threads, and nothing else."""
-    from relearn.extract import read_prepared
-    from relearn.threads import count_threads, map_ahead
+    from relearn.runtime.threads import count_threads, map_ahead
+    from relearn.stages.extract import read_prepared
 
     rows = read_rows()
     start, n_done = time.perf_counter(), 0
@@ -468,10 +468,10 @@ class Clock:
 
 def measure_end_to_end(extractor, params):
     """Return images/s from files to the store, as `extract` does it, and which share of the time each part is busy."""
-    from relearn import extract
-    from relearn.networks import describe_way
-    from relearn.store import FeatureStore, Space
-    from relearn.threads import count_threads
+    from relearn.features.store import FeatureStore, Space
+    from relearn.networks.extractor import describe_way
+    from relearn.runtime.threads import count_threads
+    from relearn.stages import extract
 
     rows = read_rows()
     clock = Clock()
@@ -836,7 +836,7 @@ def main():
     if gpu is None and not options.small:
         sys.exit("gpu.py: wanted an NVIDIA GPU (nvidia-smi), got none; --small tries the script on the CPU")
     from relearn import paths
-    from relearn.manifest import write_manifest
+    from relearn.dataset.manifest import write_manifest
 
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with tempfile.TemporaryDirectory() as folder:

@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from relearn import fingerprints
+from relearn.dataset.sources import iterate_source
 from relearn.errors import ImageError
-from relearn.files import hash_bytes
-from relearn.fingerprints import HASH_BYTES, N_HASHES, compute_fingerprint
-from relearn.images import decode_image
-from relearn.near_duplicates import iterate_near_duplicates
+from relearn.gates.near_duplicates import iterate_near_duplicates
+from relearn.images import fingerprints
+from relearn.images.decoding import decode_image
+from relearn.images.fingerprints import HASH_BYTES, N_HASHES, compute_fingerprint
 from relearn.params import NearDuplicates
-from relearn.sources import iterate_source
+from relearn.storage.files import hash_bytes
 
 N_ALTERED = 400
 THRESHOLDS = (32, 48, 64)

@@ -39,7 +39,7 @@ import psutil
 from PIL import Image
 from ruamel.yaml import YAML
 
-from relearn.files import hash_bytes, hash_file
+from relearn.storage.files import hash_bytes, hash_file
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = Path("data/raw/photos")

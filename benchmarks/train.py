@@ -35,14 +35,14 @@ import numpy as np
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from relearn.coordinates import Standard, find_coordinates
-from relearn.evaluate import Judged, compute_calibration_error, compute_log_loss
-from relearn.features import ShardsOnDisk
-from relearn.files import hash_file
-from relearn.heads import Calibration
-from relearn.logistic import LogisticRegressionProblem
-from relearn.networks import Extractor
+from relearn.features.shards import ShardsOnDisk
+from relearn.heads.coordinates import Standard, find_coordinates
+from relearn.heads.fitted import Calibration
+from relearn.heads.logistic import LogisticRegressionProblem
+from relearn.networks.extractor import Extractor
 from relearn.params import HEADS, ExtractParams, read_params
+from relearn.stages.evaluate import Judged, compute_calibration_error, compute_log_loss
+from relearn.storage.files import hash_file
 
 VALUES_OF_C = np.logspace(-6, 2, 13)
 VALUES_TO_CHOOSE = [0.0001, 0.001, 0.01, 0.1, 1.0]
@@ -298,9 +298,9 @@ from pathlib import Path
 import numpy as np, scipy.linalg, scipy.optimize, scipy.special
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
-from relearn.coordinates import Standard, find_coordinates
-from relearn.features import ShardsOnDisk
-from relearn.logistic import LogisticRegressionProblem
+from relearn.heads.coordinates import Standard, find_coordinates
+from relearn.features.shards import ShardsOnDisk
+from relearn.heads.logistic import LogisticRegressionProblem
 folder, limit_mb, C = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
 truth = np.load(folder / "truth.npy")
 blocks = ShardsOnDisk(sorted(folder.glob("shard*.npy")))

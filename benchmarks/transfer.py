@@ -24,10 +24,10 @@ from pathlib import Path
 
 import numpy as np
 
-from relearn.comparison import compare_paired
-from relearn.files import hash_bytes, hash_file, read_json
-from relearn.intervals import compute_wilson_interval
+from relearn.evaluation.intervals import compute_wilson_interval
+from relearn.evaluation.paired import compare_paired
 from relearn.params import Params, read_params
+from relearn.storage.files import hash_bytes, hash_file, read_json
 
 ROOT = Path(__file__).resolve().parent.parent
 N_FOLDS = 5

@@ -12,8 +12,8 @@ import subprocess
 import sys
 from pathlib import Path, PurePosixPath
 
+from relearn.dataset.sources import iterate_source
 from relearn.errors import RelearnError, SourceError
-from relearn.sources import iterate_source
 
 # A copy that can be fetched without a password; its owners' page is in the README.
 ADDRESS = "https://archive.org/download/food-5-k/Food-5K.zip"

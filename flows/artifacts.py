@@ -14,9 +14,9 @@ from prefect.artifacts import (
 )
 
 from relearn import paths
-from relearn.confusion import draw_confusion
-from relearn.landing import Left
-from relearn.text import escape_markdown
+from relearn.evaluation.confusion import draw_confusion
+from relearn.retraining.landing import Left
+from relearn.runtime.text import escape_markdown
 
 N_IMAGES = 20
 N_LEFT = 1000

@@ -9,16 +9,12 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from relearn.errors import RelearnError
-from relearn.text import escape_controls
+from relearn.errors import OutOfTime
+from relearn.runtime.text import escape_controls
 
 ROOT = Path(__file__).resolve().parent.parent
 SUPERVISE = ROOT / "flows" / "supervise.py"
 N_LAST_LINES = 10
-
-
-class OutOfTime(RelearnError):
-    """A command ran longer than it was given."""
 
 
 def run_child(

@@ -12,7 +12,7 @@ import httpx
 from prefect.settings import PREFECT_UI_URL
 
 from relearn.errors import ParamsError
-from relearn.text import escape_lines
+from relearn.runtime.text import escape_lines
 
 log = logging.getLogger(__name__)
 

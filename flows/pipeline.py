@@ -15,11 +15,11 @@ from prefect.states import Completed, Failed, State
 from flows.artifacts import GATES, publish_findings
 from flows.child import ROOT, run_child
 from relearn import paths
-from relearn.errors import RelearnError
-from relearn.lock import LOCK, Locked, hold_lock
-from relearn.report import describe_evaluation
-from relearn.text import escape_lines
-from relearn.tracked import Pipeline, read_dvc_file
+from relearn.commands.report import describe_evaluation
+from relearn.errors import Locked, RelearnError
+from relearn.repository.lock import LOCK, hold_lock
+from relearn.repository.tracked import Pipeline, read_dvc_file
+from relearn.runtime.text import escape_lines
 
 
 @flow(name="pipeline")

@@ -7,11 +7,11 @@ import os
 import sys
 
 from flows.child import ROOT
-from relearn.errors import RelearnError
-from relearn.lock import LOCK, Locked, hold_lock
+from relearn.errors import Locked, RelearnError
 from relearn.params import read_params
 from relearn.paths import PARAMS
-from relearn.text import escape_lines
+from relearn.repository.lock import LOCK, hold_lock
+from relearn.runtime.text import escape_lines
 
 
 def main() -> None:

@@ -34,30 +34,44 @@ from flows.artifacts import (
     publish_left,
     publish_mistakes,
 )
-from flows.child import ROOT, OutOfTime, run_child
+from flows.child import ROOT, run_child
 from flows.notify import check_webhook, notify
 from flows.pipeline import read_stages, run_to_its_end
 from relearn import paths
-from relearn.errors import ParamsError, RelearnError, RepositoryError
-from relearn.files import read_csv, read_json
-from relearn.landing import (
+from relearn.dataset.manifest import Exclusion
+from relearn.errors import (
+    CommandFailed,
+    Locked,
+    OutOfTime,
+    ParamsError,
+    RelearnError,
+    RepositoryError,
+    UnreachableSource,
+    ValidationFailed,
+)
+from relearn.params import RetrainParams, read_params
+from relearn.repository.git import add_worktree, check_branch_is_free, remove_worktree, run_git
+from relearn.repository.lock import LOCK, hold_lock
+from relearn.repository.tracked import (
+    DataFile,
+    check_outputs,
+    list_members,
+    list_outputs,
+    list_stage_outputs,
+    read_dvc_file,
+)
+from relearn.retraining.landing import (
     HIDDEN,
     Arrival,
     Found,
     Landing,
     Left,
-    Unreachable,
     Waiting,
     check_room,
     describe_left,
     list_unused,
 )
-from relearn.lock import LOCK, Locked, hold_lock
-from relearn.manifest import Exclusion
-from relearn.params import RetrainParams, read_params
-from relearn.release import VERSIONS
-from relearn.repository import add_worktree, check_branch_is_free, remove_worktree, run_git
-from relearn.retraining import (
+from relearn.retraining.records import (
     UNPUSHED,
     Start,
     align_release,
@@ -81,8 +95,9 @@ from relearn.retraining import (
     was_tried,
     write_record,
 )
-from relearn.text import escape_controls, escape_lines
-from relearn.tracked import DataFile, check_outputs, list_members, list_outputs, list_stage_outputs, read_dvc_file
+from relearn.retraining.release import VERSIONS
+from relearn.runtime.text import escape_controls, escape_lines
+from relearn.storage.files import read_csv, read_json
 
 STATE = Path(".relearn/retrain")
 N_LEFT_LOGGED = 20
@@ -96,14 +111,6 @@ R = TypeVar("R")
 
 DVC = [sys.executable, "-m", "dvc"]
 WORKTREE = ROOT / STATE / "relearn-retraining"  # git names its own folder of it like the last part
-
-
-class Blocked(RelearnError):
-    """A gate failed: what it found stands in its report."""
-
-
-class CommandFailed(RelearnError):
-    """A command ended with another exit code than 0."""
 
 
 class Note(NamedTuple):
@@ -252,7 +259,7 @@ def retrain(run: Run) -> State:
         keep_fruitless(ROOT, start, waiting)
         return finish(run, skip(describe_old_news(start, sources_sha256)))
 
-    with suppress(Blocked):  # the decision says so
+    with suppress(ValidationFailed):  # the decision says so
         for stage in read_stages(WORKTREE / "dvc.yaml"):
             run_stage.with_options(name=stage, task_run_name=stage)(run, stage, storage)
     if arrivals:
@@ -332,7 +339,7 @@ def may_pass_by_itself(_task: object, _run: object, state: State[Any]) -> bool:
     error = state.result(raise_on_failure=False)
     if isinstance(error, OSError):
         return error.errno not in FULL_DISK
-    return isinstance(error, CommandFailed | Unreachable) or not isinstance(error, RelearnError)
+    return isinstance(error, CommandFailed | UnreachableSource) or not isinstance(error, RelearnError)
 
 
 def skip(reason: str) -> State:
@@ -492,7 +499,7 @@ def run_stage(run: Run, stage: str, storage: Storage) -> None:
 
     Raises
     ------
-    Blocked, CommandFailed
+    ValidationFailed, CommandFailed
         It is a gate that failed on the data, or another failure.
     IntegrityError
         An output that DVC had kept is not the one that it was.
@@ -508,7 +515,7 @@ def run_stage(run: Run, stage: str, storage: Storage) -> None:
     except CommandFailed as error:
         # A stage that was killed leaves no report, for DVC removes the old one before it starts.
         if (WORKTREE / path).exists() and not read_json(WORKTREE / path, ["passed"])["passed"]:
-            raise Blocked(str(error)) from None
+            raise ValidationFailed(str(error)) from None
         raise
     finally:
         publish_findings(WORKTREE, key, path)

@@ -19,8 +19,8 @@ from flows.child import ROOT
 from flows.notify import check_webhook
 from flows.retrain import read_retry_seconds, run_retraining
 from relearn.errors import ParamsError, RelearnError
-from relearn.retraining import read_settings
-from relearn.text import escape_lines
+from relearn.retraining.records import read_settings
+from relearn.runtime.text import escape_lines
 
 
 def plan_schedule(base: str) -> CronSchedule:

@@ -8,10 +8,10 @@ from scipy.special import log_softmax
 
 from cifar10 import ARRAYS, CLASSES, TOP, WEIGHTS
 from relearn.errors import RelearnError
-from relearn.files import hash_file, write_csv, write_json
-from relearn.intervals import compute_wilson_interval
-from relearn.networks import Extractor
+from relearn.evaluation.intervals import compute_wilson_interval
+from relearn.networks.extractor import Extractor
 from relearn.params import NetworkParams
+from relearn.storage.files import hash_file, write_csv, write_json
 
 
 def evaluate() -> None:

@@ -11,12 +11,12 @@ from typing import NamedTuple
 import numpy as np
 
 from cifar10 import ARRAYS, CLASSES, N_IMAGES
-from relearn.backend import import_keras
+from relearn.dataset.sources import iterate_source
 from relearn.errors import ImageError, RelearnError, SourceError
-from relearn.files import hash_bytes, write_file
-from relearn.images import decode_image
-from relearn.sources import iterate_source
-from relearn.threads import map_ahead
+from relearn.images.decoding import decode_image
+from relearn.runtime.backend import import_keras
+from relearn.runtime.threads import map_ahead
+from relearn.storage.files import hash_bytes, write_file
 from settings import PrepareParams, read_settings
 
 

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from cifar10 import ARRAYS, CLASSES, TOP, WEIGHTS
-from relearn import mini_vgg
-from relearn.backend import import_keras
 from relearn.errors import RelearnError, TrainingError
-from relearn.files import hash_bytes, hash_file, write_file, write_folder, write_json
-from relearn.folding import fold_normalisation
-from relearn.mini_vgg import MiniVGG, preprocess_input
+from relearn.networks import mini_vgg
+from relearn.networks.batch_norm import fold_normalisation
+from relearn.networks.mini_vgg import MiniVGG, preprocess_input
+from relearn.runtime.backend import import_keras
+from relearn.storage.files import hash_bytes, hash_file, write_file, write_folder, write_json
 from settings import PretrainParams, read_settings
 
 CHECKPOINT = Path("checkpoint")

@@ -22,10 +22,10 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from relearn import paths
-from relearn.features import SplitFeatures, hash_features, write_features
-from relearn.files import write_csv, write_folder, write_json
-from relearn.manifest import ManifestRow
+from relearn.dataset.manifest import ManifestRow
+from relearn.features.shards import SplitFeatures, hash_features, write_features
 from relearn.params import TrainParams
+from relearn.storage.files import write_csv, write_folder, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"

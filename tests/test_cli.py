@@ -8,10 +8,11 @@ import pytest
 from typer.testing import CliRunner
 
 from conftest import write_images
-from relearn import cli, paths, restructure
+from relearn import cli, paths
 from relearn.errors import IntegrityError, SourceError
-from relearn.evaluate import CLASS_HEADER
-from relearn.files import write_csv, write_json
+from relearn.stages import restructure
+from relearn.stages.evaluate import CLASS_HEADER
+from relearn.storage.files import write_csv, write_json
 
 
 def relearn(*arguments, **options):
@@ -99,7 +100,8 @@ def test_errors_become_exit_codes(workspace, monkeypatch, capsys, error, code, m
 def test_messages_do_not_steer_a_terminal(workspace):
     program = r"""
 import logging, sys
-from relearn import cli, restructure
+from relearn import cli
+from relearn.stages import restructure
 from relearn.errors import SourceError
 
 def run(params):

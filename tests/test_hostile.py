@@ -28,15 +28,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from conftest import ROOT, draw_image, encode_image, write_images
-from relearn import formats, images, paths
+from relearn import paths
+from relearn.dataset.manifest import read_manifest
+from relearn.dataset.sources import READING_ERRORS, holds_control_character, iterate_source
 from relearn.errors import ImageError, SourceError
-from relearn.files import read_csv
-from relearn.formats import FORMATS
-from relearn.images import MAX_BYTES, decode_image
-from relearn.manifest import read_manifest
+from relearn.images import decoding as images
+from relearn.images import formats
+from relearn.images.decoding import MAX_BYTES, decode_image
+from relearn.images.formats import FORMATS
 from relearn.params import read_params
-from relearn.restructure import run
-from relearn.sources import READING_ERRORS, holds_control_character, iterate_source
+from relearn.stages.restructure import run
+from relearn.storage.files import read_csv
 
 KEPT = None  # the expectation of a file that is read; the others are patterns of the reason
 CUT = "image file is truncated"
@@ -806,7 +808,7 @@ import resource, sys
 from pathlib import Path
 from PIL import Image
 from relearn.params import read_params
-from relearn.restructure import run
+from relearn.stages.restructure import run
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 run(read_params(Path("params.yaml")).restructure)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from conftest import SMALL, execute, make_environment, write_images
-from relearn.manifest import SPLITS
+from relearn.dataset.manifest import SPLITS
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ from ruamel.yaml import YAML
 
 from conftest import ROOT
 from relearn.errors import ParamsError
-from relearn.formats import FORMATS
+from relearn.images.formats import FORMATS
 from relearn.params import Format, read_params
 
 

@@ -16,7 +16,7 @@ import typer
 from relearn import paths
 from relearn.errors import IntegrityError, RelearnError
 from relearn.params import read_params
-from relearn.text import escape_lines
+from relearn.runtime.text import escape_lines
 
 # In the texts of errors of the loader, of Python's threads and of TensorFlow.
 SHORTAGE = r"failed to map segment|[Cc]annot allocate memory|can't start new thread|RESOURCE_EXHAUSTED"
@@ -34,7 +34,7 @@ app = typer.Typer(
 def _run_stage(name: str) -> None:
     check_code(Path.cwd())
     block = read_params(paths.PARAMS).get_block(name)
-    importlib.import_module(f"relearn.{name}").run(block)
+    importlib.import_module(f"relearn.stages.{name}").run(block)
 
 
 def check_code(folder: Path) -> None:
@@ -99,7 +99,7 @@ def predict(
     """Tell the class of images that were never in the set."""
     if json and csv:
         raise typer.BadParameter("--json or --csv, not both")
-    from relearn.predict import predict_files, print_predictions
+    from relearn.inference.predictor import predict_files, print_predictions
 
     result = predict_files(inputs, model, weights)
     print_predictions(result, "json" if json else "csv" if csv else "table")
@@ -119,7 +119,7 @@ def compare(
     """Tell whether the classifier of one revision is better than that of another, on the same evaluation images."""
     if json and md:
         raise typer.BadParameter("--json or --md, not both")
-    from relearn.compare import compare_revisions, describe_json, describe_markdown, print_table
+    from relearn.commands.compare import compare_revisions, describe_json, describe_markdown, print_table
 
     comparison = compare_revisions(first, second)
     if json:
@@ -133,7 +133,7 @@ def compare(
 @app.command()
 def report() -> None:
     """Tell how good the classifier is, by the last evaluation."""
-    from relearn.report import describe_evaluation
+    from relearn.commands.report import describe_evaluation
 
     _print(*describe_evaluation())
 
@@ -146,9 +146,9 @@ def decide(
     output: Annotated[Path | None, typer.Option(help="Write all that was found there, as JSON.")] = None,
 ) -> None:
     """Tell whether the classifier that was just trained may take the place of the one in use."""
-    from relearn.contest import describe_contest, describe_json, hold_contest
-    from relearn.files import write_file
-    from relearn.release import CURRENT, find_current
+    from relearn.retraining.candidate import describe_contest, describe_json, hold_contest
+    from relearn.retraining.release import CURRENT, find_current
+    from relearn.storage.files import write_file
 
     if in_use is None and find_current(paths.RELEASE):
         in_use = (paths.RELEASE / CURRENT).resolve()
@@ -167,7 +167,7 @@ def rollback(
     base: Annotated[str, typer.Option(help="The branch that retraining runs, whose params.yaml counts.")] = "main",
 ) -> None:
     """Put an earlier classifier in use again, and record that."""
-    from relearn.retraining import read_settings, roll_back
+    from relearn.retraining.records import read_settings, roll_back
 
     _print(*roll_back(Path(), read_settings(Path(), base).branch, version))
 
@@ -188,8 +188,14 @@ def lineage(
     """Tell which images, parameters, code and environment a classifier came from, or which classifiers saw an image."""
     import json as format_json
 
-    from relearn.lineage import check_all_known, describe_lineage, find_image_hash, find_lineage, find_sightings
-    from relearn.release import CURRENT
+    from relearn.retraining.lineage import (
+        check_all_known,
+        describe_lineage,
+        find_image_hash,
+        find_lineage,
+        find_sightings,
+    )
+    from relearn.retraining.release import CURRENT
 
     if model is not None and image is not None:
         raise typer.BadParameter("wanted a model or --image, got both")
@@ -213,7 +219,7 @@ def mistakes(
     md: Annotated[int | None, typer.Option(min=1, metavar="N", help="Print so many as Markdown as well.")] = None,
 ) -> None:
     """Show the evaluation images that the classifier got wrong, the surest first, on one page."""
-    from relearn.mistakes import describe_markdown, write_mistakes
+    from relearn.commands.mistakes import describe_markdown, write_mistakes
 
     n_mistakes = write_mistakes(output)
     _print(describe_markdown(md) if md else f"{output}: {n_mistakes:,} mistakes")
@@ -226,7 +232,7 @@ app.add_typer(store, name="store")
 @store.command("show")
 def show_store() -> None:
     """Tell what the store holds: a line for each way to compute features, the last used first."""
-    from relearn.store import describe_store
+    from relearn.features.store import describe_store
 
     _print(*describe_store(paths.find_feature_store()))
 
@@ -234,7 +240,7 @@ def show_store() -> None:
 @store.command("check")
 def check_store() -> None:
     """Read every feature, and remove those whose hash is wrong."""
-    from relearn.store import open_store
+    from relearn.features.store import open_store
 
     with open_store(paths.find_feature_store()) as opened:
         print(f"{opened.remove_damaged():,} damaged, removed")
@@ -247,7 +253,7 @@ def prune_store(
     everything: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
 ) -> None:
     """Remove ways to compute features, with their features; they are computed again when they are wanted again."""
-    from relearn.store import open_store, remove_store
+    from relearn.features.store import open_store, remove_store
 
     if not (spaces or unused_days is not None or everything):
         raise typer.BadParameter("wanted names, --unused-days or --all")
@@ -264,9 +270,9 @@ def prune_store(
 @app.command()
 def data_docs() -> None:
     """Write Great Expectations' own pages on the images to reports/data_docs/."""
-    from relearn.checks import plan_validation
-    from relearn.data_docs import write_data_docs
-    from relearn.validate import read_data
+    from relearn.gates.checks import plan_validation
+    from relearn.gates.data_docs import write_data_docs
+    from relearn.stages.validate import read_data
 
     block = read_params(paths.PARAMS).validate_
     print(write_data_docs(paths.DATA_DOCS, *plan_validation(read_data(), block)))
@@ -285,7 +291,7 @@ def main() -> None:
     try:
         app()
     except RelearnError as error:
-        _fail(str(error))
+        _fail(str(error), error.exit_code)
     except MemoryError:
         _fail(describe_shortage())
     except (ImportError, RuntimeError) as error:
@@ -331,6 +337,6 @@ def _print(*lines: str) -> None:
     print(escape_lines("\n".join(lines)))
 
 
-def _fail(message: str) -> None:
+def _fail(message: str, exit_code: int = RelearnError.exit_code) -> None:
     print(escape_lines(f"relearn: {message}"), file=sys.stderr)
-    sys.exit(1)
+    sys.exit(exit_code)

@@ -1,0 +1,1 @@
+"""What a person asks afterwards: comparisons, mistakes, a report."""

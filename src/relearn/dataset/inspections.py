@@ -1,0 +1,139 @@
+"""What was seen of an image when its bytes were decoded, and a memory of it, so that no image is decoded twice."""
+
+import base64
+import json
+import logging
+import os
+import time
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from relearn.errors import ImageError, OutOfMemory
+from relearn.images.decoding import decode_image
+from relearn.images.fingerprints import compute_fingerprint
+from relearn.runtime.code import hash_code
+from relearn.storage.database import Database
+from relearn.storage.files import hash_bytes
+
+log = logging.getLogger(__name__)
+
+# The packages that decide what is seen of an image.
+CODE = ("dataset", "images")
+
+# A file that was changed this short a time ago may be changed again without its time showing it.
+SETTLED_SECONDS = 2.0
+
+SCHEMA = "CREATE TABLE IF NOT EXISTS record (key TEXT PRIMARY KEY, record TEXT NOT NULL, hash TEXT NOT NULL)"
+
+
+class Inspection(NamedTuple):
+    """What a file's bytes are. `refusal` says why they are no image; `hashes`, if it has any, are base 85."""
+
+    sha256: str
+    bytes: int
+    width_px: int = 0
+    height_px: int = 0
+    mode: str = ""
+    format: str = ""
+    contrast: float = 0.0
+    hashes: str = ""
+    refusal: str = ""
+
+
+def inspect_content(content: bytes, sha256: str) -> Inspection:
+    """Decode the bytes of a file, whole.
+
+    Raises
+    ------
+    OutOfMemory
+        For what this machine cannot do now is no property of the bytes.
+    """
+    try:
+        image = decode_image(content)
+    except OutOfMemory:
+        raise
+    except ImageError as error:
+        return Inspection(sha256, len(content), refusal=str(error))
+    contrast, hashes = compute_fingerprint(image.rgb)
+    text = base64.b85encode(hashes).decode()
+    return Inspection(sha256, len(content), *image.rgb.size, image.mode, image.format, contrast, text)
+
+
+def read_stamp(path: Path) -> str:
+    """Return what changes when a file does: its inode, its size, and its two times."""
+    status = path.stat()
+    return f"{status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+
+
+class Inspections:
+    """A database of inspections by content, and of contents by a file's path and stamp.
+
+    It saves time and decides nothing. Every record carries its own hash and that of the code that made it; what does
+    not match is inspected anew, as all is where there is no database to be had.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        versions = [version(name) for name in ("imagehash", "numpy", "pillow", "scipy")]
+        self._recipe = hash_bytes(" ".join([*versions, *hash_code(*CODE).values()]).encode())[:16]
+        self._database: Database | None = None
+        try:
+            self._database = Database(path, [SCHEMA])
+        except OSError as error:
+            self._go_without(error)
+
+    def _go_without(self, error: OSError) -> None:
+        log.warning("%s: %s; images are decoded again", self._path, error.strerror)
+        self._database = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._database is not None:
+            self._database.__exit__(kind, error, traceback)
+
+    def find_content(self, sha256: str) -> Inspection | None:
+        """Return what was seen of these bytes, if they were inspected by the code of today."""
+        record = self._find(f"{self._recipe} {sha256}")
+        return Inspection(*json.loads(record)) if record is not None else None
+
+    def find_file(self, path: Path, stamp: str) -> Inspection | None:
+        """Return what was seen of a file that has not changed since."""
+        sha256 = self._find(f"{path.absolute()} {stamp}")
+        return self.find_content(sha256) if sha256 is not None else None
+
+    def add(self, inspection: Inspection) -> None:
+        """Remember an inspection by its content."""
+        self._add(f"{self._recipe} {inspection.sha256}", json.dumps(inspection))
+
+    def add_file(self, path: Path, stamp: str, sha256: str) -> None:
+        """Remember what a file holds that had this stamp before it was read."""
+        changed_ns = max(int(part) for part in stamp.split()[2:])
+        if changed_ns < time.time_ns() - SETTLED_SECONDS * 1e9:
+            self._add(f"{path.absolute()} {stamp}", sha256)
+
+    def _find(self, key: str) -> str | None:
+        for record, check in self._execute("SELECT record, hash FROM record WHERE key = ?", (_hash_text(key),)):
+            if check == _hash_text(key + str(record)):
+                return str(record)
+        return None
+
+    def _add(self, key: str, record: str) -> None:
+        row = _hash_text(key), record, _hash_text(key + record)
+        self._execute("INSERT OR REPLACE INTO record VALUES (?, ?, ?)", row)
+
+    def _execute(self, statement: str, values: tuple[str, ...]) -> list[Any]:
+        try:
+            return self._database.execute(statement, values) if self._database is not None else []
+        except OSError as error:
+            self._go_without(error)
+            return []
+
+
+def _hash_text(text: str) -> str:
+    return hash_bytes(os.fsencode(text))

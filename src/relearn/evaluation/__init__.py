@@ -1,0 +1,1 @@
+"""The arithmetic of answers: metrics, intervals, comparisons."""

@@ -1,0 +1,240 @@
+"""`data/features/`: one row of numbers for each image of the manifest, in `.npy` shards, a split never shared."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from relearn.dataset.manifest import SPLITS, ManifestRow
+from relearn.errors import IntegrityError
+from relearn.runtime.threads import count_threads, map_ahead
+from relearn.storage.files import hash_file, read_csv, read_json, write_array, write_csv, write_json
+
+# A new image writes the shard anew that it falls into, and DVC keeps the old one beside the new one. So shards are
+# small, but not so many that DVC spends its time on files.
+SHARD_BYTES = 2 * 1024 * 1024
+SHARD_ROWS = 32
+MOST_SHARDS = 4096
+
+INDEX = "index.csv"
+SHARDS = "shards.csv"
+EXTRACTOR = "extractor.json"
+HASHES = "hashes.json"
+HASHED = {"index_sha256": INDEX, "shards_sha256": SHARDS, "extractor_sha256": EXTRACTOR}
+
+SHARDS_HEADER = ("shard", "sha256", "n_images", "n_features", "dtype")
+
+
+class IndexRow(NamedTuple):
+    """Where the features of an image are; `row` is a number in the shard, from 0, as text."""
+
+    shard: str
+    row: str
+    sha256: str
+    split: str
+    label: str
+
+
+class SplitFeatures(NamedTuple):
+    """The images of one split: blocks of features (rows, n_features); sha256 and label of each row, in that order."""
+
+    blocks: Sequence[np.ndarray]
+    sha256: list[str]
+    labels: list[str]
+
+    @property
+    def features(self) -> np.ndarray:
+        """All rows in memory, (images, n_features) float32; (0, 0) where there is none."""
+        return np.concatenate(self.blocks).astype(np.float32, copy=False) if self.blocks else np.empty((0, 0), "f4")
+
+
+class ShardsOnDisk(Sequence[np.ndarray]):
+    """Shards that are read, memory-mapped, when they are asked for."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._files = files
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, number: Any) -> Any:
+        return np.load(self._files[number], mmap_mode="r", allow_pickle=False)
+
+
+def write_features(
+    folder: Path, manifest: Sequence[ManifestRow], read: Callable[[str], np.ndarray], record: dict[str, Any]
+) -> None:
+    """Write the features of the manifest's images, a few shards in memory at a time.
+
+    Parameters
+    ----------
+    read
+        Returns the features of an image by its sha256: `record["n_features"]` of the type `record["feature_dtype"]`.
+    """
+    dtype = np.dtype(record["feature_dtype"]).newbyteorder("<")
+    n_features = int(record["n_features"])
+    plan = []
+    for split in SPLITS:
+        images = [image for image in manifest if image.split == split]
+        most_rows = choose_shard_rows(len(images), n_features * dtype.itemsize)
+        for prefix, group in plan_shards(images, most_rows):
+            plan.append((f"{split}-{prefix}.npy" if prefix else f"{split}.npy", group))
+
+    def write_shard(part: tuple[str, Sequence[ManifestRow]]) -> tuple[object, ...]:
+        shard, group = part
+        values = np.empty((len(group), n_features), dtype)
+        for row, image in enumerate(group):
+            values[row] = read(image.sha256)
+        write_array(folder / shard, values)
+        return shard, hash_file(folder / shard), *values.shape, dtype.name
+
+    shards = list(map_ahead(write_shard, plan, 2 * count_threads()))
+    index = [
+        (shard, row, image.sha256, image.split, image.label) for shard, group in plan for row, image in enumerate(group)
+    ]
+    write_csv(folder / INDEX, IndexRow._fields, index)
+    write_csv(folder / SHARDS, SHARDS_HEADER, shards)
+    write_json(folder / EXTRACTOR, record)
+    seal_features(folder)
+
+
+def seal_features(folder: Path) -> None:
+    """Write the hashes of the index, the list of shards and the recipe, which `hash_features` checks."""
+    write_json(folder / HASHES, {key: hash_file(folder / name) for key, name in HASHED.items()})
+
+
+def choose_shard_rows(n_images: int, row_bytes: int) -> int:
+    """Return the most rows of a shard: a number that changes only where the set has doubled."""
+    n_rows = SHARD_ROWS
+    while n_rows * MOST_SHARDS < n_images:
+        n_rows *= 2
+    return max(1, min(n_rows, SHARD_BYTES // row_bytes))
+
+
+def plan_shards(
+    images: Sequence[ManifestRow], most_rows: int, prefix: str = ""
+) -> Iterator[tuple[str, Sequence[ManifestRow]]]:
+    """Cut images into groups of at most `most_rows` by the first bits of their sha256.
+
+    A group that is too large is halved by the next bit, and no other one is touched: so an image more changes one
+    group, or two. After 64 bits, as copies of one image have them all alike, it stays as large as it is.
+
+    Returns
+    -------
+    iterator of (bits as text, images in their order)
+        Ordered by the bits, which is the order of the hashes.
+    """
+    if len(images) <= most_rows or len(prefix) == 64:
+        if images:
+            yield prefix, images
+        return
+    digit, bit = divmod(len(prefix), 4)
+    halves: tuple[list[ManifestRow], list[ManifestRow]] = ([], [])
+    for image in images:
+        halves[int(image.sha256[digit], 16) >> (3 - bit) & 1].append(image)
+    for value, half in enumerate(halves):
+        yield from plan_shards(half, most_rows, f"{prefix}{value}")
+
+
+def read_index(folder: Path) -> list[IndexRow]:
+    """Read which image each row belongs to, in the order of the shards' rows."""
+    return [IndexRow(*row) for row in read_csv(folder / INDEX, IndexRow._fields)]
+
+
+def iterate_shards(folder: Path, split: str | None = None) -> Iterator[tuple[list[IndexRow], np.ndarray]]:
+    """Yield the shards of one split, or of all, checked: the images of its rows, and the features.
+
+    Raises
+    ------
+    IntegrityError
+        A file is missing, or its hash or shape is not the recorded one.
+    """
+    index = [row for row in read_index(folder) if split in (None, row.split)]
+    by_shard: defaultdict[str, list[IndexRow]] = defaultdict(list)
+    for row in index:
+        by_shard[row.shard].append(row)
+    n_rows = 0
+    for shard, sha256, n_images, n_features, _ in read_csv(folder / SHARDS, SHARDS_HEADER):
+        in_shard = by_shard[shard]
+        if not in_shard:
+            continue
+        path = folder / shard
+        if not path.is_file():
+            raise IntegrityError(f"{path}: no such file, though {SHARDS} names it; run `dvc repro extract`")
+        if hash_file(path) != sha256:
+            raise IntegrityError(f"{path}: not the bytes that {SHARDS} names; run `dvc repro --force extract`")
+        try:
+            values = np.load(path, allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise IntegrityError(f"{path}: wanted an array, got: {error}; run `dvc repro --force extract`") from None
+        if [str(size) for size in values.shape] != [n_images, n_features] or len(values) != len(in_shard):
+            raise IntegrityError(f"{path}: wanted {n_images} rows of {n_features}, got {values.shape}")
+        if [row.row for row in in_shard] != [str(number) for number in range(len(in_shard))]:
+            raise IntegrityError(f"{folder / INDEX}: the rows of {shard} are not in order; run `dvc repro extract`")
+        n_rows += len(values)
+        yield in_shard, values
+    if n_rows != len(index):
+        raise IntegrityError(
+            f"{folder}: {len(index)} images in {INDEX}, {n_rows} in the shards; run `dvc repro extract`"
+        )
+
+
+def read_features(folder: Path, split: str, memory_bytes: int | None = None) -> SplitFeatures:
+    """Read one split; the shards of the others are not opened.
+
+    Parameters
+    ----------
+    memory_bytes : int, optional
+        What is larger stays on the disk once it was checked.
+
+    Returns
+    -------
+    SplitFeatures
+        Rows in the order of the manifest; none where the split has no image.
+
+    Raises
+    ------
+    IntegrityError
+        A file is missing, or its hash or shape is not the recorded one.
+    """
+    index: list[IndexRow] = []
+    files: list[Path] = []
+    parts: list[np.ndarray] = []
+    n_bytes = 0
+    for in_shard, values in iterate_shards(folder, split):
+        index += in_shard
+        files.append(folder / in_shard[0].shard)
+        n_bytes += values.nbytes
+        if memory_bytes is None or n_bytes <= memory_bytes:
+            parts.append(values)
+        else:
+            parts.clear()
+    blocks = parts if len(parts) == len(files) else ShardsOnDisk(files)
+    return SplitFeatures(blocks, [row.sha256 for row in index], [row.label for row in index])
+
+
+def hash_features(folder: Path) -> dict[str, str]:
+    """Return the hashes of the two files that name all shards, once these and the recipe are proved to be `extract`'s.
+
+    Raises
+    ------
+    IntegrityError
+        The index, the list of shards or the recipe is missing, or not the one that `extract` wrote beside the others.
+    """
+    recorded = read_json(folder / HASHES, HASHED)
+    for key, name in HASHED.items():
+        if not (folder / name).is_file():
+            raise IntegrityError(f"{folder / name}: no such file; run `dvc repro --force extract`")
+        if (found := hash_file(folder / name)) != recorded[key]:
+            raise IntegrityError(
+                f"{folder / name}: wanted sha256 {recorded[key]} ({HASHES}), got {found}; it was changed by hand; run "
+                "`dvc repro --force extract`"
+            )
+    return {key: recorded[key] for key in ("index_sha256", "shards_sha256")}
+
+
+def describe_features(folder: Path) -> dict[str, Any]:
+    """Return what a classifier records of its features: their hashes, and how they were made."""
+    return {"features": hash_features(folder), "extractor": read_json(folder / EXTRACTOR)}

@@ -1,0 +1,1 @@
+"""What data must be, checked by Great Expectations before anything learns from it."""

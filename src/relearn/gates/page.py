@@ -1,0 +1,142 @@
+"""`reports/validation.html`: what the gate found, on one page with pictures that needs nothing but itself."""
+
+import base64
+import io
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from relearn import paths
+from relearn.dataset.manifest import SPLITS, Exclusion
+from relearn.errors import ImageError
+from relearn.images.decoding import decode_image
+
+TEMPLATE = Path(__file__).with_name("page.html")
+
+THUMBNAIL_PX = 160
+N_SAMPLES = 4  # of each class
+N_CLASSES = 60  # in the picture of the balance
+N_EXCLUDED = 500
+
+
+class Thumbnail(NamedTuple):
+    """An image small enough to stand on a page, as a data URI, and where and what it is."""
+
+    uri: str
+    path: str
+    place: str
+    size: str
+    source_path: str
+
+
+class Bar(NamedTuple):
+    """A class: its images in each split, their share of the longest bar in percent, and some of them."""
+
+    label: str
+    counts: list[tuple[str, int, float]]
+    samples: list[Thumbnail]
+
+
+def draw_page(
+    report: dict[str, Any], manifest: pd.DataFrame, sightings: pd.DataFrame, excluded: list[Exclusion]
+) -> str:
+    """Return the page as HTML.
+
+    Parameters
+    ----------
+    report
+        What `reports/validation.json` says.
+    manifest, sightings
+        A row an image, in the same order.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    columns = ["path", "split", "label", "width_px", "height_px"]
+    rows = manifest.assign(source_path=sightings["source_path"])
+    # What is missing in a row is told in words; there is nothing to draw.
+    rows = rows.dropna(subset=columns) if set(columns) <= set(rows) else pd.DataFrame(columns=[*columns, "source_path"])
+    failed = [finding for finding in report["findings"] if not finding["passed"]]
+    failed.sort(key=lambda finding: finding["severity"])
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        report=report,
+        failed=[(finding, draw_groups(finding["images"], rows)) for finding in failed],
+        n_checks=sum(finding["severity"] != "off" for finding in report["findings"]),
+        n_errors=sum(finding["severity"] == "error" for finding in failed),
+        bars=draw_bars(rows),
+        n_classes=len(report["classes"]),
+        splits=SPLITS,
+        excluded=draw_excluded(excluded[:N_EXCLUDED], rows),
+        n_excluded=len(excluded),
+        kinds=Counter(exclusion.kind for exclusion in excluded).most_common(),
+        paths=paths,
+    )
+
+
+def draw_groups(groups: list[list[str]], rows: pd.DataFrame) -> list[list[Thumbnail]]:
+    """Return the thumbnails of groups of paths."""
+    wanted = {path for group in groups for path in group}
+    found = {row["path"]: row for row in rows[rows["path"].isin(wanted)].to_dict("records")} if wanted else {}
+    return [[draw_thumbnail(found[path]) for path in group if path in found] for group in groups]
+
+
+def draw_excluded(excluded: list[Exclusion], rows: pd.DataFrame) -> list[tuple[Exclusion, Thumbnail | None]]:
+    """Return beside each exclusion that has a copy in the data set the picture of that copy."""
+    copies = {exclusion: exclusion.copied for exclusion in excluded if exclusion.copied}
+    if not copies:
+        return [(exclusion, None) for exclusion in excluded]
+    kept = {row["source_path"]: row for row in rows[rows["source_path"].isin(copies.values())].to_dict("records")}
+    drawn = {path: draw_thumbnail(row) for path, row in kept.items()}
+    return [(exclusion, drawn.get(copies.get(exclusion, ""))) for exclusion in excluded]
+
+
+def draw_thumbnail(row: dict[Any, Any]) -> Thumbnail:
+    """Return an image of the data set at no more than `THUMBNAIL_PX` a side; small ones are not enlarged.
+
+    One that cannot be read any more, as the data set may have been taken away, has an empty picture.
+    """
+    texts = (
+        row["path"],
+        f"{row['split']} / {row['label']}",
+        f"{row['width_px']} x {row['height_px']} px",
+        row["source_path"],
+    )
+    return Thumbnail(draw_picture(row["path"]), *texts)
+
+
+def draw_picture(path: str) -> str:
+    """Return an image of the data set as a data URI, empty if it cannot be read."""
+    try:
+        if ".." in Path(path).parts or Path(path).is_absolute():
+            raise ImageError("outside the data set")
+        rgb = decode_image((paths.DATASET / path).read_bytes()).rgb
+    except (OSError, ImageError):
+        return ""
+    rgb.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+    buffer = io.BytesIO()
+    rgb.save(buffer, "JPEG", quality=75)
+    encoded = base64.b64encode(buffer.getvalue()).decode()
+    return f"data:image/jpeg;base64,{encoded}"
+
+
+def draw_bars(rows: pd.DataFrame) -> list[Bar]:
+    """Return the bars of the classes, the largest first; of very many classes, the largest and the smallest."""
+    counts = rows.groupby(["label", "split"]).size().unstack(fill_value=0).reindex(columns=list(SPLITS), fill_value=0)
+    order = sorted(counts.index, key=lambda label: (-int(counts.loc[label].sum()), label))
+    if len(order) > N_CLASSES:
+        order = order[: N_CLASSES // 2] + order[-N_CLASSES // 2 :]
+    longest = max(counts.to_numpy().max(initial=1), 1)
+    bars = []
+    for label in order:
+        samples = rows[rows["label"] == label].head(N_SAMPLES).to_dict("records")
+        sizes = [(split, int(counts.loc[label, split])) for split in SPLITS]
+        bars.append(
+            Bar(
+                label,
+                [(split, n, round(100 * n / longest, 1)) for split, n in sizes],
+                list(map(draw_thumbnail, samples)),
+            )
+        )
+    return bars

@@ -1,0 +1,1 @@
+"""What is trained on features, and how it is fitted."""

@@ -1,0 +1,434 @@
+"""L2-penalised logistic regression, solved to its optimum along a path of C.
+
+The objective is scikit-learn's: F(W, b) = |W|^2 / 2 + C sum_i s_i loss(y_i, z_i W + b), the loss being the negative log
+likelihood of a softmax over the classes, or of the logistic function where there are two; b is not penalised.
+
+F is strongly convex in W with the constant 1, so where its gradient is g, the optimum is no further from W than |g|,
+and F no more than |g|^2 / 2 above its least. Hence the stopping rule: |g| <= tol |W| says that the coefficients are
+within `tol` of the true ones, as a share of their norm, whatever C is.
+
+The solver is Newton's method. Conjugate gradients find each step from exact products with the Hessian (Nocedal and
+Wright 2006, "Numerical Optimization", algorithm 7.1), preconditioned by what is known of the curvature along each
+coordinate, which is most where they are uncorrelated. A step need not be exact, so its products are computed in
+float32, which the hardware multiplies twice as fast; F and its gradient, and so the stopping rule, are always computed
+in float64. scikit-learn's solvers take neither such coordinates nor rows that are read from the disk; its
+`LogisticRegression` is the reference that the tests compare with.
+"""
+
+import math
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from itertools import pairwise
+from typing import Any, NamedTuple, Protocol, Self
+
+import numpy as np
+
+from relearn.heads.coordinates import Coordinates
+from relearn.runtime.threads import count_threads
+
+# The parts that one thread multiplies at a time; fixed, so that sums are the same for any number of threads.
+N_GROUPS = 16
+BLOCK_BYTES = 1024 * 1024  # so that a block is still in a core's cache when its gradient is computed
+CHUNK_ROWS = 256
+STRIPE_COLUMNS = 256
+
+MAX_REDUCTION = 1e-3  # of a step's residual: more is not worth its products
+MAX_PRODUCTS = 500  # for a step: it is one that lowers F long before it is exact
+MAX_POOR_STEPS = 4  # in a row, which do not halve the gradient; then float32 may be to blame
+MIN_DECREASE = 1e-4  # of F, as a share of what the slope promises
+ROUNDING = 1e-12  # of F, as a share of it
+MIN_REDUCTION = 0.9  # of the gradient, where F shows no difference
+MAX_HALVINGS = 40
+
+# Of the progress that is shown.
+FIRST_GRADIENT = 10.0  # the way from here to the tolerance counts
+MIN_PROMISED = 0.1  # of the gradient after a step: what a step promises beyond is seldom kept
+
+
+class Solution(NamedTuple):
+    """Where a solver ended.
+
+    weights : (n_columns, n_outputs) in the problem's coordinates; one output for two classes
+    intercepts : (n_outputs,)
+    objective : F there
+    gradient : its norm, as a share of that of the weights
+    curvature : mean of s p (1 - p) over images and outputs
+    n_iter : products with the Hessian, of which each reads all rows once
+    """
+
+    C: float
+    weights: np.ndarray
+    intercepts: np.ndarray
+    objective: float
+    gradient: float
+    curvature: float
+    n_iter: int
+    converged: bool
+
+
+class Step(NamedTuple):
+    """A part of a path of C.
+
+    n_values : values of C done since the last step, at most 1
+    solution : that of a C which ended with this step
+    """
+
+    n_values: float
+    solution: Solution | None
+
+
+class _Point(NamedTuple):
+    """A solution with its gradient by weights and by intercepts."""
+
+    solution: Solution
+    by_weights: np.ndarray
+    by_intercepts: np.ndarray
+
+
+# Takes rows as a slice and their margins (rows, n_outputs), which it may overwrite; returns as many responses.
+Respond = Callable[[slice, np.ndarray], np.ndarray]
+
+
+class _Rows(Protocol):
+    """The matrix X of all rows."""
+
+    def multiply(self, weights: np.ndarray, offset: np.ndarray, respond: Respond) -> tuple[np.ndarray, np.ndarray]:
+        """Return X' R and the sums of the columns of R, where R = respond(X weights + offset)."""
+
+
+class _HeldRows:
+    """Rows in memory, multiplied in the precision of the weights; of several responses each."""
+
+    def __init__(self, rows: np.ndarray, n_outputs: int, executor: Executor) -> None:
+        self._n_outputs = n_outputs
+        self._rows: dict[Any, np.ndarray] = {rows.dtype: rows, np.dtype(np.float32): rows.astype(np.float32)}
+        self._executor = executor
+        self._chunks = [slice(first, first + CHUNK_ROWS) for first in range(0, len(rows), CHUNK_ROWS)]
+        self._stripes = [slice(first, first + STRIPE_COLUMNS) for first in range(0, rows.shape[1], STRIPE_COLUMNS)]
+
+    def multiply(self, weights: np.ndarray, offset: np.ndarray, respond: Respond) -> tuple[np.ndarray, np.ndarray]:
+        rows = self._rows[weights.dtype]
+        responses = np.empty((len(rows), self._n_outputs), weights.dtype)
+        product = np.empty((rows.shape[1], self._n_outputs), weights.dtype)
+
+        def fill(chunk: slice) -> None:
+            responses[chunk] = respond(chunk, rows[chunk] @ weights + offset)
+
+        def multiply(stripe: slice) -> None:
+            product[stripe] = (responses.T @ rows[:, stripe]).T  # BLAS reads the long rows in order
+
+        list(self._executor.map(fill, self._chunks))
+        list(self._executor.map(multiply, self._stripes))
+        return product, responses.sum(axis=0)
+
+
+class _BlockRows:
+    """Rows in blocks, each read once a product: from the disk, or from memory for a single output."""
+
+    def __init__(self, blocks: Sequence[np.ndarray], executor: Executor, single: Sequence[np.ndarray] | None) -> None:
+        self._blocks, self._single, self._executor = blocks, single, executor
+        ends = np.cumsum([0, *(len(block) for block in blocks)])
+        numbered = list(enumerate(slice(*pair) for pair in pairwise(ends)))
+        self._groups = [numbered[g::N_GROUPS] for g in range(min(N_GROUPS, len(numbered)))]
+
+    def multiply(self, weights: np.ndarray, offset: np.ndarray, respond: Respond) -> tuple[np.ndarray, np.ndarray]:
+        blocks = self._blocks if weights.dtype == np.float64 or self._single is None else self._single
+
+        def sum_group(group: list[tuple[int, slice]]) -> tuple[np.ndarray, np.ndarray]:
+            product: Any = 0
+            total: Any = 0
+            for number, rows in group:
+                block = np.asarray(blocks[number], weights.dtype)
+                responses = respond(rows, block @ weights + offset)
+                product, total = product + block.T @ responses, total + responses.sum(axis=0)
+            return product, total
+
+        parts = list(self._executor.map(sum_group, self._groups))
+        product, total = parts[0]
+        for part in parts[1:]:
+            product, total = product + part[0], total + part[1]
+        return product, total
+
+
+class LogisticRegressionProblem:
+    """The objective over rows, and its solver.
+
+    Parameters
+    ----------
+    truth : ndarray (n_rows,) int64
+        The number of each row's class.
+    """
+
+    def __init__(self, coordinates: Coordinates, truth: np.ndarray, n_classes: int) -> None:
+        self._coordinates = coordinates
+        self._truth = truth
+        self._n_outputs = 1 if n_classes == 2 else n_classes
+        self._executor = ThreadPoolExecutor(count_threads())
+        n_rows = len(truth)
+        self._losses, self._curvatures = np.empty(n_rows), np.empty(n_rows)
+        # Of the last point that was evaluated, for the products with its Hessian in float32; others compute them again.
+        self._probabilities: np.ndarray | None = None
+        self._rows: _Rows
+        if not coordinates.held:
+            self._rows = _BlockRows(coordinates.blocks, self._executor, None)
+            return
+        rows = coordinates.blocks[0]
+        if self._n_outputs > 1:
+            self._probabilities = np.empty((n_rows, self._n_outputs), np.float32)
+            self._rows = _HeldRows(rows, self._n_outputs, self._executor)
+        else:
+            blocks = np.array_split(rows, max(1, min(n_rows, -(-rows.nbytes // BLOCK_BYTES))))
+            self._rows = _BlockRows(blocks, self._executor, [block.astype(np.float32) for block in blocks])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._executor.shutdown()
+
+    def solve_path(
+        self, values_of_C: Sequence[float], sample_weights: np.ndarray, tol: float, max_iter: int
+    ) -> Iterator[Solution]:
+        """Yield the solution for each C, ascending, each begun where the one before ended.
+
+        Parameters
+        ----------
+        sample_weights : ndarray (n_rows,) float64
+            s; a row of weight 0 is as good as not there.
+        """
+        for step in self.iterate_path(values_of_C, sample_weights, tol, max_iter):
+            if step.solution is not None:
+                yield step.solution
+
+    def iterate_path(
+        self, values_of_C: Sequence[float], sample_weights: np.ndarray, tol: float, max_iter: int
+    ) -> Iterator[Step]:
+        """Yield a step after each product with the Hessian and at the end of each C; see `solve_path`.
+
+        How much of a C is done is estimated: the way of the gradient down to `tol` counts by its logarithm.
+        """
+        self._sample_weights, self._tol = sample_weights, tol
+        weights = np.zeros((len(self._coordinates.eigenvalues), self._n_outputs))
+        intercepts = np.zeros(self._n_outputs)
+        for C in sorted(values_of_C):
+            done = 0.0
+            for gradient, solution in self._solve(C, weights, intercepts, max_iter):
+                if solution is not None:
+                    weights, intercepts = solution.weights, solution.intercepts
+                    share = 1.0
+                else:
+                    share = max(done, _estimate_share(gradient, tol))
+                yield Step(share - done, solution)
+                done = share
+
+    def _solve(
+        self, C: float, weights: np.ndarray, intercepts: np.ndarray, max_iter: int
+    ) -> Iterator[tuple[float, Solution | None]]:
+        """Yield after each product about what the gradient is, and at the end the solution."""
+        dtype: Any = np.float32 if self._coordinates.held else np.float64
+        here = self._evaluate(C, weights, intercepts)
+        n_iter = n_poor = 0
+        while not here.solution.converged and n_iter < max_iter:
+            step, n_products = yield from self._find_step(here, max_iter - n_iter, dtype)
+            n_iter += n_products
+            there = self._search_line(here, step)
+            if there is None and dtype == np.float64:  # rounding hides what is lower
+                break
+            n_poor = 0 if there is not None and there.solution.gradient < here.solution.gradient / 2 else n_poor + 1
+            if there is None or n_poor == MAX_POOR_STEPS:
+                dtype = np.float64
+            here = there or self._evaluate(C, here.solution.weights, here.solution.intercepts)
+        yield here.solution.gradient, here.solution._replace(n_iter=n_iter)
+
+    def _evaluate(self, C: float, weights: np.ndarray, intercepts: np.ndarray) -> _Point:
+        """Compute F, its gradient and the mean curvature, and keep the probabilities."""
+        sample_weights, tol = self._sample_weights, self._tol
+
+        def respond(rows: slice, margins: np.ndarray) -> np.ndarray:
+            self._losses[rows], residuals, self._curvatures[rows] = compute_losses(margins, self._truth[rows])
+            if self._probabilities is not None:
+                self._probabilities[rows] = recover_probabilities(residuals, self._truth[rows])
+            residuals *= sample_weights[rows, np.newaxis]
+            return residuals
+
+        by_weights, by_intercepts = self._multiply(weights, intercepts, respond)
+        objective = float(np.vdot(weights, weights)) / 2 + C * float(self._losses @ sample_weights)
+        curvature = float(self._curvatures @ sample_weights) / len(self._truth)
+        by_weights = weights + C * by_weights
+        by_intercepts = C * by_intercepts
+        # Nothing holds the intercepts but the losses, of this second derivative; their way to go counts as well.
+        way = np.linalg.norm(by_intercepts) / min(1, C * max(curvature, 1e-300) * len(self._truth))
+        norm = np.hypot(np.linalg.norm(by_weights), way)
+        # Where the optimum is W = 0 the norm of W is no measure; F bounds it from above.
+        size = max(np.linalg.norm(weights), tol * np.sqrt(2 * objective))
+        gradient = float(norm / size)
+        solution = Solution(C, weights, intercepts, objective, gradient, curvature, 0, gradient <= tol)
+        return _Point(solution, by_weights, by_intercepts)
+
+    def _find_step(
+        self, here: _Point, max_iter: int, dtype: Any
+    ) -> Generator[tuple[float, None], None, tuple["_Pair", int]]:
+        """Return Newton's step for weights and intercepts, about, and how many products it took.
+
+        Yield after each product about what the gradient is after the step so far.
+
+        The residual is reduced the more the nearer the optimum is (Nocedal and Wright 2006, section 7.1). Directions
+        are stretched, so that the Hessian would be the identity if every image had the mean curvature, and the first
+        residual has the norm 1: float32 has room for all of them.
+        """
+        C, gradient = here.solution.C, here.solution.gradient
+        curvature = max(here.solution.curvature, np.finfo(np.float64).eps)
+        stretch = np.sqrt(1 + C * curvature * self._coordinates.eigenvalues)[:, np.newaxis]
+        stretch_b = np.sqrt(C * curvature * len(self._truth))
+        residual = _Pair(-here.by_weights / stretch, -here.by_intercepts / stretch_b)
+        norm = np.sqrt(residual.dot(residual))
+        stretch, stretch_b = stretch.astype(dtype), dtype(stretch_b)
+        residual = _Pair((residual.weights / norm).astype(dtype), (residual.intercepts / norm).astype(dtype))
+        step = _Pair(np.zeros_like(residual.weights), np.zeros_like(residual.intercepts))
+        direction, square, n_products = residual, 1.0, 0
+        reduction = max(min(0.3, gradient**0.3), 0.3 * self._tol / gradient, MAX_REDUCTION)
+        while n_products < min(max_iter, MAX_PRODUCTS) and reduction**2 < square < np.inf:
+            weights = direction.weights / stretch
+            by_weights, by_intercepts = self._multiply_hessian(
+                here.solution, _Pair(weights, direction.intercepts / stretch_b)
+            )
+            n_products += 1
+            image = _Pair((weights + dtype(C) * by_weights) / stretch, dtype(C) * by_intercepts / stretch_b)
+            curved = direction.dot(image)
+            if not 0 < curved < np.inf:
+                break
+            step = step.move(dtype(square / curved), direction)
+            residual = residual.move(dtype(-square / curved), image)
+            last_square, square = square, residual.dot(residual)
+            direction = residual.move(dtype(square / last_square), direction)
+            yield gradient * max(MIN_PROMISED, math.sqrt(square)), None
+        return _Pair(norm * (step.weights / stretch), norm * (step.intercepts / stretch_b)), n_products
+
+    def _search_line(self, here: _Point, step: "_Pair") -> _Point | None:
+        """Return the first of the whole step, half of it, a quarter ... that lowers F enough, or None."""
+        start = here.solution
+        slope = step.dot(_Pair(here.by_weights, here.by_intercepts))
+        share = 1.0
+        while slope < 0 and share > 0.5**MAX_HALVINGS:
+            moved = _Pair(start.weights, start.intercepts).move(share, step)
+            there = self._evaluate(start.C, *moved)
+            objective = there.solution.objective
+            promised = -share * slope
+            if promised > ROUNDING * start.objective:
+                if objective <= start.objective - MIN_DECREASE * promised:
+                    return there
+            # Next to the optimum F is flat up to its rounding, and the gradient is not.
+            elif there.solution.gradient < MIN_REDUCTION * start.gradient:
+                return there
+            share /= 2
+        return None
+
+    def _multiply_hessian(self, at: Solution, direction: "_Pair") -> tuple[np.ndarray, np.ndarray]:
+        """Return the product of a direction with the Hessian of the losses at the point that was evaluated last."""
+        weights, intercepts = direction
+        scales = self._sample_weights.astype(weights.dtype)[:, np.newaxis]
+        kept = self._probabilities if weights.dtype == np.float32 else None
+
+        def respond_of_two(rows: slice, changes: np.ndarray) -> np.ndarray:
+            changes *= self._curvatures[rows, np.newaxis].astype(changes.dtype) * scales[rows]
+            return changes
+
+        def respond(rows: slice, changes: np.ndarray) -> np.ndarray:
+            if kept is not None:
+                probabilities = kept[rows]
+            else:
+                changes, margins = np.split(changes, 2, axis=1)
+                residuals = compute_losses(margins, self._truth[rows])[1]
+                probabilities = recover_probabilities(residuals, self._truth[rows])
+            answers = multiply_curvature(probabilities, changes)
+            answers *= scales[rows]
+            return answers
+
+        if self._n_outputs == 1:
+            return self._multiply(weights, intercepts, respond_of_two)
+        if kept is None:
+            weights = np.hstack([weights, at.weights])
+            intercepts = np.concatenate([intercepts, at.intercepts])
+        return self._multiply(weights, intercepts, respond)
+
+    def _multiply(self, weights: np.ndarray, intercepts: np.ndarray, respond: Respond) -> tuple[np.ndarray, np.ndarray]:
+        """Return Z' R and the sums of the columns of R for rows Z in the coordinates, R = respond(Z weights + b).
+
+        As ((x - mean) / scale) B W + b = x ((B W) / scale) + (b - mean (B W) / scale), blocks are taken as they are.
+        """
+        coordinates = self._coordinates
+        if coordinates.held:
+            return self._rows.multiply(weights, intercepts, respond)
+        if coordinates.basis is not None:
+            weights = coordinates.basis @ weights
+        weights = weights / coordinates.scale[:, np.newaxis]
+        product, total = self._rows.multiply(weights, intercepts - coordinates.mean @ weights, respond)
+        product = (product - np.outer(coordinates.mean, total)) / coordinates.scale[:, np.newaxis]
+        return (product if coordinates.basis is None else coordinates.basis.T @ product), total
+
+
+def _estimate_share(gradient: float, tol: float) -> float:
+    """Return how much of the way from `FIRST_GRADIENT` to `tol` is done, in parts of 1,024, so that sums are exact."""
+    if not gradient < FIRST_GRADIENT:
+        return 0.0
+    if gradient <= tol:
+        return 1.0
+    return math.floor(1024 * math.log(gradient / FIRST_GRADIENT) / math.log(tol / FIRST_GRADIENT)) / 1024
+
+
+class _Pair(NamedTuple):
+    """A direction: (n_columns, n_outputs) of the weights and (n_outputs,) of the intercepts."""
+
+    weights: np.ndarray
+    intercepts: np.ndarray
+
+    def dot(self, other: "_Pair") -> float:
+        return float(np.vdot(self.weights, other.weights)) + float(np.vdot(self.intercepts, other.intercepts))
+
+    def move(self, length: Any, other: "_Pair") -> "_Pair":
+        return _Pair(self.weights + length * other.weights, self.intercepts + length * other.intercepts)
+
+
+def recover_probabilities(residuals: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Return the probabilities p (n, n_outputs) of which `compute_losses` gave p - y, for more than two classes."""
+    probabilities = residuals.copy()
+    probabilities[np.arange(len(truth)), truth] += 1
+    return probabilities
+
+
+def multiply_curvature(probabilities: np.ndarray, changes: np.ndarray) -> np.ndarray:
+    """Return of each row the change of its residuals (n, n_outputs) by that of its margins: (diag(p) - p p') change.
+
+    A change of all margins alike changes nothing, so the change of the likeliest class may be taken from all of them.
+    With that no sum is a difference of large numbers, and float32 keeps its digits where p is next to 0 or 1.
+    """
+    likeliest = probabilities.argmax(axis=1)[:, np.newaxis]
+    changes = changes - np.take_along_axis(changes, likeliest, axis=1)
+    means = np.einsum("ij,ij->i", probabilities, changes)[:, np.newaxis]
+    changes -= means
+    changes *= probabilities
+    return changes
+
+
+def compute_losses(margins: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return of each row the loss (n,), its gradient by the margins (n, n_outputs), and the mean curvature (n,).
+
+    Parameters
+    ----------
+    margins : ndarray (n, n_outputs)
+        One output for two classes: the log odds of the second.
+    """
+    from scipy.special import expit, log_softmax
+
+    if margins.shape[1] == 1:
+        signs = np.where(truth == 1, 1.0, -1.0)
+        signed = signs * margins[:, 0]
+        wrong = expit(-signed)
+        return np.logaddexp(0, -signed), (-signs * wrong)[:, np.newaxis], wrong * (1 - wrong)
+    logs = log_softmax(margins, axis=1)
+    probabilities = np.exp(logs)
+    curvatures = (probabilities * (1 - probabilities)).mean(axis=1)
+    rows = np.arange(len(truth))
+    losses = -logs[rows, truth]
+    probabilities[rows, truth] -= 1
+    return losses, probabilities, curvatures

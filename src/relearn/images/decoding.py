@@ -1,0 +1,262 @@
+"""The one way in which an image is read: for the data set, for the features and for a prediction alike."""
+
+import io
+import re
+import struct
+import threading
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    WebPImagePlugin,
+)
+
+from relearn.errors import DamagedImage, ImageError, OutOfMemory, UnsupportedImage
+from relearn.images.formats import (
+    LARGE_PIXELS,
+    MAX_EXIF_BYTES,
+    MAX_PIXELS,
+    TiffReader,
+    check_png_rows,
+    check_tiff_strips,
+    describe_other,
+    prepare,
+    read_webp_size,
+    recognise,
+    scale_png_transparency,
+)
+
+# Decided by content, not by name. Everything else that Pillow could open is refused: fewer parsers, fewer surprises.
+# `Image.open` would take them too, but it swallows why one of them refused a file.
+_READERS: dict[str, type[ImageFile.ImageFile]] = {
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+    "JPEG": JpegImagePlugin.JpegImageFile,
+    "PNG": PngImagePlugin.PngImageFile,
+    "TIFF": TiffReader,
+    "WEBP": WebPImagePlugin.WebPImageFile,
+}
+MAX_BYTES = 256 * 1024 * 1024
+
+_large_image = threading.Lock()  # held by who decodes one of more than `LARGE_PIXELS`
+
+# Pixels that are converted at a time, for a conversion of the whole would hold up to four copies of it.
+_STRIP_PIXELS = 1_000_000
+
+RESIZE_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "box": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+    "hamming": Image.Resampling.HAMMING,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+# What Pillow's parsers raise on damaged bytes, by their own account and by experience.
+_DECODING_ERRORS = (
+    OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, EOFError,
+    NotImplementedError, RuntimeError, AssertionError, BufferError, struct.error, zlib.error,
+    Warning,  # raised where a caller wants warnings to be errors
+)  # fmt: skip
+
+# How Pillow says that a sound file is of a kind that it does not know.
+_UNSUPPORTED = re.compile("unsupported|not (yet )?supported|cannot handle|unknown pixel mode", re.I)
+
+# Where Pillow's own words would tell a person nothing.
+_PLAIN_WORDS = {
+    "": "the data contradict each other",
+    "cannot load this image": "it holds no pixels",
+    "could not create decoder object": "the header is cut short or wrong",
+    "decoder error -2": "the compressed pixels are cut short or wrong",
+    "failed to decode next frame in WebP file": "the compressed pixels are cut short or wrong",
+    "not identified by this driver": "the header is cut short or wrong",
+    "UnsupportedImage BMP bitfields layout": "an unsupported layout of the bits of a pixel; save it as PNG",
+    "unknown pixel mode": "an unsupported mixture of colors, bits and alpha; save it as RGB with 8 bits a sample",
+    "Truncated File Read": "image file is truncated",
+}
+
+_ORIENTATION_TAG = 0x0112
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class DecodedImage(NamedTuple):
+    """An image as it is meant to be seen, and what its file said of itself."""
+
+    rgb: Image.Image
+    mode: str
+    format: str
+
+
+def decode_image(content: bytes, least_px: int | None = None) -> DecodedImage:
+    """Decode the bytes of an image file to 8-bit RGB, upright.
+
+    The first frame of an animation is taken. The EXIF orientation is applied (an unreadable EXIF block counts as
+    none). Grey becomes RGB, 16 bits are scaled to 8 (65535 to 255), and transparency is composed on white; so is what
+    the first frame leaves free of its canvas. `docs/images.md` lists the kinds of files that are read and refused.
+
+    With `least_px` a JPEG is decoded at a half, a quarter or an eighth of its size, as long as neither side comes below
+    that: libjpeg then leaves out the fine terms of each block, which is faster than decoding and resizing all of them.
+
+    All other metadata (profiles, texts, comments, further frames) is as good as absent, whatever its size and state.
+    A file that ends before its first frame does is an error. One loss cannot be seen, because libjpeg fills it with
+    grey: that of a baseline JPEG, or of JPEG data in a TIFF, that was cut and closed again by an end marker.
+
+    Raises
+    ------
+    ImageError
+        No image of the allowed formats, too large, truncated, damaged, or of a kind that is not read right.
+        The text is the reason alone, in one line, and what to do if it is the kind; the caller knows the file.
+    """
+    if not content:
+        raise ImageError("empty file")
+    if len(content) > MAX_BYTES:
+        raise ImageError(f"too large: {len(content):,} bytes, at most {MAX_BYTES:,} are read")
+    file_format = recognise(content)
+    if file_format is None:
+        raise ImageError(describe_other(content))
+    try:
+        return _decode(prepare(content, file_format), file_format, least_px)
+    except Image.DecompressionBombError:
+        raise ImageError(f"too large: at most {MAX_PIXELS:,} pixels are read") from None
+    except MemoryError:
+        raise OutOfMemory("too large: there is not enough memory to decode it") from None
+    except UnsupportedImage as error:
+        raise ImageError(f"unsupported {file_format} file: {error}") from None
+    except (DamagedImage, *_DECODING_ERRORS) as error:
+        reason = _explain(error)
+        if _UNSUPPORTED.search(reason):
+            state, reason = "unsupported", reason if ";" in reason else f"{reason}; save it as PNG"
+        else:
+            state = "damaged"
+        raise ImageError(f"{state} {file_format} file: {reason}") from None
+
+
+def _explain(error: Exception) -> str:
+    """Say in one line what Pillow found wrong, also where it only passes on how its own code stumbled."""
+    cause = error.args[0] if error.args and isinstance(error.args[0], Exception) else error
+    text = "".join(c if c.isprintable() else " " for c in str(cause))
+    text = " ".join(text.split())
+    if isinstance(cause, KeyError):
+        return f"tag or code {text} is missing or not supported"
+    stumbled = isinstance(cause, (IndexError, TypeError, AttributeError, AssertionError, struct.error))
+    return "the header is cut short or wrong" if stumbled else _PLAIN_WORDS.get(text, text)
+
+
+def _decode(content: bytes, file_format: str, least_px: int | None) -> DecodedImage:
+    read = _READERS[file_format]
+    if file_format == "WEBP":
+        # Its decoder takes memory for the whole as soon as it is made, so the size must be known before.
+        return _load_in_turn(read_webp_size(content), lambda: _load(read(io.BytesIO(content)), content))
+    image = read(io.BytesIO(content))
+    size = image.size
+    if least_px is not None:
+        image.draft(None, (least_px, least_px))  # of the six, JPEG alone does something here
+    return _load_in_turn(size, lambda: _load(image, content))
+
+
+def _load_in_turn(size: tuple[int, int], load: Callable[[], DecodedImage]) -> DecodedImage:
+    """Refuse an image that is too large, and load large ones one at a time."""
+    width, height = size
+    if width * height > MAX_PIXELS:
+        raise ImageError(f"too large: {width} x {height} px, at most {MAX_PIXELS:,} pixels are read")
+    if width * height <= LARGE_PIXELS:
+        return load()
+    # In a thread that ends with it, because glibc holds back for each thread what that has freed, and gives what an
+    # ended one had to the next: eight threads that took turns in loading would hold eight images' memory all the same.
+    with _large_image, ThreadPoolExecutor(1) as executor:
+        return executor.submit(load).result()
+
+
+def _load(image: ImageFile.ImageFile, content: bytes) -> DecodedImage:
+    mode, file_format = image.mode, image.format or ""
+    if isinstance(image, TiffReader):
+        check_tiff_strips(image, content)
+        image.info.pop("xmp", None)  # Pillow searches it for an orientation, and fails where it is no text
+    box = image.tile[0].extents if file_format == "GIF" else None
+    image.load()
+    if file_format == "PNG":
+        check_png_rows(image, content)
+        scale_png_transparency(image, content)
+    rgb = _convert_to_rgb(image)
+    if box is not None:
+        _blank_outside(rgb, box)
+    transpose = _TRANSPOSE.get(_read_orientation(image))
+    if transpose is not None:
+        if rgb is not image:
+            image.close()  # its pixels are no longer needed, and the next line makes a third copy
+        rgb = rgb.transpose(transpose)
+    return DecodedImage(rgb, mode, file_format)
+
+
+def _convert_to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
+    width, height = image.size
+    if width * height <= _STRIP_PIXELS:
+        return _convert_strip(image)
+    rgb = Image.new("RGB", image.size)
+    n_rows = max(1, _STRIP_PIXELS // width)
+    for top in range(0, height, n_rows):
+        box = (0, top, width, min(top + n_rows, height))
+        rgb.paste(_convert_strip(image.crop(box)), box)
+    return rgb
+
+
+def _convert_strip(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        # Pillow's own conversion clips at 255. 65535 / 255 is 257, and adding half of it rounds to the nearest.
+        levels = np.asarray(image).astype(np.uint32)
+        if image.info.get("is_negative"):
+            levels = 65535 - levels
+        scaled = (levels + 128) // 257
+        scaled[levels == image.info.get("transparency", -1)] = 255
+        return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("LA" if image.mode == "La" else "RGBA").convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _blank_outside(rgb: Image.Image, box: tuple[int, int, int, int]) -> None:
+    """Make white what a GIF's first frame leaves free of the canvas: it is transparent, and Pillow gives it a color."""
+    left, top, right, bottom = box
+    width, height = rgb.size
+    for border in ((0, 0, width, top), (0, bottom, width, height), (0, top, left, bottom), (right, top, width, bottom)):
+        rgb.paste("white", border)
+
+
+def _read_orientation(image: Image.Image) -> int:
+    if len(image.info.get("exif", b"")) > MAX_EXIF_BYTES:
+        return 1
+    try:
+        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+    except _DECODING_ERRORS:
+        return 1
+
+
+def resize_image(rgb: Image.Image, size_px: int, resize_filter: str) -> np.ndarray:
+    """Squeeze an RGB image into a square, whatever its aspect ratio.
+
+    Returns
+    -------
+    ndarray of shape (size_px, size_px, 3), uint8
+        Rows from the top, channels red, green, blue.
+    """
+    return np.asarray(rgb.resize((size_px, size_px), RESIZE_FILTERS[resize_filter]))

@@ -1,0 +1,1 @@
+"""A classifier, applied to images."""

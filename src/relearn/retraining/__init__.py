@@ -1,0 +1,1 @@
+"""From images that arrive to a promoted classifier."""

@@ -1,0 +1,1 @@
+"""Threads, libraries, progress, and text for a terminal."""

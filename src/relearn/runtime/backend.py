@@ -1,0 +1,65 @@
+"""keras, imported in one way: it costs seconds and half a gigabyte, and a file in the home folder may change it."""
+
+import contextlib
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+from relearn.errors import NetworkError
+
+# TensorFlow takes oneDNN by itself only on processors with AVX512-VNNI or newer, and other code for convolutions on
+# all others. With oneDNN the features of a network have the same bits on both.
+SETTINGS = {"TF_ENABLE_ONEDNN_OPTS": "1"} if platform.machine() in ("x86_64", "AMD64") else {}
+
+
+def import_keras(precision: str) -> Any:
+    """Import keras for `float32` or `bfloat16`, images with their channels last.
+
+    Raises
+    ------
+    NetworkError
+        The backend that `KERAS_BACKEND` names is not installed.
+    """
+    for name, value in {"TF_CPP_MIN_LOG_LEVEL": "3", **SETTINGS}.items():
+        os.environ.setdefault(name, value)
+    try:
+        with _hold_stderr():
+            import keras
+    except (ImportError, ValueError) as error:
+        reason = " ".join(str(error).split())  # TensorFlow's is a traceback, with the cause behind the last `Error:`
+        advice = "`make setup` installs TensorFlow, another one is to be installed by hand and named in KERAS_BACKEND"
+        if "failed to map segment" in reason or "allocate memory" in reason:
+            advice = "there is too little memory: raise the limits (ulimit -a), or use a larger machine"
+        raise NetworkError(
+            f"keras cannot be imported with the backend {os.environ.get('KERAS_BACKEND', 'tensorflow')}: "
+            f"{reason.rsplit('Error: ', 1)[-1][:200]}; {advice}"
+        ) from None
+    # ~/.keras/keras.json may say otherwise, and the features would be others.
+    keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
+    keras.config.set_image_data_format("channels_last")
+    return keras
+
+
+@contextlib.contextmanager
+def _hold_stderr() -> Iterator[None]:
+    """Hold back what native code prints while a block runs, and print it only if the block fails.
+
+    TensorFlow tells about oneDNN at every import, before it reads the level of its log.
+    """
+    sys.stderr.flush()
+    shown = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(shown, held.read())
+            raise
+        finally:
+            os.dup2(shown, 2)
+            os.close(shown)

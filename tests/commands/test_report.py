@@ -1,0 +1,35 @@
+import pytest
+
+from relearn import paths
+from relearn.commands.report import describe_evaluation
+from relearn.errors import IntegrityError
+from relearn.stages.evaluate import CLASS_HEADER
+from relearn.storage.files import write_csv, write_json
+
+
+def test_report_tells_the_headlines_and_the_weakest_class(workspace):
+    metrics = {"n_images": 1200, "n_classes": 3, "majority_baseline_score": 0.5, "lowest_recall_score": 0.25}
+    metrics |= {"accuracy_score": 0.9, "accuracy_score_ci95_low": 0.85, "accuracy_score_ci95_high": 0.93}
+    metrics |= {"log_loss": 0.2, "log_loss_ci95_low": 0.1, "log_loss_ci95_high": 0.3}
+    write_json(paths.EVALUATION_METRICS, metrics)
+    rows = [("cat", 800, 1, 0.95, 1), ("dog", 400, 1, 0.25, 1), ("rare", 0, 0, 0, 0)]
+    write_csv(paths.CLASS_REPORT, CLASS_HEADER, rows)
+    assert describe_evaluation() == [
+        "1,200 evaluation images of 3 classes",
+        "  accuracy           0.900  95 % interval 0.850 to 0.930",
+        "  log loss           0.200  95 % interval 0.100 to 0.300",
+        "  majority baseline  0.500",
+        "  weakest class      dog: recall 0.250 of 400 images",
+    ]
+
+
+def test_report_of_another_folder(workspace, tmp_path_factory, monkeypatch):
+    write_json(paths.EVALUATION_METRICS, {"n_images": 1, "n_classes": 1, "majority_baseline_score": 1.0})
+    write_csv(paths.CLASS_REPORT, CLASS_HEADER, [("cat", 1, 1, 1, 1)])
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    assert describe_evaluation(workspace)[0] == "1 evaluation images of 1 classes"
+
+
+def test_no_evaluation_yet(workspace):
+    with pytest.raises(IntegrityError, match=r"metrics/evaluation\.json: no such file; run `dvc repro`"):
+        describe_evaluation()

@@ -1,0 +1,206 @@
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from conftest import SMALL, VGG16, execute, make_environment, repro, wait_for_stored, write_small_set
+from relearn.errors import NetworkError
+from relearn.features import cluster
+from relearn.networks.extractor import describe_way
+from relearn.params import read_params
+from relearn.storage.files import hash_file
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def cluster_of(clone):
+    """Start a scheduler and so many workers: `cluster_of(2)` returns its address and the workers."""
+    children = []
+
+    def start(name, *arguments, cwd=clone, **variables):
+        command = [sys.executable, "-m", "distributed.cli.dask_" + name, *arguments]
+        path = clone / f"{name}{len(children)}.log"
+        with path.open("w") as log:
+            environment = make_environment(clone) | variables
+            children.append(subprocess.Popen(command, cwd=cwd, env=environment, stdout=log, stderr=subprocess.STDOUT))
+        return children[-1], path
+
+    def wait_for(path, pattern):
+        for _ in range(600):
+            if found := re.search(pattern, path.read_text()):
+                return found
+            time.sleep(0.1)
+        raise AssertionError(path.read_text())
+
+    def start_workers(address, n_workers, **variables):
+        options = ("--nthreads", "1", "--no-dashboard", "--local-directory", str(clone / "dask"), "--no-nanny")
+        workers = [start("worker", address, *options, **variables) for _ in range(n_workers)]
+        for _, log in workers:
+            wait_for(log, "Registered to")
+        return [worker for worker, _ in workers]
+
+    def start_all(n_workers, **variables):
+        scheduler, log = start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
+        address = wait_for(log, r"Scheduler at:\s+(tcp://\S+)")[1]
+        return address, scheduler, start_workers(address, n_workers, **variables)
+
+    start_all.start_workers = start_workers
+    yield start_all
+    for child in children:
+        child.kill()
+        child.wait()
+
+
+def read_features(folder):
+    return {path.name: path.read_bytes() for path in (folder / "data" / "features").iterdir()}
+
+
+@pytest.fixture
+def local(clone, set_params):
+    """The features that this machine computes alone; they are gone from the store after that."""
+    write_small_set(clone)
+    set_params(SMALL | {"extract.batch_size": 3, "extract.image_size_px": 96}, clone / "params.yaml")
+    answer = repro(clone, "extract")
+    assert answer.returncode == 0, answer.stderr
+    shutil.rmtree(clone / ".relearn")
+    set_params({"extract.executor": "dask"}, clone / "params.yaml")
+    return read_features(clone)
+
+
+def extract(clone, address, **environment):
+    return execute(clone, "relearn", "extract", DASK_SCHEDULER_ADDRESS=address, **environment)
+
+
+def start_extract(clone, address):
+    command = [sys.executable, "-m", "relearn", "extract"]
+    environment = make_environment(clone) | {"DASK_SCHEDULER_ADDRESS": address}
+    return subprocess.Popen(command, cwd=clone, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("n_workers", [1, 2, 4])
+def test_features_are_those_of_one_machine(local, clone, cluster_of, n_workers):
+    address, _, _ = cluster_of(n_workers)
+    answer = extract(clone, address)
+    assert answer.returncode == 0, answer.stderr
+    assert "28 of them new to the store" in answer.stderr
+    assert read_features(clone) == local
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSTOP])
+def test_images_of_a_worker_that_is_lost_or_stands_still_are_done_by_another(local, clone, cluster_of, sent):
+    address, _, workers = cluster_of(2)
+    with start_extract(clone, address) as child:
+        assert wait_for_stored(clone, 3) < 28
+        workers[0].send_signal(sent)
+        printed = child.stderr.read()
+    workers[0].send_signal(signal.SIGCONT)
+    assert child.returncode == 0, printed
+    assert read_features(clone) == local
+
+
+def test_work_goes_on_with_workers_that_come_later(local, clone, cluster_of):
+    address, _, workers = cluster_of(1)
+    with start_extract(clone, address) as child:
+        wait_for_stored(clone, 3)
+        workers[0].send_signal(signal.SIGKILL)
+        cluster_of.start_workers(address, 1)
+        printed = child.stderr.read()
+    assert child.returncode == 0, printed
+    assert read_features(clone) == local
+
+
+def test_lost_scheduler_is_told(local, clone, cluster_of):
+    address, scheduler, _ = cluster_of(1)
+    with start_extract(clone, address) as child:
+        wait_for_stored(clone, 3)
+        scheduler.send_signal(signal.SIGKILL)
+        printed = child.stderr.read()
+    assert child.returncode == 1
+    assert "the scheduler is gone" in printed
+    assert "what came back is in the store, run again" in printed
+    assert "Traceback" not in printed
+
+
+def test_worker_of_another_kind_gets_no_images(local, clone, cluster_of):
+    address, _, _ = cluster_of(1, TF_ENABLE_ONEDNN_OPTS="0")
+    answer = extract(clone, address)
+    assert answer.returncode == 1
+    assert re.search(
+        r"wanted a worker that computes as this machine would, got 1 that do not; the first: it computes in another "
+        r"way: wanted switches \{\}, got switches \{.*'0'\}; use workers of one kind and version",
+        answer.stderr,
+    )
+    cluster_of.start_workers(address, 1)
+    answer = extract(clone, address)
+    assert answer.returncode == 0, answer.stderr
+    assert re.search(r"worker tcp://\S+ gets no images: it computes in another way", answer.stderr)
+    assert read_features(clone) == local
+
+
+def test_weights_travel_to_the_workers(local, clone, cluster_of, set_params, tmp_path):
+    """The file lies where the workers do not see it."""
+    code = (
+        "import keras; keras.applications.VGG16(weights=None, include_top=False, input_shape=(96, 96, 3))"
+        ".save_weights('own.weights.h5')"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=clone, env=make_environment(clone), check=True)
+    weights = clone / "own.weights.h5"
+    sha256 = hash_file(weights)
+    set_params({"extract.weights": weights.name, "extract.weights_sha256": sha256}, clone / "params.yaml")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    address, _, _ = cluster_of(1, cwd=elsewhere)
+    answer = extract(clone, address)
+    assert answer.returncode == 0, answer.stderr
+    found = read_features(clone)
+    assert json.loads(found["extractor.json"])["weights"] == "own.weights.h5"
+    shutil.rmtree(clone / ".relearn")
+    set_params({"extract.executor": "local"}, clone / "params.yaml")
+    assert execute(clone, "relearn", "extract").returncode == 0
+    assert read_features(clone) == found
+
+
+def test_limit_of_the_store_holds(local, clone, cluster_of):
+    address, _, _ = cluster_of(1)
+    answer = extract(clone, address, RELEARN_STORE_GB="0.0002")
+    assert answer.returncode == 1
+    assert re.search(r"wanted room for \S+ GB more, got a limit of 0\.0002 GB; raise RELEARN_STORE_GB", answer.stderr)
+
+
+def test_no_cluster_is_told(local, clone, cluster_of):
+    answer = execute(clone, "relearn", "extract")
+    assert (
+        "wanted the address of a scheduler in DASK_SCHEDULER_ADDRESS, such as tcp://host:8786, got none"
+        in answer.stderr
+    )
+    address, _, _ = cluster_of(0)
+    answer = execute(clone, "relearn", "extract", DASK_SCHEDULER_ADDRESS=address)
+    assert f"the scheduler at {address} has no workers; `dask worker {address}` starts one" in answer.stderr
+    assert read_features(clone) == local
+
+
+@pytest.mark.parametrize("address", ["foo", "http://127.0.0.1:1", "tcp://host"])
+def test_address_that_is_none(monkeypatch, address):
+    monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", address)
+    with pytest.raises(NetworkError, match=f"such as tcp://host:8786, got {address}; `dask scheduler` prints it"):
+        cluster._connect()
+
+
+def test_nobody_answers(monkeypatch):
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1)
+    monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", "tcp://127.0.0.1:9")
+    with pytest.raises(
+        NetworkError, match=r"no scheduler answers at tcp://127\.0\.0\.1:9 .*; `dask scheduler` starts one"
+    ):
+        cluster._connect()
+
+
+def test_executor_decides_no_feature(root):
+    block = read_params(root / "params.yaml").extract.model_copy(update=VGG16)
+    assert describe_way(block) == describe_way(block.model_copy(update={"executor": "dask"}))

@@ -1,0 +1,787 @@
+"""Retraining as a person and a scheduler start it: under a real Prefect server, on real images, in a repository."""
+
+import errno
+import hashlib
+import http.server
+import io
+import json
+import logging
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+from PIL import Image
+
+from conftest import ROOT, ask, commit, encode_image, execute, git, make_environment, read_last_run, wait_for
+from relearn.errors import IntegrityError, OutOfTime, ParamsError, RepositoryError, SourceError, UnreachableSource
+from relearn.params import read_params
+from relearn.repository.lock import LOCK, hold_lock
+from relearn.retraining.landing import Arrival, Left, Waiting
+from relearn.retraining.records import Record, Start
+from relearn.storage.files import hash_bytes, hash_file
+
+CHANGES = {
+    "restructure.source": "data/raw/photos",
+    "validate.min_images.min": 2,
+    "train.logistic_regression.C": [0.01, 0.1],
+    "evaluate.n_resamples": 100,
+    "retrain.landing": "data/landing",
+    "retrain.settle_seconds": 0,
+    "retrain.margin": 0.1,
+    "retrain.min_images": 30,
+}
+STAGES = {"restructure", "validate", "extract", "verify", "train", "evaluate"}
+TASKS = {"recover", "look for images", "open worktree", "fetch data", "decide", "show mistakes", "record", "clean up"}
+
+
+def read_digits():
+    with zipfile.ZipFile(ROOT / "data" / "raw" / "digits.zip") as archive:
+        names = sorted(name for name in archive.namelist() if name.endswith(".png"))
+        images = [(Path(name).parent.name, Path(name).name, archive.read(name)) for name in names]
+    return sorted(images, key=lambda image: image[1])  # the classes mixed
+
+
+DIGITS = read_digits()
+
+
+def change_pixel(content):
+    with Image.open(io.BytesIO(content)) as image:
+        image.load()
+    image.putpixel((0, 0), 200)
+    return encode_image(image)
+
+
+def land(folder, images, where="data/landing"):
+    for label, name, content in images:
+        (folder / where / label).mkdir(parents=True, exist_ok=True)
+        (folder / where / label / name).write_bytes(content)
+
+
+def land_hostile(landing):
+    """Land what no one should take, and one file that is no image; return the paths of the former."""
+    os.mkfifo(landing / "0" / "pipe.png")
+    (landing / "0" / "passwd.png").symlink_to("/etc/passwd")
+    (landing / "0" / "zero.png").symlink_to("/dev/zero")
+    (landing / "0" / "nowhere.png").symlink_to("/nowhere")
+    with (landing / "0" / "sparse.png").open("wb") as file:
+        file.truncate(1 << 40)
+    (landing / "0" / "later.png").write_bytes(b"x")
+    os.utime(landing / "0" / "later.png", (4e9, 4e9))
+    (landing / "0" / "no image.png").write_bytes(b"x")
+    (landing / "0" / "a.skip.png").write_bytes(b"what .dvcignore names")
+    return sorted(f"0/{name}.png" for name in ("a.skip", "pipe", "passwd", "zero", "nowhere", "sparse", "later"))
+
+
+@pytest.fixture
+def repository(clone, set_params):
+    """A repository whose source is a folder of 300 digits that DVC tracks."""
+    land(clone, DIGITS[:300], "data/raw/photos")
+    set_params(CHANGES, clone / "params.yaml")
+    assert execute(clone, "dvc", "add", "--quiet", "data/raw/photos").returncode == 0
+    (clone / "data" / "landing").mkdir()
+    git(clone, "branch", "--move", "main")
+    commit(clone)
+    return clone
+
+
+def retrain(folder, *arguments, **environment):
+    """Retrain; return how it ended, and what it said of that."""
+    answer = execute(folder, "flows.retrain", *arguments, **environment)
+    ended = re.findall(r"^(Skipped|Promoted|NotPromoted|Blocked|Failed): (.*)", answer.stdout, re.MULTILINE)
+    assert ended, answer.stdout + answer.stderr
+    assert answer.returncode == (ended[-1][0] in ("Blocked", "Failed")), answer.stdout
+    return ended[-1]
+
+
+def find_processes(folder):
+    """Return the processes that work in a folder."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.cwd().startswith(str(folder)) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.cmdline())
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+def check_clean(folder):
+    """Assert that nothing is left of a retraining but its results, and that they agree."""
+    assert find_processes(folder) == []
+    assert git(folder, "worktree", "list").count("\n") == 1
+    assert list((folder / ".git").glob("worktrees/*")) == list((folder / ".git").rglob("*.lock")) == []
+    assert list((folder / "release").rglob("*.partial")) == []
+    in_use = git(folder, "log", "-1", "--format=%(trailers:key=In-use,valueonly)", "retrain/main").strip()
+    assert os.readlink(folder / "release" / "current") == f"versions/{in_use}"
+
+
+def read_person(folder):
+    """Return all that is a person's: the files but for those that git ignores, the index, HEAD."""
+    names = git(folder, "ls-files", "--cached", "--others", "--exclude-standard").splitlines()
+    files = {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
+    data = {
+        path: path.read_bytes()
+        for path in (folder / "data").rglob("*")
+        if path.is_file() and "landing" not in path.parts
+    }
+    return files, data, (folder / ".git" / "index").read_bytes(), (folder / ".git" / "HEAD").read_bytes()
+
+
+@pytest.fixture
+def webhook():
+    """A server that keeps what is posted to it; gives its address and what came."""
+    came = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            came.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *arguments):
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/", came
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.slow
+def test_from_the_first_to_the_rollback(server, repository, tmp_path, webhook):
+    address, told = webhook
+    environment = {"PREFECT_API_URL": server, "RELEARN_WEBHOOK": address}
+    git(tmp_path, "init", "--quiet", "--bare", "origin")
+    git(repository, "remote", "add", "origin", str(tmp_path / "origin"))
+    params = (repository / "params.yaml").read_text().replace("git_remote:", "git_remote: origin #")
+    (repository / "params.yaml").write_text(params)
+    execute(repository, "dvc", "remote", "add", "--local", "--default", "store", str(tmp_path / "store"))
+    (repository / ".dvcignore").write_text("*.skip.png\n")
+    commit(repository)
+
+    # The first.
+    assert retrain(repository, **environment) == ("Promoted", "v1 is in use, first: no classifier was in use")
+    state, tasks, _, artifacts = read_last_run(server)
+    assert state == "Promoted"
+    assert {re.sub("-[0-9a-f]{3}$", "", name) for name in tasks} == {
+        *STAGES,
+        *TASKS,
+        "fetch commits",
+        "take away",
+        "push",
+    }
+    assert set(tasks.values()) == {"Completed"}
+    assert set(artifacts) == {"verdict", "validation", "verification", "confusion", "mistakes"}
+    assert artifacts["verdict"].startswith("## Promoted: first")
+    assert artifacts["confusion"].startswith("data:image/svg+xml;base64,")
+    assert "evaluation images are wrong" in artifacts["mistakes"]
+    check_clean(repository)
+
+    # Nothing new.
+    assert retrain(repository, **environment) == ("Skipped", "nothing new")
+    _, tasks, *_ = read_last_run(server)
+    assert {re.sub("-[0-9a-f]{3}$", "", name) for name in tasks} == {
+        "fetch commits",
+        "recover",
+        "look for images",
+        "clean up",
+    }
+
+    # New images, while a person is at work.
+    (repository / "README.md").write_text("in the middle of a sentence")
+    (repository / "new.txt").write_text("staged")
+    git(repository, "add", "new.txt")
+    (repository / "src" / "relearn" / "train.py").write_text("syntax error (")
+    (repository / "params.yaml").write_text("in the middle of")
+    before = read_person(repository)
+    land(repository, DIGITS[300:500])
+    hostile = land_hostile(repository / "data" / "landing")
+    name, message = retrain(repository, **environment)
+    assert (name, message[:14]) == ("Promoted", "v2 is in use, ")
+    landing = repository / "data" / "landing"
+    assert f"; {len(hostile) - 1} files left in {landing}: {hostile[1]} (" in message
+    assert f"; 1 file left in {landing}: {hostile[0]} (DVC would not keep it: .dvcignore names it)" in message
+    assert "; 1 file that landed but not in the data: 0/no image.png (not an image (" in message
+    assert read_person(repository) == before
+    assert sorted(path.relative_to(landing).as_posix() for path in landing.rglob("*") if not path.is_dir()) == hostile
+    check_clean(repository)
+    *_, log, artifacts = read_last_run(server)
+    assert f"left in {landing}: 0/pipe.png: not a regular file" in log
+    assert artifacts["landing"].count('"reason"') == len(hostile) + 1
+    for name in hostile:
+        (landing / name).unlink()
+    assert "params.yaml: what is committed in main counts, which is not what is here" in log
+    assert '"metric": "accuracy_score", "v1": ' in artifacts["comparison"]
+    git(repository, "reset", "--quiet", "--hard")
+
+    # What was recorded reads well by other tools.
+    answer = execute(repository, "dvc", "metrics", "diff", "--json", "classifier@v1.0.0", "classifier@v2.0.0")
+    assert json.loads(answer.stdout)["metrics/training.json"]["n_images"]["diff"] > 50
+    answer = execute(
+        repository, "dvc", "artifacts", "get", ".", "classifier", "--rev", "v1.0.0", "--out", str(tmp_path / "got")
+    )
+    assert answer.returncode == 0, answer.stderr
+    kept = repository / "release" / "versions" / "v1"
+    assert hash_file(tmp_path / "got" / "head.onnx") == hash_file(kept / "head.onnx")
+    answer = execute(repository, "relearn", "lineage", "release/current", "--json")
+    lineage = json.loads(answer.stdout)
+    assert (lineage["tag"], len(lineage["images"])) == ("classifier@v2.0.0", 500)
+    assert lineage["images"].keys() == {hash_bytes(content) for *_, content in DIGITS[:500]}
+    assert "git_remote: origin" in lineage["params"]
+    answer = execute(repository, "relearn", "lineage", "v1")
+    assert answer.stdout.startswith("classifier@v1.0.0, commit ")
+    assert "images       300 (training " in answer.stdout
+    seen = execute(repository, "relearn", "lineage", "--image", hash_bytes(DIGITS[0][2])).stdout
+    split = lineage["images"][hash_bytes(DIGITS[0][2])]
+    assert seen == f"classifier@v2.0.0  {split}\nclassifier@v1.0.0  {split}\n"
+    seen = execute(repository, "relearn", "lineage", "--image", hash_bytes(DIGITS[400][2])).stdout
+    assert seen.startswith("classifier@v2.0.0  ")
+    assert seen.count("\n") == 1
+
+    # Everything is where the team can get it.
+    clone = tmp_path / "elsewhere"
+    git(tmp_path, "clone", "--quiet", "--branch", "retrain/main", str(tmp_path / "origin"), str(clone))
+    execute(clone, "dvc", "remote", "add", "--local", "--default", "store", str(tmp_path / "store"))
+    answer = execute(clone, "dvc", "pull", "models/classifier")
+    assert answer.returncode == 0, answer.stderr
+    assert hash_file(clone / "models" / "classifier" / "head.onnx") == hash_file(
+        repository / "release" / "current" / "head.onnx"
+    )
+    assert git(clone, "tag").split() == ["classifier@v1.0.0", "classifier@v2.0.0"]
+
+    # Bad data: a class of a single image.
+    assert told == []
+    land(repository, [("owl", "0.png", DIGITS[700][2])])
+    name, message = retrain(repository, **environment)
+    assert name == "Blocked"
+    assert message.startswith("v2 stays in use, blocked by data: 2 failed: every_class_in_every_split: wanted ")
+    assert message.endswith("; correct it, or take it out of data/landing")
+    _, _, log, _ = read_last_run(server)
+    assert "Traceback" not in log
+    (body,) = told
+    assert (body["flow"], body["state"]) == ("retrain", "Blocked")
+    assert "every_class_in_every_split" in body["text"]
+    assert (repository / "data" / "landing" / "owl" / "0.png").exists()
+    check_clean(repository)
+    name, message = retrain(repository, **environment)
+    assert (name, message[:58]) == ("Skipped", "nothing new: what came was tried before, blocked by data (")
+
+    # Back.
+    answer = execute(repository, "relearn", "rollback")
+    assert answer.stdout.startswith("classifier@v1.0.0 is in use, classifier@v2.0.0 is not any more; recorded as ")
+    assert "not in the data of the next retraining: 200" in answer.stdout
+    check_clean(repository)
+    assert git(repository, "status", "--porcelain") == ""
+    assert retrain(repository, **environment)[0] == "Skipped"
+    recorded = git(repository, "rev-parse", "retrain/main")
+    assert git(tmp_path / "origin", "rev-parse", "retrain/main") == recorded
+
+
+@pytest.mark.slow
+def test_wherever_it_is_killed_the_next_run_puts_it_right(server, repository, set_params):
+    """kill -9 when a stage has begun, and between the record and what follows it."""
+    set_params({"retrain.landing": (repository / "data" / "landing").as_uri()}, repository / "params.yaml")
+    commit(repository)
+    environment = {"PREFECT_API_URL": server}
+    assert retrain(repository, **environment)[0] == "Promoted"
+    land(repository, DIGITS[300:500])
+    before = git(repository, "rev-parse", "retrain/main")
+    for moment in ("Running stage 'extract'", "'record"):
+        with subprocess.Popen(
+            [sys.executable, "-m", "flows.retrain"],
+            cwd=repository,
+            env=make_environment(repository) | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as flow:
+            if moment.startswith("'record"):
+                wait_for(lambda: git(repository, "rev-parse", "retrain/main") != before, 200)
+            else:
+                assert any(moment in line for line in flow.stdout)
+            flow.kill()
+    name, message = retrain(repository, **environment)
+    check_clean(repository)
+    assert name == "Skipped", message
+    assert git(repository, "tag").split() == ["classifier@v1.0.0", "classifier@v2.0.0"]
+    assert os.readlink(repository / "release" / "current") == "versions/v2"
+    assert [path for path in (repository / "data" / "landing").rglob("*") if path.is_file()] == []
+    assert (
+        git(repository, "log", "--format=%s", "-2", "retrain/main")
+        .splitlines()[1]
+        .startswith("Promote classifier@v1.0.0")
+    )
+
+
+@pytest.mark.slow
+def test_what_an_import_brings(server, clone, set_params, tmp_path):
+    origin = tmp_path / "origin"
+    land(tmp_path, DIGITS[:300], "origin")
+    set_params(CHANGES | {"retrain.landing": None}, clone / "params.yaml")
+    assert execute(clone, "dvc", "import-url", "--quiet", str(origin), "data/raw/photos").returncode == 0
+    git(clone, "branch", "--move", "main")
+    commit(clone)
+    assert retrain(clone, PREFECT_API_URL=server)[0] == "Promoted"
+    assert retrain(clone, PREFECT_API_URL=server) == ("Skipped", "nothing new")
+    _, tasks, *_ = read_last_run(server)
+    assert not STAGES & tasks.keys()
+    land(tmp_path, DIGITS[300:400], "origin")
+    assert retrain(clone, PREFECT_API_URL=server)[0] == "Promoted"
+    assert (clone / "release" / "current" / "images.csv").read_text().count("\n") == 401
+    assert execute(clone, "relearn", "rollback").returncode == 0
+    name, message = retrain(clone, PREFECT_API_URL=server)
+    assert (name, message[:53]) == ("Skipped", "nothing new: what came was tried before, rolled back ")
+    check_clean(clone)
+    assert git(clone, "status", "--porcelain") == ""
+
+
+@pytest.mark.slow
+def test_one_at_a_time(server, repository):
+    with hold_lock(repository / LOCK, "make repro"):
+        name, message = retrain(repository, PREFECT_API_URL=server)
+        assert name == "Skipped"
+        assert re.fullmatch(rf"make repro already runs \(pid {os.getpid()} on \S+, since .*\)", message)
+        answer = execute(repository, "flows.repro", "--dry")
+        assert answer.returncode == 1
+        assert re.fullmatch(
+            r"relearn: make repro already runs \(pid .*\); try again when it has ended\n", answer.stderr
+        )
+    begun = [
+        subprocess.Popen(
+            [sys.executable, "-m", "flows.retrain"],
+            cwd=repository,
+            env=make_environment(repository) | {"PREFECT_API_URL": server},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for _ in range(4)
+    ]
+    ends = [process.communicate()[0].strip().splitlines()[-1] for process in begun]
+    assert sorted(end.split(":")[0] for end in ends) == ["Promoted", "Skipped", "Skipped", "Skipped"]
+    assert {process.returncode for process in begun} == {0}
+    assert sum("retraining already runs (pid " in end for end in ends) >= 1
+    check_clean(repository)
+
+
+@pytest.mark.slow
+def test_what_stands_in_the_way_is_told(server, repository, set_params):
+    def fail(*arguments, **changes):
+        set_params({f"retrain.{key}": value for key, value in changes.items()}, repository / "params.yaml")
+        commit(repository)
+        name, message = retrain(repository, *arguments, PREFECT_API_URL=server)
+        assert name == "Failed"
+        return message
+
+    assert fail("trunk") == "base: trunk: wanted a branch with a commit, got none of that name"
+    assert fail(landing="nowhere://x").startswith("retrain.landing: nowhere://x: Protocol not known: nowhere")
+    assert fail(landing="data/lnading").endswith("/data/lnading: no such folder; make it, or correct the address")
+    assert "for the time limit has passed" in fail(landing="data/landing", time_limit_minutes=0.02)
+    set_params({"retrain.time_limit_minutes": 100}, repository / "params.yaml")
+    commit(repository)
+    git(repository, "switch", "--quiet", "--create", "retrain/main")
+    assert fail() == (
+        f"retrain/main: is checked out in {repository}; `git switch` to another branch there, or name another one in "
+        "retrain.branch"
+    )
+    git(repository, "switch", "--quiet", "main")
+    git(repository, "branch", "--delete", "--force", "retrain/main")
+    set_params({"restructure.source": "data/raw/elsewhere"}, repository / "params.yaml")
+    assert fail().startswith(
+        "restructure.source: data/raw/elsewhere: wanted what git or DVC tracks: `dvc add data/raw/else"
+    )
+    set_params({"restructure.source": "data/raw/digits.zip"}, repository / "params.yaml")
+    commit(repository)
+    land(repository, DIGITS[300:310])
+    assert fail().startswith(
+        "restructure.source: data/raw/digits.zip: wanted a folder tracked by DVC, which grows by what"
+    )
+    git(repository, "worktree", "add", "--quiet", str(repository / "data" / "landing" / "theirs"), "HEAD", "--detach")
+    answer = execute(repository / "data" / "landing" / "theirs", "flows.retrain", PREFECT_API_URL=server)
+    assert "wanted the main repository, got a worktree of it; retrain there" in answer.stdout
+    assert git(repository, "status", "--porcelain") == ""
+    assert find_processes(repository) == []
+    assert not (repository / ".relearn" / "retrain" / "relearn-retraining").exists()
+
+
+@pytest.mark.slow
+def test_the_scheduler_retrains(server, repository, set_params):
+    """The scheduler starts it every minute: the first is cancelled in the middle, the next ends with a promotion."""
+    set_params({"retrain.cron": "* * * * *"}, repository / "params.yaml")
+    commit(repository)
+    environment = make_environment(repository) | {"PREFECT_API_URL": server}
+
+    def find_runs(*states):
+        (deployment,) = ask(server, "deployments/filter", deployments={"name": {"any_": ["scheduled"]}})
+        runs = ask(server, "flow_runs/filter", flow_runs={"deployment_id": {"any_": [deployment["id"]]}})
+        return [run for run in runs if run["state_name"] in states], deployment
+
+    with (repository / ".relearn.log").open("w") as log:
+        schedule = subprocess.Popen(
+            [sys.executable, "-m", "flows.schedule"], cwd=repository, env=environment, stdout=log, stderr=log
+        )
+        try:
+            wait_for(lambda: "being served" in (repository / ".relearn.log").read_text() or schedule.poll(), 120)
+            land(repository, DIGITS[300:500])
+            (run,) = wait_for(lambda: find_runs("Running")[0], 150)
+            assert run["auto_scheduled"]
+            wait_for(lambda: "Running stage 'restructure'" in (repository / ".relearn.log").read_text(), 120)
+            ask(server, f"flow_runs/{run['id']}/set_state", state={"type": "CANCELLING", "name": "Cancelling"})
+            wait_for(lambda: find_runs("Cancelled")[0], 120)
+            wait_for(
+                lambda: not [line for line in find_processes(repository) if "dvc" in line or "relearn" in line], 60
+            )
+            (run,) = wait_for(lambda: find_runs("Promoted")[0], 300)
+            assert run["auto_scheduled"]
+            assert [path for path in (repository / "data" / "landing").rglob("*") if path.is_file()] == []
+        finally:
+            schedule.send_signal(signal.SIGTERM)
+            schedule.wait(120)
+    wait_for(lambda: find_processes(repository) == [], 60)
+    assert os.readlink(repository / "release" / "current") == "versions/v1"
+    images = (repository / "release" / "current" / "images.csv").read_text()
+    assert images.count("\n") == 501
+    _, deployment = find_runs()
+    assert deployment["paused"] is False
+    assert [clock["active"] for clock in deployment["schedules"]] == [True]
+
+
+@pytest.mark.slow
+def test_sigterm_leaves_no_temporary_server(repository):
+    with subprocess.Popen(
+        [sys.executable, "-m", "flows.retrain"],
+        cwd=repository,
+        env={key: value for key, value in make_environment(repository).items() if key != "PREFECT_API_URL"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as flow:
+        assert any("Running stage 'restructure'" in line for line in flow.stdout)
+        assert any("uvicorn" in " ".join(line) for line in find_processes(repository))
+        flow.terminate()
+        flow.stdout.read()
+    assert flow.returncode == 143
+    wait_for(lambda: find_processes(repository) == [], 30)
+
+
+@pytest.mark.slow
+def test_schedule_wants_a_server_and_a_clock(repository, set_params):
+    answer = execute(repository, "flows.schedule", PREFECT_API_URL="http://127.0.0.1:9/api")
+    assert answer.returncode == 1
+    assert "http://127.0.0.1:9/api: wanted a Prefect server there; `make ui` starts one" in answer.stderr
+    for changes, message in (
+        ({"retrain.cron": "every night"}, "retrain.cron: wanted five fields such as 0 3 * * *, got 'every night'"),
+        (
+            {"retrain.cron": "0 3 * * *", "retrain.timezone": "Mars/Base"},
+            "retrain.timezone: wanted a name such as Europe/Zurich, got 'Mars/Base'",
+        ),
+    ):
+        set_params(changes, repository / "params.yaml")
+        commit(repository)
+        answer = execute(repository, "flows.schedule", PREFECT_API_URL="http://127.0.0.1:9/api")
+        assert answer.stderr == f"relearn: params.yaml: {message}\n"
+
+
+@pytest.mark.slow
+def test_a_gate_that_is_killed_decides_nothing(server, repository):
+    """Out of memory, say: without its report nobody knows whether the data is good."""
+    broken = repository / "src" / "relearn" / "expectations.py"
+    broken.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
+    commit(repository)
+    name, message = retrain(repository, PREFECT_API_URL=server)
+    assert name == "Failed"
+    assert message.startswith("dvc repro validate ended with exit code ")
+    assert "retrain/main" not in git(repository, "branch", "--list")
+    git(repository, "revert", "--no-edit", "HEAD")
+    assert retrain(repository, PREFECT_API_URL=server)[0] == "Promoted"
+
+
+@pytest.mark.slow
+def test_a_push_that_failed_is_made_good(server, repository, tmp_path, monkeypatch):
+    """The store of DVC is at a relative path; a file stands in its way, and then it does not."""
+    environment = {"PREFECT_API_URL": server, "RELEARN_RETRY_SECONDS": "0"}
+    execute(repository, "dvc", "remote", "add", "--local", "--default", "store", "../store")
+    (repository.parent / "store").write_text("in the way")
+    name, message = retrain(repository, **environment)
+    assert name == "Failed"
+    assert message.startswith(
+        "v1 is in use, first: no classifier was in use; not pushed, which the next run tries again: "
+    )
+    (repository.parent / "store").unlink()
+    land(repository, DIGITS[300:500])
+
+    # An image changed by a pixel in DVC's cache, which DVC does not notice, is no image of the data.
+    before = git(repository, "for-each-ref")
+    md5 = hashlib.md5(DIGITS[0][2], usedforsecurity=False).hexdigest()
+    place = repository / ".dvc" / "cache" / "files" / "md5" / md5[:2] / md5[2:]
+    assert place.read_bytes() == DIGITS[0][2]
+    for content in (change_pixel(DIGITS[0][2]), DIGITS[0][2]):
+        place.chmod(0o644)
+        place.write_bytes(content)
+        place.chmod(0o444)
+        if content != DIGITS[0][2]:
+            name, message = retrain(repository, **environment)
+            assert name == "Failed"
+            assert message.startswith(
+                f"data/raw/photos/{DIGITS[0][0]}/{DIGITS[0][1]}: wanted md5 {md5} by data/raw/photos"
+            )
+            assert f"the object {place} of DVC's cache is damaged; remove it, then `dvc pull`" in message
+            assert git(repository, "for-each-ref") == before
+    assert retrain(repository, **environment)[0] == "Promoted"
+    assert not (repository / ".relearn" / "retrain" / "unpushed").exists()
+    shutil.rmtree(repository / ".dvc" / "cache")
+    for version in ("v1", "v2"):
+        got = tmp_path / version
+        answer = execute(
+            repository, "dvc", "artifacts", "get", ".", "classifier", "--rev", f"{version}.0.0", "--out", str(got)
+        )
+        assert answer.returncode == 0, answer.stderr
+        assert hash_file(got / "head.onnx") == hash_file(repository / "release" / "versions" / version / "head.onnx")
+
+
+@pytest.mark.slow
+def test_the_time_limit_covers_what_is_no_command(tmp_path):
+    """Reading a pipe into which nobody writes would wait for ever."""
+    import time
+
+    from flows.retrain import limit_time
+
+    from relearn.errors import OutOfTime
+
+    os.mkfifo(tmp_path / "pipe")
+    before = signal.getsignal(signal.SIGALRM)
+    message = r"^retrain: ended, for the time limit has passed \(retrain.time_limit_minutes\)$"
+    with pytest.raises(OutOfTime, match=message), limit_time(time.monotonic() + 0.2):
+        (tmp_path / "pipe").read_bytes()
+    with limit_time(time.monotonic() + 0.1):
+        pass
+    time.sleep(0.2)
+    assert signal.getsignal(signal.SIGALRM) == before
+
+
+def test_nothing_heavy_is_imported_to_find_nothing_new():
+    program = "import sys; import flows.retrain; print([m for m in sys.argv[1:] if m in sys.modules])"
+    heavy = ["keras", "tensorflow", "sklearn", "great_expectations", "pandas", "dvc", "scipy", "onnxruntime"]
+    answer = subprocess.run(
+        [sys.executable, "-c", program, *heavy], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert answer.stdout == "[]\n"
+
+
+def test_repro_needs_no_prefect():
+    program = "import sys; import flows.repro; print('prefect' in sys.modules)"
+    answer = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert answer.stdout == "False\n"
+
+
+@pytest.mark.parametrize("text", ["a b", "nan", "-1", "1e3", "10,60", "inf", "9" * 5000, "1 " * 51])
+def test_seconds_that_are_none_are_one_line(monkeypatch, text):
+    from flows.retrain import read_retry_seconds
+
+    monkeypatch.setenv("RELEARN_RETRY_SECONDS", text)
+    with pytest.raises(
+        ParamsError, match=r'^RELEARN_RETRY_SECONDS: wanted seconds such as "10 60 300", got \'.{1,42}\'; '
+    ):
+        read_retry_seconds()
+    for good, seconds in {"5 0.5": [5.0, 0.5], "": [], " 7\n": [7.0]}.items():
+        monkeypatch.setenv("RELEARN_RETRY_SECONDS", good)
+        assert read_retry_seconds() == seconds
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        IntegrityError("another file came"),
+        ParamsError("no settings"),
+        SourceError("no room"),
+        RepositoryError("no source"),
+        OutOfTime("too long"),
+        OSError(errno.ENOSPC, "no space left"),
+    ],
+)
+def test_what_no_network_fails_is_not_tried_again(error):
+    from flows.retrain import may_pass_by_itself
+    from prefect.states import Failed
+
+    from relearn.errors import CommandFailed
+
+    assert not may_pass_by_itself(None, None, Failed(data=error))
+    for passing in (
+        CommandFailed("dvc pull"),
+        UnreachableSource("no answer"),
+        TimeoutError(),
+        ValueError("of a library"),
+    ):
+        assert may_pass_by_itself(None, None, Failed(data=passing))
+
+
+NAME = "0/gnp.\u202egnp"
+SHOWN = r"0/gnp.\u202egnp"
+
+
+@pytest.fixture
+def flow_in(tmp_path, monkeypatch, caplog):
+    """The flow without a server: gives a function that runs it with other steps, and what it published and logged."""
+    from flows import retrain as module
+
+    published = []
+
+    def run(steps):
+        monkeypatch.setattr(module, "retrain", steps)
+        return module.run_retraining.fn("main")
+
+    caplog.set_level(logging.INFO, "retrain")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(module, "read_settings", lambda *_: read_params(ROOT / "params.yaml").retrain)
+    monkeypatch.setattr(module, "clean_up", lambda: None)
+    monkeypatch.setattr(module, "publish_left", lambda key, rows: published.append((key, rows)))
+    monkeypatch.setattr(module, "get_run_logger", lambda: logging.getLogger("retrain"))
+    return run, published, caplog
+
+
+@pytest.mark.parametrize("error", [SourceError("no room"), OSError(errno.ENOSPC, "no room", "x"), ValueError("why")])
+def test_what_is_left_is_told_also_if_a_run_fails(flow_in, error):
+    from flows import retrain as module
+
+    def fail(run):
+        module.note_left(run, [Left("a.png", "a link")], "left in landing")
+        raise error
+
+    run, published, _ = flow_in
+    if isinstance(error, ValueError):
+        with pytest.raises(ValueError, match="why"):
+            run(fail)
+    else:
+        state = run(fail)
+        told = f"{'x: ' * isinstance(error, OSError)}no room; 1 file left in landing: a.png (a link)"
+        assert (state.name, state.message) == ("Failed", told)
+    assert published == [("landing", [("left in landing", Left("a.png", "a link"))])]
+
+
+@pytest.mark.parametrize("in_use", ["promotion", "earlier"])
+def test_what_cannot_be_taken_is_fetched_for_once(flow_in, monkeypatch, in_use):
+    """A file that `.dvcignore` names, or whose path is too long, lies in the landing folder and stays there."""
+    from flows import retrain as module
+
+    record = Record("promotion", "worse", "v1", "base", "sources", None)
+    start = Start("base", "tip", in_use, record)
+    waiting = [Waiting("a.png", "1"), Waiting("b.skip.png", "1")]
+    steps = []
+
+    def grow(run, landing, files, storage):
+        module.note_left(run, [Left(file.path, module.IGNORED) for file in files[1:]], "left")
+        return [Arrival(files[0], "a.png", "0")] if in_use == "promotion" else []
+
+    def do(name, answer):
+        return lambda *_: steps.append(name) or answer
+
+    landing = SimpleNamespace(is_remote=False)
+    sources = "other" if in_use == "earlier" else "sources"
+    for name, answer in {
+        "recover": do("recover", start),
+        "read_settings_of": lambda *_: read_params(ROOT / "params.yaml").retrain,
+        "run_git": lambda *_: "",
+        "find_landing": lambda _: landing,
+        "look_for_images": lambda *_: list(waiting),
+        "list_imports": lambda *_: [],
+        "has_new_base": lambda *_: False,
+        "open_worktree": do("fetch", SimpleNamespace(has_remote=False)),
+        "fetch_data": lambda *_: None,
+        "grow_source": grow,
+        "hash_sources": lambda _, commit=None: sources if commit else "sources",
+        "take_away": lambda *_: waiting.pop(0),
+    }.items():
+        monkeypatch.setattr(module, name, answer)
+    run, *_ = flow_in
+    retraining = module.retrain
+    first = run(retraining)
+    assert first.message.startswith("nothing new")
+    assert "b.skip.png (DVC would not keep it: .dvcignore names it)" in first.message
+    assert run(retraining).message.startswith("nothing new: what waits brought nothing to an earlier run, ")
+    assert steps == ["recover", "fetch", "recover"]
+    waiting.append(Waiting("c.png", "1"))
+    run(retraining)
+    assert steps == ["recover", "fetch", "recover", "recover", "fetch"]
+
+
+def test_names_in_how_a_run_ended_steer_no_terminal(flow_in):
+    from prefect.states import Completed
+
+    from flows import retrain as module
+
+    def end(run):
+        module.note_left(run, [Left(NAME, "a link")] * 30, "left in landing")
+        return module.finish(run, Completed(message=f"worse: {NAME}"))
+
+    def fail(run):
+        raise SourceError(f"{NAME}: wanted another name")
+
+    run, _, caplog = flow_in
+    assert run(end).message.startswith(f"worse: {SHOWN}; 30 files left in landing: {SHOWN} (a link), {SHOWN} (")
+    assert run(fail).message == f"{SHOWN}: wanted another name"
+    assert run(lambda run: module.skip(NAME)).message == SHOWN
+    logged = [record.getMessage() for record in caplog.records if record.name == "retrain"]
+    assert logged == [*[f"left in landing: {SHOWN}: a link"] * 20, "left in landing: and 10 more", f"Skipped: {SHOWN}"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "value"), [("RELEARN_RETRY_SECONDS", "a b"), ("RELEARN_WEBHOOK", "secret\x7f://")])
+def test_schedule_with_a_wrong_environment_ends_in_one_line(name, value):
+    command = [sys.executable, "-m", "flows.schedule"]
+    environment = os.environ | {name: value}
+    answer = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert answer.returncode == 1
+    assert answer.stderr.startswith(f"relearn: {name}: wanted ")
+    assert answer.stderr.count("\n") == 1
+    assert "secret" not in answer.stderr
+
+
+@pytest.mark.parametrize(
+    "address", ["secret", "http://", "http://secret:port/", "ftp://secret/x", "http://secret\n/", "//secret"]
+)
+def test_a_broken_webhook_is_told_without_its_address(monkeypatch, caplog, address):
+    from flows.notify import check_webhook, notify
+
+    class Named:
+        id, name, message = "1", "x", "why"
+
+    monkeypatch.setenv("RELEARN_WEBHOOK", address)
+    with pytest.raises(
+        ParamsError, match=r"^RELEARN_WEBHOOK: wanted an address such as https://host/path, got"
+    ) as caught:
+        check_webhook()
+    notify(Named, Named, Named)
+    assert "RELEARN_WEBHOOK: the webhook did not take the message: " in caplog.text
+    assert "secret" not in caplog.text + str(caught.value)
+    monkeypatch.setenv("RELEARN_WEBHOOK", "https://host/path")
+    check_webhook()
+
+
+def test_webhook_is_told_once_and_its_address_to_nobody(webhook, monkeypatch, caplog):
+    from flows.notify import notify
+
+    class Named:
+        id, name, message = "1", "x", "why"
+
+    address, told = webhook
+    monkeypatch.delenv("RELEARN_WEBHOOK", raising=False)
+    notify(Named, Named, Named)
+    monkeypatch.setenv("RELEARN_WEBHOOK", address)
+    notify(Named, Named, Named)
+    (body,) = told
+    assert body["text"].startswith("x x: x\n```\nwhy\n```\n")
+    monkeypatch.setenv("RELEARN_WEBHOOK", "http://127.0.0.1:9/secret")
+    notify(Named, Named, Named)
+    assert "the webhook did not take the message: ConnectError" in caplog.text
+    assert "secret" not in caplog.text

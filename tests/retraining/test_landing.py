@@ -1,0 +1,396 @@
+import errno
+import os
+import socket
+import time
+
+import fsspec
+import pytest
+
+from relearn.dataset.manifest import Exclusion
+from relearn.errors import SourceError, UnreachableSource
+from relearn.retraining import landing as landing_module
+from relearn.retraining.landing import Landing, Left, Waiting, describe_left, list_unused
+from relearn.storage.files import hash_bytes
+
+FILES = {"cat/1.png": b"one", "cat/deep/2.png": b"two", "dog/1.png": b"three"}
+
+
+@pytest.fixture(params=["local", "memory"])
+def landing(request, tmp_path):
+    """The same three files in a folder and in fsspec's own memory, which stands for any address."""
+    address = str(tmp_path / "landing") if request.param == "local" else f"memory://{tmp_path.name}/landing"
+    for path, content in FILES.items():
+        with fsspec.open(f"{address}/{path}", "wb", auto_mkdir=True) as file:
+            file.write(content)
+    return Landing(address)
+
+
+def list_paths(landing, settle_seconds=0):
+    return [file.path for file in landing.look(settle_seconds).ready]
+
+
+def copy_all(landing, source):
+    arrivals, left = landing.copy_in(landing.look(0).ready, source)
+    assert left == []
+    return arrivals
+
+
+def test_files_are_copied_and_then_removed(landing, tmp_path):
+    source = tmp_path / "source"
+    arrivals = copy_all(landing, source)
+    assert [arrival.waiting.path for arrival in arrivals] == list(FILES)
+    assert {a.target: a.sha256 for a in arrivals} == {path: hash_bytes(content) for path, content in FILES.items()}
+    found = {path.relative_to(source).as_posix(): path.read_bytes() for path in source.rglob("*") if path.is_file()}
+    assert found == FILES
+    assert list_paths(landing) == list(FILES)
+    assert landing.remove(arrivals) == []
+    assert list_paths(landing) == []
+    assert landing.remove(arrivals) == []
+
+
+def test_a_name_that_is_taken_gets_its_hash_unless_the_bytes_are_the_same(landing, tmp_path):
+    source = tmp_path / "source" / "cat"
+    source.mkdir(parents=True)
+    (source / "1.png").write_bytes(b"another")
+    arrivals = copy_all(landing, tmp_path / "source")
+    renamed = f"cat/1-{hash_bytes(b'one')[:8]}.png"
+    assert [arrival.target for arrival in arrivals] == [renamed, "cat/deep/2.png", "dog/1.png"]
+    assert (source / "1.png").read_bytes() == b"another"
+    again = copy_all(landing, tmp_path / "source")
+    assert [arrival.target for arrival in again] == [renamed, "cat/deep/2.png", "dog/1.png"]
+    assert sum(path.is_file() for path in (tmp_path / "source").rglob("*")) == 4
+
+
+def test_what_is_still_being_written_and_what_is_hidden_waits(landing, tmp_path):
+    assert list_paths(landing, settle_seconds=60) == []
+    for name in (".3.png.part", "Thumbs.db"):
+        with fsspec.open(f"{landing.address}/cat/{name}", "wb", auto_mkdir=True) as file:
+            file.write(b"x")
+    assert list_paths(landing) == list(FILES)
+    assert [entry.reason for entry in landing.look(0).left] == ["hidden"] * 2
+
+
+def test_what_changed_after_it_was_copied_stays(landing, tmp_path):
+    arrivals = copy_all(landing, tmp_path / "source")
+    with fsspec.open(f"{landing.address}/dog/1.png", "wb") as file:
+        file.write(b"three and more")
+    assert landing.remove(arrivals) == [("dog/1.png", "changed after it was copied")]
+    assert list_paths(landing) == ["dog/1.png"]
+
+
+def test_settled_by_its_time(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"x")
+    os.utime(tmp_path / "a.png", (time.time() - 100, time.time() - 100))
+    landing = Landing(str(tmp_path))
+    assert list_paths(landing, 60) == ["a.png"]
+    assert list_paths(landing, 200) == []
+
+
+def test_addresses_that_cannot_be(tmp_path):
+    with pytest.raises(SourceError, match=r"retrain\.landing: nonsense://x: Protocol not known: nonsense"):
+        Landing("nonsense://x")
+    with pytest.raises(
+        SourceError, match=r"^retrain.landing: .*/nowhere: no such folder; make it, or correct the address$"
+    ):
+        Landing(str(tmp_path / "nowhere")).look(0)
+
+
+def test_nothing_is_taken_while_something_still_arrives(tmp_path):
+    for name, age in (("old.png", 1000), ("new.png", 10)):
+        (tmp_path / name).write_bytes(b"x")
+        os.utime(tmp_path / name, (time.time() - age, time.time() - age))
+    found = Landing(str(tmp_path)).look(100)
+    assert (found.ready, found.left) == ([], [])
+    assert found.waiting == [
+        ("new.png", "written to 10 s ago; retrain.settle_seconds: 100"),
+        ("old.png", "waits for what still arrives"),
+    ]
+    assert list_paths(Landing(str(tmp_path)), 5) == ["new.png", "old.png"]
+
+
+@pytest.mark.parametrize(("address", "is_remote"), [("folder", False), ("file:///folder", False), ("memory://x", True)])
+def test_what_is_reached_by_a_network(address, is_remote):
+    assert Landing(address).is_remote is is_remote
+
+
+LINK = "a link, which is not followed; put the file itself in its place"
+
+
+def find_reasons(folder, settle_seconds=0):
+    """Return what is left, by path; `good/1.png` alone is taken."""
+    found = Landing(str(folder)).look(settle_seconds)
+    assert [file.path for file in found.ready] == ["good/1.png"]
+    assert found.waiting == []
+    return dict(found.left)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A landing folder with one good file."""
+    (tmp_path / "landing" / "good").mkdir(parents=True)
+    (tmp_path / "landing" / "good" / "1.png").write_bytes(b"one")
+    return tmp_path / "landing"
+
+
+def test_what_is_no_regular_file_is_left(folder, tmp_path):
+    os.mkfifo(folder / "good" / "pipe.png")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(folder / "good" / "socket.png"))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "1.png").write_bytes(b"elsewhere")
+    links = {
+        "file.png": "/etc/passwd",
+        "endless.png": "/dev/zero",
+        "nowhere.png": "/nowhere",
+        "itself.png": "itself.png",
+        "inside.png": "1.png",
+        "folder": tmp_path / "elsewhere",
+        "cached.png": tmp_path / "files" / "md5" / "ab" / ("c" * 30),
+    }
+    for name, target in links.items():
+        (folder / "good" / name).symlink_to(target)
+    assert find_reasons(folder) == {
+        "good/pipe.png": "not a regular file",
+        "good/socket.png": "not a regular file",
+        **{f"good/{name}": LINK for name in links},
+    }
+
+
+def test_what_is_too_large_is_left(folder):
+    with (folder / "good" / "sparse.png").open("wb") as file:
+        file.truncate(1 << 40)
+    assert find_reasons(folder) == {
+        "good/sparse.png": "too large: 1,099,511,627,776 bytes, at most 268,435,456 are read"
+    }
+
+
+def test_names_that_cannot_be_written_down_are_left(folder):
+    (folder / "good" / "a\nb.png").write_bytes(b"x")
+    (folder / "good" / os.fsdecode(b"\xff.png")).write_bytes(b"x")
+    (folder / "b\x1bad").mkdir()
+    (folder / "b\x1bad" / "1.png").write_bytes(b"x")
+    assert find_reasons(folder) == {
+        "good/a\\nb.png": "name holds a control character",
+        "good/\\xff.png": "name is not UTF-8",
+        "b\\x1bad/1.png": "name holds a control character",
+    }
+
+
+def test_folders_in_folders_without_end_are_left(folder):
+    (folder / "/".join("d" * 40)).mkdir(parents=True)
+    (folder / "/".join("d" * 40) / "1.png").write_bytes(b"x")
+    assert find_reasons(folder) == {"/".join("d" * 33): "below 32 folders"}
+
+
+def test_what_cannot_be_read_is_left(folder, monkeypatch):
+    """Root may read everything, so that the refusal is made here."""
+    (folder / "good" / "2.png").write_bytes(b"x")
+    (folder / "closed").mkdir()
+    opened = os.open
+
+    def refuse(path, *arguments, **options):
+        if path in ("2.png", "closed"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", refuse)
+    assert find_reasons(folder) == {
+        "good/2.png": "cannot be read: Permission denied",
+        "closed": "folder cannot be listed: Permission denied",
+    }
+
+
+@pytest.mark.parametrize("ahead", [1e4, 1e9, 1e12])
+def test_a_time_in_the_future_keeps_nobody_waiting(folder, ahead):
+    (folder / "good" / "later.png").write_bytes(b"x")
+    os.utime(folder / "good" / "1.png", (0, 0))
+    try:
+        os.utime(folder / "good" / "later.png", (time.time() + ahead, time.time() + ahead))
+    except OverflowError:
+        pytest.skip("a file system without such times")
+    assert find_reasons(folder, settle_seconds=60)["good/later.png"].startswith(
+        "its time of change lies in the future: "
+    )
+
+
+def test_a_clock_that_is_a_little_ahead_is_waited_for(folder):
+    os.utime(folder / "good" / "1.png", (time.time() + 30, time.time() + 30))
+    found = Landing(str(folder)).look(20)
+    assert (found.ready, found.left) == ([], [])
+    assert "s ahead of the clock; retrain.settle_seconds: 20" in found.waiting[0].reason
+
+
+def exchange(path, kind, tmp_path):
+    """Put something else in the place of a file, or of its folder."""
+    path.unlink()
+    match kind:
+        case "link":
+            path.symlink_to("/etc/passwd")
+        case "pipe":
+            os.mkfifo(path)
+        case "folder":
+            path.mkdir()
+        case "other":
+            path.write_bytes(b"one")
+        case "larger":
+            with path.open("wb") as file:
+                file.truncate(1 << 40)
+        case "folder link":
+            path.parent.rmdir()
+            (tmp_path / "theirs").mkdir()
+            (tmp_path / "theirs" / "1.png").write_bytes(b"one")
+            path.parent.symlink_to(tmp_path / "theirs")
+
+
+KINDS = ["nothing", "link", "pipe", "folder", "other", "larger", "folder link"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_exchanged_after_it_was_listed_is_not_copied(folder, tmp_path, kind):
+    landing = Landing(str(folder))
+    ready = landing.look(0).ready
+    exchange(folder / "good" / "1.png", kind, tmp_path)
+    source = tmp_path / "source"
+    source.mkdir()
+    arrivals, ((path, reason),) = landing.copy_in(ready, source)
+    assert (arrivals, path) == ([], "good/1.png")
+    assert reason.startswith(("cannot be read: ", "not a regular file", "a link, ", "changed since it was listed"))
+    assert list(source.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_exchanged_after_it_was_copied_is_not_removed(folder, tmp_path, kind):
+    landing = Landing(str(folder))
+    arrivals = copy_all(landing, tmp_path / "source")
+    exchange(folder / "good" / "1.png", kind, tmp_path)
+    left = landing.remove(arrivals)
+    assert [entry.path for entry in left] == ([] if kind == "nothing" else ["good/1.png"])
+    assert os.path.lexists(folder / "good" / "1.png") is (kind != "nothing")
+
+
+def test_what_grows_while_it_is_read_is_cut_off(folder, tmp_path, monkeypatch):
+    landing = Landing(str(folder))
+    ready = landing.look(0).ready
+    monkeypatch.setattr(os, "read", lambda _descriptor, n_bytes: b"x" * n_bytes)
+    monkeypatch.setattr(landing_module, "MAX_BYTES", 5 << 20)
+    monkeypatch.setattr(landing_module, "_stamp", lambda _status: f"{time.monotonic_ns()}")
+    assert landing.copy_in(ready, tmp_path / "source") == ([], [("good/1.png", "changed since it was listed")])
+
+
+def test_a_place_that_is_taken_by_another_kind(folder, tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "good").write_bytes(b"a file")
+    landing = Landing(str(folder))
+    assert landing.copy_in(landing.look(0).ready, source) == (
+        [],
+        [("good/1.png", "the source has a file where this needs a folder: good")],
+    )
+    (source / "good").unlink()
+    (source / "good" / "1.png").mkdir(parents=True)
+    (arrival,) = copy_all(landing, source)
+    assert arrival.target == f"good/1-{hash_bytes(b'one')[:8]}.png"
+
+
+def test_a_name_that_imitates_one_by_hash_is_not_overwritten(folder, tmp_path):
+    source = tmp_path / "source" / "good"
+    source.mkdir(parents=True)
+    short, long = (f"1-{hash_bytes(b'one')[:n_digits]}.png" for n_digits in (8, 64))
+    for name in ("1.png", short):
+        (source / name).write_bytes(b"another")
+    (arrival,) = copy_all(Landing(str(folder)), source.parent)
+    assert arrival.target == f"good/{long}"
+    (source / long).write_bytes(b"a third")
+    _, left = Landing(str(folder)).copy_in(Landing(str(folder)).look(0).ready, source.parent)
+    assert [entry.path for entry in left] == ["good/1.png"]
+    assert [(source / name).read_bytes() for name in ("1.png", short, long)] == [b"another", b"another", b"a third"]
+
+
+def test_a_long_name_keeps_its_ending(tmp_path):
+    name = "ä" * 125 + ".png"
+    for root, content in (("landing", b"one"), ("source", b"another")):
+        (tmp_path / root / "a").mkdir(parents=True)
+        (tmp_path / root / "a" / name).write_bytes(content)
+    (arrival,) = copy_all(Landing(str(tmp_path / "landing")), tmp_path / "source")
+    assert arrival.target.endswith(f"ä-{hash_bytes(b'one')[:8]}.png")
+    assert (tmp_path / "source" / arrival.target).read_bytes() == b"one"
+
+
+def test_one_retraining_takes_so_many(landing, monkeypatch):
+    monkeypatch.setattr(landing_module, "MAX_FILES", 2)
+    assert list_paths(landing) == list(FILES)[:2]
+    assert [entry.path for entry in landing.look(0).waiting] == list(FILES)[2:]
+    monkeypatch.setattr(landing_module, "MAX_FILES", 3)
+    monkeypatch.setattr(landing_module, "MAX_TOTAL_BYTES", 5)
+    assert list_paths(landing) == list(FILES)[:1]
+    monkeypatch.setattr(landing_module, "MAX_LISTED", 2)
+    with pytest.raises(SourceError, match=r"^retrain.landing: .*: wanted at most 2 files, got more; take some out$"):
+        landing.look(0)
+
+
+@pytest.mark.parametrize("landing", ["memory"], indirect=True)
+def test_sizes_and_names_at_an_address(landing, tmp_path, monkeypatch):
+    monkeypatch.setattr(landing_module, "MAX_BYTES", 4)
+    monkeypatch.setattr("relearn.dataset.sources.MAX_BYTES", 4)
+    root = landing.address.removeprefix("memory:/")
+    for path in ("a/../../up.png", "a//double.png", "tab\t.png"):
+        fsspec.filesystem("memory").store[f"{root}/{path}"] = fsspec.filesystem("memory").store[f"{root}/dog/1.png"]
+    found = landing.look(0)
+    assert [file.path for file in found.ready] == ["cat/1.png", "cat/deep/2.png"]
+    assert sorted(reason.split(":")[0] for _, reason in found.left) == [
+        "name holds a control character",
+        "name points outside the archive",
+        "not a regular file",
+        "too large",
+    ]
+    grown = [Waiting("dog/1.png", "x", 1), Waiting("gone.png", "x", 1)]
+    arrivals, left = landing.copy_in(grown, tmp_path / "source")
+    assert arrivals == []
+    assert [entry.reason.split(":")[0] for entry in left] == ["too large", "cannot be read"]
+
+
+@pytest.mark.parametrize("landing", ["memory"], indirect=True)
+@pytest.mark.parametrize(
+    ("error", "is_network"), [(FileNotFoundError("x"), False), (PermissionError("x"), False), (TimeoutError("x"), True)]
+)
+def test_what_the_network_may_have_failed_is_told_apart(landing, monkeypatch, error, is_network):
+    def fail(*_arguments, **_options):
+        raise error
+
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "find", fail)
+    with pytest.raises(SourceError, match=r"^retrain.landing: memory://.*: cannot be listed: x$") as raised:
+        landing.look(0)
+    assert isinstance(raised.value, UnreachableSource) is is_network
+
+
+def test_a_disk_without_room_is_an_error_before_anything_is_copied(tmp_path):
+    with pytest.raises(SourceError, match=r"^retrain.landing: wanted [\d,]+\.\d GB free on the disk of .*, got "):
+        landing_module.check_room([Waiting("a", "", 1 << 60)], tmp_path)
+    landing_module.check_room([Waiting("a", "", 1)], tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "data/raw/photos", "data/raw/photos/new", "data", "data/dataset", ".git", "release/x"]
+)
+def test_a_landing_folder_apart_from_what_is_the_repositorys_own(tmp_path, name):
+    with pytest.raises(SourceError, match=r"^retrain.landing: .*: wanted a folder apart from .*; name another one$"):
+        Landing(str(tmp_path / name)).check_is_apart(tmp_path, landing_module.Path("data/raw/photos"))
+    for other in ("data/landing", "data/raw/photos-new", "../landing"):
+        Landing(str(tmp_path / other)).check_is_apart(tmp_path, landing_module.Path("data/raw/photos"))
+
+
+def test_what_is_said_of_files():
+    left = [Left(f"{n}.png", "why") for n in range(5)]
+    assert describe_left(left[:1], "left") == "1 file left: 0.png (why)"
+    assert describe_left(left, "left") == "5 files left: 0.png (why), 1.png (why), 2.png (why), and 2 more"
+
+
+def test_what_is_said_of_files_steers_no_terminal():
+    told = describe_left([Left("0/gnp.\u202egnp", "no folder: \u2066x\x1b[2J")], "left in a\u202eb")
+    assert told == r"1 file left in a\u202eb: 0/gnp.\u202egnp (no folder: \u2066x\u001b[2J)"
+
+
+def test_what_landed_and_is_not_in_the_data(landing, tmp_path):
+    arrivals = copy_all(landing, tmp_path / "source")
+    excluded = [Exclusion("cat/1.png", "empty"), Exclusion("old.png", "empty")]
+    assert list_unused(arrivals, excluded) == [("cat/1.png", "empty")]

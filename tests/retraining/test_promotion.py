@@ -1,0 +1,111 @@
+import pytest
+from scipy.stats import binom
+
+from conftest import ROOT
+from relearn.evaluation.paired import Paired
+from relearn.params import read_params
+from relearn.retraining.promotion import Surprise, compute_paired_interval, decide_promotion
+
+PARAMS = read_params(ROOT / "params.yaml").retrain.model_copy(update={"margin": 0.02})
+
+
+def decide(n_images, n_only_first, n_only_second, failed=(), **changes):
+    return decide_promotion(
+        PARAMS.model_copy(update=changes), failed, Paired(n_images, n_only_first, n_only_second, 1.0)
+    )
+
+
+def test_interval_is_the_published_one():
+    """Fagerland, Lydersen, Laake 2014, "Recommended tests and confidence intervals for paired binomial proportions"."""
+    low, high = compute_paired_interval(21, 7, 1, 0.95)
+    assert (round(low, 3), round(high, 3)) == (-0.517, -0.026)
+
+
+@pytest.mark.parametrize("n_images", [1, 10, 300, 100_000])
+def test_interval_where_no_two_answers_differ(n_images):
+    low, high = compute_paired_interval(n_images, 0, 0, 0.95)
+    z = 1.959964
+    assert (-low, high) == pytest.approx([z**2 / (n_images + z**2)] * 2, rel=1e-5)
+
+
+@pytest.mark.parametrize(("n_only_first", "n_only_second"), [(0, 5), (5, 0), (3, 4), (10, 0), (0, 10), (5, 5)])
+def test_interval_is_that_of_the_other_order_turned_around(n_only_first, n_only_second):
+    low, high = compute_paired_interval(10, n_only_first, n_only_second, 0.9)
+    assert -1 <= low <= (n_only_second - n_only_first) / 10 <= high <= 1
+    assert compute_paired_interval(10, n_only_second, n_only_first, 0.9) == pytest.approx((-high, -low), abs=1e-9)
+
+
+def test_interval_holds_its_level():
+    """Of all outcomes of 60 images of which 10 % differ, evenly, those whose interval misses 0 have 5 % at most."""
+    missed = 0.0
+    for n_differing in range(61):
+        for n_second in range(n_differing + 1):
+            low, high = compute_paired_interval(60, n_differing - n_second, n_second, 0.95)
+            if not low <= 0 <= high:
+                missed += binom.pmf(n_differing, 60, 0.1) * binom.pmf(n_second, n_differing, 0.5)
+    assert 0.01 < missed < 0.06
+
+
+def test_clearly_better_is_promoted():
+    decision = decide(300, 2, 20)
+    assert (decision.promoted, decision.verdict) == (True, "better")
+    assert decision.reason.startswith(
+        "of 300 evaluation images 20 are right with the candidate alone, 2 with the one in use alone: accuracy +6.00% "
+        "(95% interval +3."
+    )
+
+
+def test_clearly_worse_is_not_however_little():
+    decision = decide(100_000, 300, 100)
+    assert (decision.promoted, decision.verdict) == (False, "worse")
+    assert "accuracy -0.20%" in decision.reason
+
+
+def test_no_clear_difference_is_promoted_if_it_is_shown_not_to_be_worse_by_the_margin():
+    alike, unsure = decide(300, 1, 1), decide(300, 12, 10)
+    assert (alike.promoted, alike.verdict) == (True, "no clear difference")
+    assert alike.reason.endswith("; not worse by 2.00% or more (retrain.margin)")
+    assert (unsure.promoted, unsure.verdict) == (False, "no clear difference")
+    assert unsure.reason.endswith("; it may be worse by 2.00% or more (retrain.margin)")
+    assert decide(300, 12, 10, margin=0.05).promoted
+    assert not decide(300, 1, 1, margin=0.001).promoted
+
+
+def test_bad_data_blocks_whatever_the_accuracy():
+    decision = decide(300, 0, 100, failed=["min_images: wanted 20, got 3", "classes: wanted 2, got 1"])
+    assert (decision.promoted, decision.verdict) == (False, "blocked by data")
+    assert decision.reason == "2 failed: min_images: wanted 20, got 3; classes: wanted 2, got 1"
+    few = decide(99, 0, 50)
+    assert (few.promoted, few.verdict) == (False, "blocked by data")
+    assert few.reason == (
+        "wanted at least 100 evaluation images in common (retrain.min_images), got 99; add evaluation images, or lower "
+        "retrain.min_images"
+    )
+
+
+def test_the_first_is_promoted_unless_its_data_is_bad():
+    assert decide_promotion(PARAMS, [], None)[:2] == (True, "first")
+    assert decide_promotion(PARAMS, ["x"], None)[:2] == (False, "blocked by data")
+
+
+def surprise(*counts, **changes):
+    """Decide where the two are equal on 1,000 images, of which these are older, older wrong, new, new wrong."""
+    return decide_promotion(PARAMS.model_copy(update=changes), [], Paired(1000, 0, 0, 1.0), Surprise(*counts))
+
+
+def test_labels_that_cannot_be_learned_are_doubted():
+    decision = surprise(294, 4, 166, 50)
+    assert (decision.promoted, decision.verdict) == (False, "blocked by data")
+    assert decision.reason.startswith(
+        "the labels of the new images are to be doubted: the candidate gets 30.1% of 166 new evaluation images wrong, "
+        "and 1.4% of 294 older ones, which is more by 2"
+    )
+    assert surprise(294, 4, 166, 50, max_surprise=0.3).promoted
+
+
+def test_new_images_that_are_a_little_harder_or_few_are_not():
+    assert surprise(294, 4, 166, 12).promoted
+    assert surprise(294, 4, 5, 1).promoted
+    assert surprise(294, 4, 0, 0).promoted
+    assert surprise(0, 0, 166, 50).promoted
+    assert surprise(294, 100, 166, 10).promoted
