@@ -59,14 +59,14 @@ def test_command_refuses_the_code_of_another_clone(workspace):
 def test_bad_params_end_in_one_line(workspace, set_params, command):
     set_params({"train.logistic_regression.C": [-1]})
     answer = relearn(command)
-    assert answer.returncode == 1
+    assert answer.returncode == 3
     message = "train.logistic_regression.C.0: wanted greater than or equal to 0.000000001, got -1"
     assert answer.stderr == f"relearn: params.yaml: 1 wrong\n  {message}\n"
 
 
 def test_missing_source_ends_in_one_line(workspace):
     answer = relearn("restructure")
-    assert answer.returncode == 1
+    assert answer.returncode == 4
     expected = "data/raw/digits.zip: no such file or folder; put the images there, or set restructure.source"
     assert answer.stderr == f"relearn: {expected}\n"
 
@@ -74,14 +74,14 @@ def test_missing_source_ends_in_one_line(workspace):
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
-        (SourceError("no images"), 1, "relearn: no images\n"),
-        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "data/x"), 1, "relearn: data/x: No space left on device\n"),
-        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), 1, "relearn: No space left on device\n"),
-        (MemoryError(), 1, "relearn: out of memory; end other programs, raise the limits (ulimit -a), or use a larger"),
-        (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), 1, "relearn: out of memory; end other programs"),
-        (ImportError("lib.so: failed to map segment from shared object"), 1, "relearn: out of memory; end other"),
-        (ImportError("numpy\n\nlib.so: cannot allocate memory in static TLS block"), 1, "relearn: out of memory; end"),
-        (RuntimeError("can't start new thread"), 1, "relearn: out of memory; end other"),
+        (SourceError("no images"), 4, "relearn: no images\n"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "data/x"), 6, "relearn: data/x: No space left on device\n"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), 6, "relearn: No space left on device\n"),
+        (MemoryError(), 6, "relearn: out of memory; end other programs, raise the limits (ulimit -a), or use a larger"),
+        (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), 6, "relearn: out of memory; end other programs"),
+        (ImportError("lib.so: failed to map segment from shared object"), 6, "relearn: out of memory; end other"),
+        (ImportError("numpy\n\nlib.so: cannot allocate memory in static TLS block"), 6, "relearn: out of memory; end"),
+        (RuntimeError("can't start new thread"), 6, "relearn: out of memory; end other"),
         (KeyboardInterrupt(), 130, ""),
     ],
 )
@@ -157,7 +157,7 @@ def test_a_limit_of_memory_ends_in_one_line(workspace, command, limit_mb):
         timeout=60,
     )
     wanted = f"relearn: wanted at least 1,000 MB of address space, got a limit of {limit_mb * 1.048576:,.0f} MB"
-    assert (answer.returncode, answer.stdout) == (1, "")
+    assert (answer.returncode, answer.stdout) == (6, "")
     assert answer.stderr.startswith(wanted)
     assert answer.stderr.count("\n") == 1
 
@@ -170,5 +170,5 @@ def test_predict_takes_one_form(workspace):
 
 def test_predict_without_a_classifier(workspace):
     answer = relearn("predict", "params.yaml")
-    assert answer.returncode == 1
+    assert answer.returncode == 5
     assert answer.stderr == "relearn: models/classifier: no classifier there; run `dvc repro`, or `dvc pull` one\n"
