@@ -4,6 +4,7 @@ Usage: python benchmarks/train.py path [N_IMAGES] [N_FEATURES] [N_ROUNDS] [FEATU
        python benchmarks/train.py features SOURCE OUT N_IMAGES NETWORK WEIGHTS POOLING IMAGE_SIZE_PX PRECISION
        python benchmarks/train.py classes FEATURES N_CLASSES N_IMAGES [N_ROUNDS] [VALUES_OF_C] [TOLERANCE]
        python benchmarks/train.py rotation FEATURES N_CLASSES N_IMAGES [VALUES_OF_C] [N_FEATURES]
+       python benchmarks/train.py parts FEATURES N_CLASSES N_IMAGES [N_ROUNDS] [VALUES_OF_C]
        python benchmarks/train.py tolerance FEATURES N_CLASSES N_IMAGES
        python benchmarks/train.py memory [N_IMAGES] [N_FEATURES] [LIMIT_MB]
        python benchmarks/train.py heads CLONE
@@ -14,10 +15,12 @@ such a file: those that `extract` computes of images in a folder or tar, whose c
 Food-5K the first character of the name). `classes` fits VALUES_OF_C (0.0001 to 1 by default) on N_IMAGES rows of
 FEATURES beside scikit-learn by default and to the same tolerance, in turn. If N_CLASSES is not the number of classes in
 FEATURES, each image gets the nearest of K k-means centers, found after noise was added to it, so that no head can be
-right about all. `rotation` does the same fits on rotated rows and on rows as they are. `tolerance` compares what heads
-answer that were fitted to several tolerances with the answers at the optimum, on validation images. `memory` fits
-features on the disk that are larger than the limit, in a process that may have no more than that, and compares the
-optimum. `heads` runs every head in a clone whose features are there, as DVC experiments.
+right about all. `rotation` does the same fits on rotated rows and on rows as they are. `parts` does them by
+scikit-learn's own solver on rotated rows, beside `relearn`'s and beside scikit-learn on rows as they are, all to the
+tolerance 1e-4. `tolerance` compares what heads answer that were fitted to several tolerances with the answers at the
+optimum, on validation images. `memory` fits features on the disk that are larger than the limit, in a process that may
+have no more than that, and compares the optimum. `heads` runs every head in a clone whose features are there, as DVC
+experiments.
 """
 
 import json
@@ -112,15 +115,29 @@ def fit_ours(features, truth, values_of_C, tolerance=TOLERANCE, count_fits=len):
 
 def fit_plain(features, truth, values_of_C, tolerances):
     """Standardise, and fit one model after the other."""
+    return fit_rows(StandardScaler().fit_transform(features.astype(np.float64)), truth, values_of_C, tolerances)
+
+
+def fit_rows(rows, truth, values_of_C, tolerances):
     from sklearn.linear_model import LogisticRegression
 
-    rows = StandardScaler().fit_transform(features.astype(np.float64))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return [
             LogisticRegression(C=C, tol=tol, max_iter=10_000).fit(rows, truth)
             for C, tol in zip(values_of_C, tolerances, strict=True)
         ]
+
+
+def fit_rotated(features, truth, values_of_C, tolerances):
+    """Fit scikit-learn's models on rotated rows; return them, the rows, and coefficients of the features."""
+    with threadpool_limits(1):
+        scaler = StandardScaler().fit(features.astype(np.float64))
+        standard = Standard(scaler.mean_, scaler.scale_, scaler.var_)
+        coordinates = find_coordinates([features], standard, len(truth), LARGE, len(set(truth.tolist())))
+        rows = coordinates.load_rows()
+        models = fit_rows(rows, truth, values_of_C, tolerances)
+        return models, rows, coordinates.restore(np.vstack([model.coef_ for model in models]).T)
 
 
 def measure_objective(features, truth, C, coefficients, intercept):
@@ -199,7 +216,10 @@ def measure_time(function, *arguments):
 
 def measure_gradient(features, truth, C, model):
     """Return the norm of the gradient of F as a share of that of the coefficients, where a model of scikit-learn is."""
-    rows = StandardScaler().fit_transform(features.astype(np.float64))
+    return measure_rows_gradient(StandardScaler().fit_transform(features.astype(np.float64)), truth, C, model)
+
+
+def measure_rows_gradient(rows, truth, C, model):
     residuals = model.predict_proba(rows) - np.eye(int(truth.max()) + 1)[truth]
     residuals = residuals[:, -len(model.coef_) :]
     gradient = model.coef_ + C * residuals.T @ rows
@@ -237,6 +257,26 @@ def measure_classes(features, truth, n_rounds, values_of_C, tolerance):
             f"{min(reached):.1e} to {max(reached):.1e} |",
             flush=True,
         )
+
+
+def measure_parts(features, truth, n_rounds, values_of_C):
+    ours = fit_ours(features, truth, values_of_C, 1e-4)[0]
+    tight = find_tolerances(features, truth, ours, 1e-4)
+    loose = [1e-4 * np.linalg.norm(s.weights) / (s.C * len(truth)) for s in ours]
+    models, rows, _ = fit_rotated(features, truth, values_of_C, loose)
+    reached = [measure_rows_gradient(rows, truth, C, model) for C, model in zip(values_of_C, models, strict=True)]
+    rotated = [tol * min(1, 1e-4 / gradient) for tol, gradient in zip(loose, reached, strict=True)]
+    taken = []
+    for _ in range(n_rounds):
+        _, (_, own) = measure_time(fit_ours, features, truth, values_of_C, 1e-4)
+        _, (_, part) = measure_time(fit_rotated, features, truth, values_of_C, rotated)
+        _, (_, plain) = measure_time(fit_plain, features, truth, values_of_C, tight)
+        taken.append((own, part, plain))
+    own, part, plain = np.array(taken).T
+    size = f"{len(features):,} | {features.shape[1]:,} | {len(set(truth.tolist()))}"
+    print(f"| {size} | {', '.join(f'{C:g}' for C in values_of_C)} | {np.median(own):.2f} | {np.median(part):.2f} "
+          f"({np.median(part / own):.1f}) | {np.median(plain):.2f} ({np.median(plain / own):.1f}) |",
+          flush=True)  # fmt: skip
 
 
 def measure_rotation(features, truth, values_of_C):
@@ -422,6 +462,11 @@ def main():
             values_of_C = [float(C) for C in rest[4].split(",")] if len(rest) > 4 else VALUES_TO_CHOOSE
             features, truth, _, _ = choose_classes(rest[0], n_classes, n_images)
             measure_classes(features, truth, n_rounds, values_of_C, float(rest[5]) if len(rest) > 5 else 1e-4)
+        case "parts":
+            n_classes, n_images, n_rounds = (int(n) for n in (rest[1:4] + ["3"][len(rest[3:4]) :]))
+            values_of_C = [float(C) for C in rest[4].split(",")] if len(rest) > 4 else VALUES_TO_CHOOSE
+            features, truth, _, _ = choose_classes(rest[0], n_classes, n_images)
+            measure_parts(features, truth, n_rounds, values_of_C)
         case "rotation":
             values_of_C = [float(C) for C in rest[3].split(",")] if len(rest) > 3 else VALUES_TO_CHOOSE
             features, truth, _, _ = choose_classes(rest[0], int(rest[1]), int(rest[2]))

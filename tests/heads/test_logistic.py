@@ -6,7 +6,7 @@ from scipy.special import softmax
 from threadpoolctl import threadpool_limits
 
 from relearn.heads import coordinates as module
-from relearn.heads import logistic
+from relearn.heads import logistic, products
 from relearn.heads.coordinates import Standard, find_coordinates
 from relearn.heads.logistic import LogisticRegressionProblem, compute_losses
 
@@ -121,6 +121,52 @@ def test_rows_as_they_are_lead_to_the_same_optimum(n_rows, n_features, n_classes
         assert np.abs(one.intercepts - other.intercepts).max() <= 2e-4 * np.linalg.norm(same)
 
 
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize("n_fits", [None, 0])
+@pytest.mark.parametrize("n_rows", [250, 45])
+def test_features_of_photos_lead_to_the_true_optimum(n_classes, n_fits, n_rows):
+    """Pixels of handwritten digits, correlated and of falling variance, with many values of C in a row."""
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    pixels, truth = pixels[:n_rows].astype("f4"), labels[:n_rows] % n_classes
+    pixels = pixels[:, pixels.std(axis=0) > 0]
+    scatter = np.linalg.eigvalsh(np.cov(pixels.T))[-min(pixels.shape[1], n_rows - 1) :]
+    assert scatter[-1] > 1e4 * scatter[0]
+    weights = np.ones(n_rows)
+    rows, solutions = solve(pixels, truth, weights, [1e-4, 1e-2, 1.0, 100.0], n_classes, False, n_fits=n_fits)
+    for solution, coefficients in solutions:
+        w, _, objective = solve_reference(rows, truth, weights, solution.C, n_classes)
+        assert solution.converged
+        assert abs(solution.objective - objective) <= 1e-8 * objective
+        assert np.linalg.norm(coefficients - w) <= 1e-5 * np.linalg.norm(w)
+
+
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_path_goes_on_without_reading_the_rows_again(n_classes, monkeypatch):
+    features, truth = make_problem(90, 30, n_classes)
+    standard = Standard(np.zeros(30), np.ones(30), features.var(axis=0, dtype=np.float64))
+    read = []
+    multiply = LogisticRegressionProblem._multiply
+
+    def _count(self, *arguments):
+        read.append(arguments)
+        return multiply(self, *arguments)
+
+    monkeypatch.setattr(LogisticRegressionProblem, "_multiply", _count)
+    coordinates = find_coordinates([features], standard, 90, LARGE)
+    with LogisticRegressionProblem(coordinates, truth, n_classes) as problem:
+        list(problem.solve_path([1.0], np.ones(90), 1e-6, 5000))
+        n_read = len(read)
+        same, again = problem.solve_path([1.0, 1.0], np.ones(90), 1e-6, 5000)
+        assert len(read) == 2 * n_read
+        assert (again.n_iter, again.converged) == (0, True)
+        assert again.weights.tobytes() == same.weights.tobytes()
+        # Other weights of the rows are another problem, though it begins at the same point.
+        (other,) = problem.solve_path([1.0], np.linspace(0, 2, 90), 1e-6, 5000)
+    assert np.abs(other.weights - same.weights).max() > 1e-3
+
+
 @pytest.mark.parametrize("n_classes", [2, 4])
 @pytest.mark.parametrize("memory_bytes", [LARGE, 2000])
 def test_path_shows_how_far_it_is_within_a_value(n_classes, memory_bytes):
@@ -185,9 +231,9 @@ def test_large_margins_overflow_nothing():
 @pytest.mark.parametrize(("memory_bytes", "n_fits"), [(LARGE, None), (LARGE, 0), (2000, None)])
 def test_number_of_threads_changes_no_bit(n_classes, memory_bytes, n_fits, monkeypatch):
     monkeypatch.setattr(module, "STRIPE_ROWS", 32)
-    monkeypatch.setattr(logistic, "BLOCK_BYTES", 8192)
-    monkeypatch.setattr(logistic, "CHUNK_ROWS", 32)
-    monkeypatch.setattr(logistic, "STRIPE_COLUMNS", 16)
+    monkeypatch.setattr(products, "BLOCK_BYTES", 8192)
+    monkeypatch.setattr(products, "CHUNK_ROWS", 32)
+    monkeypatch.setattr(products, "STRIPE_COLUMNS", 16)
     features, truth = make_problem(300, 200, n_classes)
     found = set()
     for n_threads in ("1", "2", "4"):
