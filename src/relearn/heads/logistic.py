@@ -18,7 +18,8 @@ tests compare with. What each part buys, measured (benchmarks/README.md):
   save none.
 - Products in float32 halve the time for ten classes. They need not be exact, because F, its gradient, and so the
   stopping rule are always computed in float64.
-- Parts that are handed to threads several at once (`products`) save up to half of the time for two classes.
+- Parts that are handed to threads several at once (`products`) save up to half of the time for two classes with one
+  thread, and up to a tenth with two.
 """
 
 import math
