@@ -281,11 +281,11 @@ class LogisticRegressionProblem:
         scales = self._sample_weights.astype(weights.dtype)[:, np.newaxis]
         kept = self._probabilities if weights.dtype == np.float32 else None
 
-        def respond_of_two(rows: slice, changes: np.ndarray) -> np.ndarray:
+        def _respond_of_two(rows: slice, changes: np.ndarray) -> np.ndarray:
             changes *= self._curvatures[rows, np.newaxis].astype(changes.dtype) * scales[rows]
             return changes
 
-        def respond(rows: slice, changes: np.ndarray) -> np.ndarray:
+        def _respond(rows: slice, changes: np.ndarray) -> np.ndarray:
             if kept is not None:
                 probabilities = kept[rows]
             else:
@@ -297,11 +297,11 @@ class LogisticRegressionProblem:
             return answers
 
         if self._n_outputs == 1:
-            return self._multiply(weights, intercepts, respond_of_two)
+            return self._multiply(weights, intercepts, _respond_of_two)
         if kept is None:
             weights = np.hstack([weights, at.weights])
             intercepts = np.concatenate([intercepts, at.intercepts])
-        return self._multiply(weights, intercepts, respond)
+        return self._multiply(weights, intercepts, _respond)
 
     def _multiply(self, weights: np.ndarray, intercepts: np.ndarray, respond: Respond) -> tuple[np.ndarray, np.ndarray]:
         """Return Z' R and the sums of the columns of R for rows Z in the coordinates, R = respond(Z weights + b).
