@@ -9,6 +9,7 @@ PORT ?= 4200
 # the branch that is retrained
 BASE ?= main
 LOCAL_API = http://127.0.0.1:$(PORT)/api
+PARALLEL := -n logical --maxprocesses 4 --dist worksteal
 SOURCES := src flows pretraining tests benchmarks data/*.py
 
 # This folder's environment alone, whichever other one is active.
@@ -34,7 +35,7 @@ UV = take() { value="$$2"; [ "$$value" ] || value=$$($(PIP) config get global.$$
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-fast check format data-docs food5k pretrain flow ui retrain schedule lock clean
+.PHONY: help setup repro test test-fast test-long check format data-docs food5k pretrain flow ui retrain schedule lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 12
@@ -58,11 +59,14 @@ repro: $(READY)  ## run what is not up to date of the pipeline, and tell how goo
 	@$(BIN)/python -m flows.repro
 	@$(BIN)/relearn report
 
-test: $(READY)  ## run all tests
-	$(BIN)/pytest
+test: $(READY)  ## run all tests, several at once
+	$(BIN)/pytest $(PARALLEL)
+
+test-long: $(READY)  ## run the long campaigns: many kills, many runs at once, random inputs, every network
+	RELEARN_LONG_TESTS=1 $(BIN)/pytest $(PARALLEL) -m long
 
 test-fast: $(READY)  ## run the tests that need neither TensorFlow, nor DVC, nor a Prefect server: under a minute
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest $(PARALLEL) -m "not slow"
 
 check: $(READY)  ## format, lint, types: nothing is changed
 	$(BIN)/ruff format --check $(SOURCES)

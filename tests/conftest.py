@@ -30,6 +30,12 @@ from relearn.storage.files import write_csv, write_folder, write_json
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 SERVER_STARTS_WITHIN_SECONDS = 180
+IS_LONG = os.environ.get("RELEARN_LONG_TESTS") == "1"  # as `make test-long` sets it
+
+
+def choose(short: Any, long: Any) -> Any:
+    """Return the size of a campaign: how many kills, examples or networks are tried."""
+    return long if IS_LONG else short
 
 
 @pytest.fixture(scope="session")

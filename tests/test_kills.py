@@ -9,12 +9,12 @@ import time
 
 import pytest
 
-from conftest import SMALL, execute, make_environment, write_images
+from conftest import SMALL, choose, execute, make_environment, write_images
 from relearn.dataset.manifest import SPLITS
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
-N_KILLS = {"restructure": 50, "validate": 10}
+N_KILLS = {"restructure": choose(5, 50), "validate": choose(5, 10)}
 
 
 def read_results(folder):
@@ -68,7 +68,7 @@ def test_killed_at_any_moment(tmp_path, set_params, root, stage):
             time.sleep(rng.uniform(0.2, 1.1) * usual_seconds)
             child.send_signal(signal.SIGKILL)
         n_killed += child.returncode == -signal.SIGKILL
-        if number % 10 == 9:
+        if number % 5 == 4:
             run(folder, stage)
             assert read_results(folder) == read_results(tmp_path / "undisturbed")
             assert list_leftovers(folder) == []

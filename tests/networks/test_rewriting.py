@@ -10,7 +10,7 @@ import warnings
 import numpy as np
 import pytest
 
-from conftest import ROOT
+from conftest import ROOT, choose
 from relearn.networks.extractor import Extractor, _find_module, hash_network
 from relearn.networks.mini_vgg import MiniVGG
 from relearn.params import NETWORKS, ExtractParams, read_params
@@ -98,7 +98,12 @@ def freed():
     gc.collect()
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+# One for each way to preprocess images, and those with a normalization layer.
+FEW = ("convnext_tiny", "densenet121", "efficientnet_b0", "mini_vgg", "mobilenet_v2", "resnet50", "vgg16")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("network", choose(FEW, NETWORKS))
 def test_every_network_gives_what_keras_gives(network, tmp_path, monkeypatch):
     size = 224 if network.startswith("vgg") else 75  # at which Winograd's convolutions gain
     wanted, got, noise, _ = compute_beside_keras(network, size, tmp_path, monkeypatch)
