@@ -504,7 +504,7 @@ def test_a_retraining_that_a_rollback_overtook_records_nothing(root):
 
 
 def test_a_branch_of_another_name_begins_without_a_contest_and_keeps_the_data(root):
-    """The way out if the one in use cannot be compared for any reason, which deploy/README.md names."""
+    """The way out if the one in use cannot be compared for any reason, which docs/deployment.md names."""
     retrain(root, 1, FIRST)
     git(root, "merge", "--quiet", "classifier@v1.0.0")
     start = find_start(root, "main", PARAMS.model_copy(update={"branch": "retrain/second"}))
