@@ -1,7 +1,7 @@
 """Every kind of image file is read right, or refused with a reason that says what to do; none is silently wrong.
 
 The files are made here, and most of them are read by another library too: TIFF by tifffile, the others by imagecodecs.
-`python tests/test_pixels.py` prints the table of docs/images.md.
+`python tests/images/test_pixels.py` prints the table of docs/images.md.
 """
 
 import functools
@@ -722,7 +722,7 @@ def test_each_mode_can_be_allowed():
 
 
 def test_the_page_holds_the_table():
-    assert write_table() in PAGE.read_text(), "python tests/test_pixels.py prints the table"
+    assert write_table() in PAGE.read_text(), "python tests/images/test_pixels.py prints the table"
 
 
 if __name__ == "__main__":
