@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from relearn.commands.compare import WORKSPACE, read_predictions
-from relearn.gates.page import draw_picture
+from relearn.images.thumbnails import draw_picture
 from relearn.runtime.text import escape_markdown
 from relearn.storage.files import write_file
 

@@ -1,7 +1,5 @@
 """`reports/validation.html`: what the gate found, on one page with pictures that needs nothing but itself."""
 
-import base64
-import io
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,12 +8,10 @@ import pandas as pd
 
 from relearn import paths
 from relearn.dataset.manifest import SPLITS, Exclusion
-from relearn.errors import ImageError
-from relearn.images.decoding import decode_image
+from relearn.images.thumbnails import draw_picture
 
 TEMPLATE = Path(__file__).with_name("page.html")
 
-THUMBNAIL_PX = 160
 N_SAMPLES = 4  # of each class
 N_CLASSES = 60  # in the picture of the balance
 N_EXCLUDED = 500
@@ -93,10 +89,7 @@ def draw_excluded(excluded: list[Exclusion], rows: pd.DataFrame) -> list[tuple[E
 
 
 def draw_thumbnail(row: dict[Any, Any]) -> Thumbnail:
-    """Return an image of the data set at no more than `THUMBNAIL_PX` a side; small ones are not enlarged.
-
-    One that cannot be read any more, as the data set may have been taken away, has an empty picture.
-    """
+    """Return an image of the dataset as a thumbnail; its picture is empty if it cannot be read."""
     texts = (
         row["path"],
         f"{row['split']} / {row['label']}",
@@ -104,21 +97,6 @@ def draw_thumbnail(row: dict[Any, Any]) -> Thumbnail:
         row["source_path"],
     )
     return Thumbnail(draw_picture(row["path"]), *texts)
-
-
-def draw_picture(path: str) -> str:
-    """Return an image of the data set as a data URI, empty if it cannot be read."""
-    try:
-        if ".." in Path(path).parts or Path(path).is_absolute():
-            raise ImageError("outside the data set")
-        rgb = decode_image((paths.DATASET / path).read_bytes()).rgb
-    except (OSError, ImageError):
-        return ""
-    rgb.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-    buffer = io.BytesIO()
-    rgb.save(buffer, "JPEG", quality=75)
-    encoded = base64.b64encode(buffer.getvalue()).decode()
-    return f"data:image/jpeg;base64,{encoded}"
 
 
 def draw_bars(rows: pd.DataFrame) -> list[Bar]:
