@@ -1,4 +1,4 @@
-"""An SQLite file that several processes and threads use at once, and that is created again when it is damaged."""
+"""An SQLite file that several processes and threads use at once, and that is recreated when it is damaged."""
 
 import errno
 import fcntl
@@ -17,11 +17,11 @@ Row = Sequence[Any]
 
 WAIT_SECONDS = 60
 
-SUFFIXES = ("", "-wal", "-shm")  # of the files that SQLite makes of one
+SUFFIXES = ("", "-wal", "-shm")  # of the files that make up one database
 
-# What SQLite says of a file whose bytes are wrong.
+# SQLite's codes for a file whose bytes are wrong.
 DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-# What it says of a wrong statement as well, if the damage is to the definition of a table.
+# Codes that mean a wrong statement, or a damaged definition of a table.
 MAYBE_DAMAGE = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH}
 ADVICE = {
     sqlite3.SQLITE_FULL: "free some room there",
@@ -31,16 +31,27 @@ ADVICE = {
 
 
 class Database:
-    """A database for what can be computed again: a damaged file is reported, moved aside, and created again, empty.
+    """A database for what can be computed again: a file that is damaged or from another release is set aside.
 
-    Every statement is a transaction of its own, kept once it returns. What stands in the way from outside (a full
-    disk, no right to write, a lock that is held for a minute) raises `OSError` with the file's name. A wrong statement
-    raises sqlite3's own error, and the file stays as it is.
+    It is reported, moved to a name beside it, and created again, empty. Every statement is a transaction of its own,
+    kept once it returns. A cause outside the file (a full disk, no permission to write, a lock that is held for a
+    minute) raises `OSError` with the file's name. A wrong statement raises sqlite3's own error, and the file stays as
+    it is.
+
+    Parameters
+    ----------
+    path
+        The file; its folder is created if it is missing.
+    schema
+        The statements that create the tables, each with `IF NOT EXISTS`.
+    version
+        The number of the schema, at least 1, kept in `PRAGMA user_version`. A file without a number gets this one.
     """
 
-    def __init__(self, path: Path, schema: Sequence[str]) -> None:
+    def __init__(self, path: Path, schema: Sequence[str], version: int = 1) -> None:
         self._path = path
         self._schema = schema
+        self._version = version
         self._lock = threading.Lock()
         self._inode = 0
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,23 +62,32 @@ class Database:
             self._recover(error)
 
     def _open(self) -> None:
-        self._connection = sqlite3.connect(
-            self._path, timeout=WAIT_SECONDS, isolation_level=None, check_same_thread=False
-        )
-        # A damaged file may call bytes a text.
-        self._connection.text_factory = lambda content: content.decode(errors="replace")
-        self._inode = self._path.stat().st_ino
+        """Open or create the file; the caller holds its lock."""
+        self._connect()
+        found = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        if found not in (0, self._version):
+            self._move_aside(f"from another release (wanted schema version {self._version}, got {found})")
+            self._connect()
         for statement in (
             "PRAGMA auto_vacuum = INCREMENTAL",
             "PRAGMA journal_mode = WAL",
             "PRAGMA synchronous = NORMAL",
+            *self._schema,
         ):
             self._connection.execute(statement)
-        for statement in self._schema:
-            self._connection.execute(statement)
+        if found != self._version:  # a write, for which others wait
+            self._connection.execute(f"PRAGMA user_version = {self._version}")
+
+    def _connect(self) -> None:
+        self._connection = sqlite3.connect(
+            self._path, timeout=WAIT_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        # Text of a damaged file may not be UTF-8.
+        self._connection.text_factory = lambda content: content.decode(errors="replace")
+        self._inode = self._path.stat().st_ino
 
     def _recover(self, error: Exception) -> None:
-        """Create the file again if it is damaged, unless another process has just done so."""
+        """Recreate the file if it is damaged; raise the error, or `OSError`, if it is not."""
         if not self._is_damaged(error):
             code = _get_code(error)
             if code is None or code in MAYBE_DAMAGE:
@@ -84,7 +104,7 @@ class Database:
         return code in DAMAGE
 
     def _is_sound(self) -> bool:
-        """Return whether the file has the tables that it was created with, and SQLite finds no fault in it."""
+        """Return whether the file has the tables of the schema and passes SQLite's own check."""
         definitions = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name"
         with closing(sqlite3.connect(":memory:")) as other:
             for statement in self._schema:
@@ -97,21 +117,25 @@ class Database:
             return False
 
     def set_aside(self, reason: str) -> None:
-        """Move the file aside, and create it again, empty."""
+        """Move the file aside as damaged, and create it again, empty."""
         with self._lock:
             self._set_aside(reason)
 
     def _set_aside(self, reason: str) -> None:
         with lock_file(self._path):
-            self._connection.close()
-            if self._path.exists() and self._path.stat().st_ino == self._inode:
-                aside = name_damaged(self._path)
-                log.warning("%s: damaged (%s); moved to %s, and created again", self._path, reason, aside)
-                remove_database(aside)
-                for suffix in SUFFIXES:
-                    if (part := _add_suffix(self._path, suffix)).exists():
-                        part.replace(_add_suffix(aside, suffix))
+            self._move_aside(f"damaged ({reason})")
             self._open()
+
+    def _move_aside(self, reason: str) -> None:
+        """Move the file aside, unless another process has done so; the caller holds its lock."""
+        self._connection.close()
+        if self._path.exists() and self._path.stat().st_ino == self._inode:
+            aside = name_damaged(self._path)
+            log.warning("%s: %s; moved to %s, and created again", self._path, reason, aside)
+            remove_database(aside)
+            for suffix in SUFFIXES:
+                if (part := _add_suffix(self._path, suffix)).exists():
+                    part.replace(_add_suffix(aside, suffix))
 
     def __enter__(self) -> Self:
         return self
@@ -122,7 +146,7 @@ class Database:
         self._connection.close()
 
     def execute(self, statement: str, values: Row = ()) -> list[Any]:
-        """Return the rows that a statement gives; none if the file turns out to be damaged."""
+        """Return the rows of a statement; none if the file turns out to be damaged."""
         with self._lock:
             try:
                 return self._connection.execute(statement, values).fetchall()
@@ -131,7 +155,7 @@ class Database:
                 return []
 
     def execute_many(self, statement: str, rows: Iterable[Row]) -> None:
-        """Run a statement for many rows, all of them or none; none if the file turns out to be damaged."""
+        """Run a statement for all rows or for none; for none if the file turns out to be damaged."""
         with self._lock:
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
@@ -143,10 +167,10 @@ class Database:
                 self._recover(error)
 
     def shrink(self) -> None:
-        """Give the room of what was deleted back to the disk."""
+        """Return the space of deleted rows to the disk."""
         with self._lock:
             try:
-                # As a script, for `execute` would take one step of it, and free one page.
+                # As a script: `execute` would take one step, and free one page.
                 self._connection.executescript("PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE);")
             except (sqlite3.Error, UnicodeDecodeError) as error:
                 self._recover(error)
@@ -154,19 +178,19 @@ class Database:
 
 @contextmanager
 def lock_file(path: Path) -> Iterator[None]:
-    """Keep other processes from opening, removing or creating the database at `path` while a block runs."""
+    """Keep other processes from opening, removing or creating the database at `path` while the block runs."""
     with path.with_name(f"{path.name}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def name_damaged(path: Path) -> Path:
-    """Return the path to which a damaged database is moved."""
+    """Return the path to which a damaged database is moved, or one from another release."""
     return _add_suffix(path, ".damaged")
 
 
 def remove_database(path: Path) -> None:
-    """Remove the file and those that SQLite puts beside it."""
+    """Remove the file and those that SQLite keeps beside it."""
     for suffix in SUFFIXES:
         _add_suffix(path, suffix).unlink(missing_ok=True)
 
@@ -176,6 +200,6 @@ def _add_suffix(path: Path, suffix: str) -> Path:
 
 
 def _get_code(error: Exception) -> int | None:
-    """Return SQLite's primary code of an error; None if the error is not SQLite's but of this module's code."""
+    """Return SQLite's primary code of an error; None if SQLite did not raise it."""
     code: int | None = getattr(error, "sqlite_errorcode", None)
-    return None if code is None else code & 0xFF  # the other bytes say which kind of it
+    return None if code is None else code & 0xFF  # the upper bytes hold the extended code
