@@ -25,6 +25,7 @@ CODE = ("dataset", "images")
 # A file that was changed this short a time ago may be changed again without its time showing it.
 SETTLED_SECONDS = 2.0
 
+SCHEMA_VERSION = 1
 SCHEMA = "CREATE TABLE IF NOT EXISTS record (key TEXT PRIMARY KEY, record TEXT NOT NULL, hash TEXT NOT NULL)"
 
 
@@ -80,7 +81,7 @@ class Inspections:
         self._recipe = hash_bytes(" ".join([*versions, *hash_code(*CODE).values()]).encode())[:16]
         self._database: Database | None = None
         try:
-            self._database = Database(path, [SCHEMA])
+            self._database = Database(path, [SCHEMA], SCHEMA_VERSION)
         except OSError as error:
             self._go_without(error)
 

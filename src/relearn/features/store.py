@@ -19,6 +19,7 @@ from relearn.storage.files import hash_bytes
 log = logging.getLogger(__name__)
 
 # A space is named by the hash of its specification everywhere, so that what one process removes another can make again.
+SCHEMA_VERSION = 2
 SCHEMA = (
     "CREATE TABLE IF NOT EXISTS space (name BLOB PRIMARY KEY NOT NULL, spec TEXT NOT NULL, record TEXT NOT NULL, "
     "hash BLOB NOT NULL, used REAL NOT NULL)",
@@ -162,7 +163,7 @@ class FeatureStore:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._database = Database(path, SCHEMA)
+        self._database = Database(path, SCHEMA, SCHEMA_VERSION)
 
     def __enter__(self) -> Self:
         return self
