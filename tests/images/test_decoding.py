@@ -264,8 +264,8 @@ def test_jpeg_at_a_reduced_scale_is_the_same_picture():
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "JPEG", quality=95)
     whole = decode_image(file.getvalue()).rgb
-    for least_px, size in ((512, (640, 512)), (256, (320, 256)), (200, (320, 256)), (128, (160, 128)), (1, (80, 64))):
-        rgb = decode_image(file.getvalue(), least_px).rgb
+    for min_px, size in ((512, (640, 512)), (256, (320, 256)), (200, (320, 256)), (128, (160, 128)), (1, (80, 64))):
+        rgb = decode_image(file.getvalue(), min_px).rgb
         assert rgb.size == size
         difference = np.asarray(rgb, float) - np.asarray(whole.resize(size, Image.Resampling.BOX), float)
         assert np.abs(difference).max() < 8

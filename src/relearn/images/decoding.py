@@ -104,14 +104,14 @@ class DecodedImage(NamedTuple):
     format: str
 
 
-def decode_image(content: bytes, least_px: int | None = None) -> DecodedImage:
+def decode_image(content: bytes, min_px: int | None = None) -> DecodedImage:
     """Decode the bytes of an image file to 8-bit RGB, upright.
 
     The first frame of an animation is taken. The EXIF orientation is applied (an unreadable EXIF block counts as
     none). Grey becomes RGB, 16 bits are scaled to 8 (65535 to 255), and transparency is composed on white; so is what
     the first frame leaves free of its canvas. `docs/images.md` lists the kinds of files that are read and refused.
 
-    With `least_px` a JPEG is decoded at a half, a quarter or an eighth of its size, as long as neither side comes below
+    With `min_px` a JPEG is decoded at a half, a quarter or an eighth of its size, as long as neither side comes below
     that: libjpeg then leaves out the fine terms of each block, which is faster than decoding and resizing all of them.
 
     All other metadata (profiles, texts, comments, further frames) is as good as absent, whatever its size and state.
@@ -132,7 +132,7 @@ def decode_image(content: bytes, least_px: int | None = None) -> DecodedImage:
     if file_format is None:
         raise ImageError(describe_other(content))
     try:
-        return _decode(prepare(content, file_format), file_format, least_px)
+        return _decode(prepare(content, file_format), file_format, min_px)
     except Image.DecompressionBombError:
         raise ImageError(f"too large: at most {MAX_PIXELS:,} pixels are read") from None
     except MemoryError:
@@ -159,15 +159,15 @@ def _explain(error: Exception) -> str:
     return "the header is cut short or wrong" if stumbled else _PLAIN_WORDS.get(text, text)
 
 
-def _decode(content: bytes, file_format: str, least_px: int | None) -> DecodedImage:
+def _decode(content: bytes, file_format: str, min_px: int | None) -> DecodedImage:
     read = _READERS[file_format]
     if file_format == "WEBP":
         # Its decoder takes memory for the whole as soon as it is made, so the size must be known before.
         return _load_in_turn(read_webp_size(content), lambda: _load(read(io.BytesIO(content)), content))
     image = read(io.BytesIO(content))
     size = image.size
-    if least_px is not None:
-        image.draft(None, (least_px, least_px))  # of the six, JPEG alone does something here
+    if min_px is not None:
+        image.draft(None, (min_px, min_px))  # of the six, JPEG alone does something here
     return _load_in_turn(size, lambda: _load(image, content))
 
 

@@ -140,8 +140,8 @@ class Extractor:
 
     def read_image(self, content: bytes) -> np.ndarray:
         """Decode the bytes of an image file for the network: uint8 of shape (image_size_px, image_size_px, 3)."""
-        least_px = self._params.image_size_px if self._params.jpeg_draft else None
-        return self.prepare_image(decode_image(content, least_px).rgb)
+        min_px = self._params.image_size_px if self._params.jpeg_draft else None
+        return self.prepare_image(decode_image(content, min_px).rgb)
 
     def compute_rows(self, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Yield the features of each prepared image, in order: (n_features,)."""
