@@ -6,7 +6,7 @@ import pytest
 
 from conftest import ROOT, commit, git
 from relearn import paths
-from relearn.dataset.manifest import Exclusion, ManifestRow, Sighting, write_manifest
+from relearn.dataset.manifest import Exclusion, ManifestRow, SourceDetails, write_manifest
 from relearn.errors import AbsentFile, IntegrityError, ParamsError, RepositoryError
 from relearn.params import read_params
 from relearn.repository import git as repository
@@ -641,7 +641,7 @@ def write_data(folder, images, excluded=()):
     ]
     write_manifest(folder / paths.MANIFEST, rows)
     sightings = [(row.path, source, 1.0) for row, (_, source) in zip(rows, images, strict=True)]
-    write_csv(folder / paths.SIGHTINGS, Sighting._fields, sightings)
+    write_csv(folder / paths.SIGHTINGS, SourceDetails._fields, sightings)
     write_csv(folder / paths.EXCLUDED, Exclusion._fields, excluded)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from conftest import ROOT, commit, draw_image, encode_image, git
 from relearn import paths
-from relearn.dataset.manifest import SPLITS, TABLES, Exclusion, ManifestRow, Sighting, hash_tables
+from relearn.dataset.manifest import SPLITS, TABLES, Exclusion, ManifestRow, SourceDetails, hash_tables
 from relearn.errors import IntegrityError, ValidationFailed
 from relearn.gates.expectations import Finding, describe_failure
 from relearn.images.fingerprints import HASH_BYTES, N_HASHES, compute_fingerprint, write_hashes
@@ -372,7 +372,7 @@ def test_loss_that_was_accepted_and_committed_stays_accepted(workspace):
 def write_data(rows):
     """Write what `restructure` writes, with pictures."""
     write_csv(paths.MANIFEST, ManifestRow._fields, rows)
-    write_csv(paths.SIGHTINGS, Sighting._fields, [Sighting(row.path, row.path, 50.0) for row in rows])
+    write_csv(paths.SIGHTINGS, SourceDetails._fields, [SourceDetails(row.path, row.path, 50.0) for row in rows])
     write_hashes(paths.HASHES, len(rows), [b""] * len(rows))
     write_csv(paths.EXCLUDED, Exclusion._fields, [])
     write_json(paths.SOURCE, {"source": "source", "n_files": len(rows), **hash_tables()})
@@ -458,7 +458,7 @@ def test_missing_cells_are_reported_and_break_nothing(workspace, column, which):
     rows = [row._replace(**{column: ""}) if n in range(18)[which] else row for n, row in enumerate(ROWS)]
     write_csv(paths.MANIFEST, ManifestRow._fields, rows)
     if column == "path":
-        write_csv(paths.SIGHTINGS, Sighting._fields, [Sighting(row.path, row.path, 50.0) for row in rows])
+        write_csv(paths.SIGHTINGS, SourceDetails._fields, [SourceDetails(row.path, row.path, 50.0) for row in rows])
     write_json(paths.SOURCE, read_json(paths.SOURCE) | hash_tables())
     with pytest.raises(ValidationFailed, match=f"complete: wanted a value in every cell, got .*no {column}"):
         run(make_params())
@@ -494,7 +494,7 @@ def test_both_splits_of_many_copies_are_shown():
 def test_files_of_other_images_are_told(workspace):
     write_data(ROWS)
     shutil.copy(paths.SIGHTINGS, "sightings")
-    write_csv(paths.SIGHTINGS, Sighting._fields, [Sighting("other", "other", 1.0)])
+    write_csv(paths.SIGHTINGS, SourceDetails._fields, [SourceDetails("other", "other", 1.0)])
     with pytest.raises(IntegrityError, match=r"data/sightings\.csv: wanted a row for each of data/manifest\.csv"):
         read_data()
     shutil.copy("sightings", paths.SIGHTINGS)

@@ -38,7 +38,7 @@ class ManifestRow(NamedTuple):
 COPY_KEPT = "same bytes in a later split"
 
 
-class Sighting(NamedTuple):
+class SourceDetails(NamedTuple):
     """What else was seen of an image of the manifest, in the manifest's order: `data/sightings.csv`.
 
     `source_path` is its path in the source, `contrast` the standard deviation of its brightness (0 to 127.5).

@@ -20,7 +20,7 @@ from relearn.dataset.manifest import (
     SPLITS,
     Exclusion,
     ManifestRow,
-    Sighting,
+    SourceDetails,
     describe_alike,
     fold_name,
     fold_names,
@@ -112,8 +112,8 @@ def run(params: RestructureParams) -> None:
             raise SourceError(_describe_nothing(source, params, excluded))
         check_classes({row.label for row in rows}, params)
     write_manifest(paths.MANIFEST, rows)
-    sightings = [Sighting(row.path, image.path, image.seen.contrast) for row, image in kept]
-    write_csv(paths.SIGHTINGS, Sighting._fields, sightings)
+    sightings = [SourceDetails(row.path, image.path, image.seen.contrast) for row, image in kept]
+    write_csv(paths.SIGHTINGS, SourceDetails._fields, sightings)
     write_hashes(paths.HASHES, len(kept), (base64.b85decode(image.seen.hashes) for _, image in kept))
     write_csv(paths.EXCLUDED, Exclusion._fields, sorted(excluded))
     write_json(paths.SOURCE, {"source": params.source, "n_files": n_files, **hash_tables()})

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from relearn import paths
-from relearn.dataset.manifest import TABLES, Exclusion, Sighting, hash_tables
+from relearn.dataset.manifest import TABLES, Exclusion, SourceDetails, hash_tables
 from relearn.errors import IntegrityError, ValidationFailed
 from relearn.gates.checks import HISTORY, Data, Reference, count_labels, plan_validation
 from relearn.gates.expectations import Finding, describe_findings, has_errors, run_checks
@@ -58,10 +58,10 @@ def read_data() -> Data:
     """
     manifest, sightings = read_table(paths.MANIFEST), read_table(paths.SIGHTINGS)
     about = manifest["path"] if "path" in manifest else sightings.get("path")
-    if list(sightings.columns) != list(Sighting._fields) or not sightings["path"].equals(about):
+    if list(sightings.columns) != list(SourceDetails._fields) or not sightings["path"].equals(about):
         raise IntegrityError(
             f"{paths.SIGHTINGS}: wanted a row for each of {paths.MANIFEST} with the columns "
-            f"{','.join(Sighting._fields)}; run `dvc repro --force restructure`"
+            f"{','.join(SourceDetails._fields)}; run `dvc repro --force restructure`"
         )
     contrast = pd.to_numeric(sightings["contrast"], errors="coerce")
     if not contrast.between(0, 127.5).all():
