@@ -33,7 +33,7 @@ from relearn.dataset.manifest import read_manifest
 from relearn.dataset.sources import READING_ERRORS, holds_control_character, iterate_source
 from relearn.errors import ImageError, SourceError
 from relearn.images import decoding as images
-from relearn.images import formats
+from relearn.images import limits
 from relearn.images.decoding import MAX_BYTES, decode_image
 from relearn.images.formats import FORMATS
 from relearn.params import read_params
@@ -842,9 +842,9 @@ def wrap_in_tiff(jpeg):
 
 @pytest.mark.parametrize("wrap", [bytes, wrap_in_tiff])
 def test_scans_are_limited_by_the_pixels_that_they_go_over(monkeypatch, wrap):
-    assert formats._count_scans_read(images.MAX_PIXELS) == 20
-    assert formats._count_scans_read(images.MAX_PIXELS // 5) == formats._count_scans_read(1) == 100
-    monkeypatch.setattr(formats, "_MAX_SCANNED_PIXELS", 12 * 10 * 20)
+    assert limits.count_scans_read(images.MAX_PIXELS) == 20
+    assert limits.count_scans_read(images.MAX_PIXELS // 5) == limits.count_scans_read(1) == 100
+    monkeypatch.setattr(limits, "MAX_SCANNED_PIXELS", 12 * 10 * 20)
     assert decode_image(wrap(make_scans(20))).rgb.size == SIZE
     with pytest.raises(ImageError, match=r"^unsupported \w+ file: 21 scans of .*, at most 20 are read; save it "):
         decode_image(wrap(make_scans(21)))

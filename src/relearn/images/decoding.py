@@ -21,19 +21,11 @@ from PIL import (
 )
 
 from relearn.errors import DamagedImage, ImageError, OutOfMemory, UnsupportedImage
-from relearn.images.formats import (
-    LARGE_PIXELS,
-    MAX_EXIF_BYTES,
-    MAX_PIXELS,
-    TiffReader,
-    check_png_rows,
-    check_tiff_strips,
-    describe_other,
-    prepare,
-    read_webp_size,
-    recognise,
-    scale_png_transparency,
-)
+from relearn.images.formats import describe_other, prepare, recognize_format
+from relearn.images.limits import LARGE_PIXELS, MAX_EXIF_BYTES, MAX_PIXELS
+from relearn.images.png import check_png_rows, scale_png_transparency
+from relearn.images.tiff import TiffReader, check_tiff_strips
+from relearn.images.webp import read_webp_size
 
 # Decided by content, not by name. Everything else that Pillow could open is refused: fewer parsers, fewer surprises.
 # `Image.open` would take them too, but it swallows why one of them refused a file.
@@ -128,7 +120,7 @@ def decode_image(content: bytes, min_px: int | None = None) -> DecodedImage:
         raise ImageError("empty file")
     if len(content) > MAX_BYTES:
         raise ImageError(f"too large: {len(content):,} bytes, at most {MAX_BYTES:,} are read")
-    file_format = recognise(content)
+    file_format = recognize_format(content)
     if file_format is None:
         raise ImageError(describe_other(content))
     try:
