@@ -71,7 +71,7 @@ _PLAIN_WORDS = {
     "decoder error -2": "the compressed pixels are cut short or wrong",
     "failed to decode next frame in WebP file": "the compressed pixels are cut short or wrong",
     "not identified by this driver": "the header is cut short or wrong",
-    "UnsupportedImage BMP bitfields layout": "an unsupported layout of the bits of a pixel; save it as PNG",
+    "Unsupported BMP bitfields layout": "an unsupported layout of the bits of a pixel; save it as PNG",
     "unknown pixel mode": "an unsupported mixture of colors, bits and alpha; save it as RGB with 8 bits a sample",
     "Truncated File Read": "image file is truncated",
 }
