@@ -84,8 +84,8 @@ def test_hashes_are_read_as_they_were_written(workspace):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", r"hashes\.npy: wanted an array, got: No data left in file; run `dvc repro --force restructure`"),
-        (b"text", r"hashes\.npy: wanted an array, got: "),
+        (b"", r"hashes\.npy: wanted an array, got No data left in file; run `dvc repro --force restructure`"),
+        (b"text", r"hashes\.npy: wanted an array, got "),
         (np.zeros((3, 5)), rf"hashes\.npy: wanted uint8 of shape \(images, {N_HASHES}, {HASH_BYTES}\), got float64"),
     ],
 )

@@ -1,4 +1,4 @@
-"""BMP files that Pillow may read wrong, rewritten; source: the bitmap structures of the Windows API."""
+"""BMP files that Pillow may misread, rewritten; source: the bitmap structures of the Windows API."""
 
 import struct
 
@@ -8,14 +8,14 @@ from relearn.errors import DamagedImage, UnsupportedImage
 from relearn.images.limits import LARGE_PIXELS, MAX_PIXELS
 
 # A step of Python each; a photo of 20 megapixels has some hundred thousand.
-_MAX_BMP_RUNS = 2_000_000
+_MAX_RUNS = 2_000_000
 
 
 def unfold_bmp(content: bytes) -> bytes:
-    """Rewrite a BMP as one of 8 bits a pixel with a whole palette, if Pillow may read it wrong.
+    """Rewrite a BMP as one of 8 bits a pixel with a whole palette, if Pillow may misread it.
 
-    Pillow puts runs of colors one after the other, whatever is left out between them, and takes the bits of a pixel
-    from the number of colors where the palette is gray. Source: the bitmap structures of the Windows API.
+    Pillow joins runs of colors, whatever is left out between them, and takes the bits of a pixel from the number of
+    colors if the palette is gray.
     """
     (start,), (header_size,) = struct.unpack_from("<I", content, 10), struct.unpack_from("<I", content, 14)
     if len(content) < 14 + header_size:
@@ -35,13 +35,12 @@ def unfold_bmp(content: bytes) -> bytes:
         return content
     if width * n_rows > LARGE_PIXELS:
         kind = "in runs" if is_run_length else "with a gray palette"
-        raise UnsupportedImage(
-            f"{width} x {n_rows} px {kind}, at most {LARGE_PIXELS:,} pixels are read; save it as PNG"
-        )
+        found = f"{width} x {n_rows} px {kind}"
+        raise UnsupportedImage(f"{found}, at most {LARGE_PIXELS:,} pixels are read", advice="save it as PNG")
     if start in (0, palette_start):
         start = palette_start + len(palette)
     if is_run_length:
-        packed = _unfold_bmp_runs(memoryview(content)[start:], width, n_rows, bits)
+        packed = _unfold_runs(memoryview(content)[start:], width, n_rows, bits)
         rows = np.frombuffer(packed, np.uint8).reshape(n_rows, width)
     else:
         stride = (width * bits + 31) // 32 * 4
@@ -59,16 +58,16 @@ def unfold_bmp(content: bytes) -> bytes:
     return b"".join((file_header, header, colors.tobytes(), rows.tobytes()))
 
 
-def _unfold_bmp_runs(data: memoryview, width: int, height: int, bits: int) -> bytearray:
-    """Return the indices of a run-length encoded BMP, row after row as in the file."""
+def _unfold_runs(data: memoryview, width: int, height: int, bits: int) -> bytearray:
+    """Return the palette indices of a run-length encoded BMP, row after row as in the file."""
     indices = bytearray()
     position, end_of_row, n_runs = 0, width, 0
     while len(indices) < width * height:
         n_runs += 1
         if position + 2 > len(data):
             raise DamagedImage("image file is truncated")
-        if n_runs > _MAX_BMP_RUNS:
-            raise UnsupportedImage(f"more than {_MAX_BMP_RUNS:,} runs; save it as PNG")
+        if n_runs > _MAX_RUNS:
+            raise UnsupportedImage(f"more than {_MAX_RUNS:,} runs", advice="save it as PNG")
         count, value = data[position], data[position + 1]
         position += 2
         if count:
@@ -84,7 +83,7 @@ def _unfold_bmp_runs(data: memoryview, width: int, height: int, bits: int) -> by
             indices += literal[:value]
             position += n_bytes + n_bytes % 2
         elif value or len(indices) < end_of_row:  # the end of the picture, a step to the side, the end of a row
-            raise UnsupportedImage("runs that leave out pixels; save it as PNG")
+            raise UnsupportedImage("runs that leave out pixels", advice="save it as PNG")
         else:
             end_of_row += width
         if len(indices) > end_of_row:

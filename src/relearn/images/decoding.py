@@ -1,4 +1,4 @@
-"""The one way in which an image is read: for the data set, for the features and for a prediction alike."""
+"""The one decode path: the dataset, the features and a prediction read an image by the same function."""
 
 import io
 import re
@@ -27,8 +27,8 @@ from relearn.images.png import check_png_rows, scale_png_transparency
 from relearn.images.tiff import TiffReader, check_tiff_strips
 from relearn.images.webp import read_webp_size
 
-# Decided by content, not by name. Everything else that Pillow could open is refused: fewer parsers, fewer surprises.
-# `Image.open` would take them too, but it swallows why one of them refused a file.
+# The content decides, not the name. All else that Pillow could open is refused: fewer parsers, fewer surprises.
+# `Image.open` would do, but it hides why one of them refused a file.
 _READERS: dict[str, type[ImageFile.ImageFile]] = {
     "BMP": BmpImagePlugin.BmpImageFile,
     "GIF": GifImagePlugin.GifImageFile,
@@ -39,9 +39,9 @@ _READERS: dict[str, type[ImageFile.ImageFile]] = {
 }
 MAX_BYTES = 256 * 1024 * 1024
 
-_large_image = threading.Lock()  # held by who decodes one of more than `LARGE_PIXELS`
+_large_image = threading.Lock()  # held while one of more than `LARGE_PIXELS` is decoded
 
-# Pixels that are converted at a time, for a conversion of the whole would hold up to four copies of it.
+# Pixels to convert at a time: a conversion of the whole image would hold up to four copies of it.
 _STRIP_PIXELS = 1_000_000
 
 RESIZE_FILTERS = {
@@ -53,17 +53,17 @@ RESIZE_FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 
-# What Pillow's parsers raise on damaged bytes, by their own account and by experience.
+# What Pillow's parsers raise on damaged bytes, as documented and as seen.
 _DECODING_ERRORS = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, EOFError,
     NotImplementedError, RuntimeError, AssertionError, BufferError, struct.error, zlib.error,
-    Warning,  # raised where a caller wants warnings to be errors
+    Warning,  # raised if a caller turns warnings into errors
 )  # fmt: skip
 
-# How Pillow says that a sound file is of a kind that it does not know.
+# Pillow's words for a sound file of a kind that it does not read.
 _UNSUPPORTED = re.compile("unsupported|not (yet )?supported|cannot handle|unknown pixel mode", re.I)
 
-# Where Pillow's own words would tell a person nothing.
+# Plain words for those of Pillow that explain nothing.
 _PLAIN_WORDS = {
     "": "the data contradict each other",
     "cannot load this image": "it holds no pixels",
@@ -89,7 +89,7 @@ _TRANSPOSE = {
 
 
 class DecodedImage(NamedTuple):
-    """An image as it is meant to be seen, and what its file said of itself."""
+    """An upright RGB image, and the mode and format of its file."""
 
     rgb: Image.Image
     mode: str
@@ -99,22 +99,27 @@ class DecodedImage(NamedTuple):
 def decode_image(content: bytes, min_px: int | None = None) -> DecodedImage:
     """Decode the bytes of an image file to 8-bit RGB, upright.
 
-    The first frame of an animation is taken. The EXIF orientation is applied (an unreadable EXIF block counts as
-    none). Grey becomes RGB, 16 bits are scaled to 8 (65535 to 255), and transparency is composed on white; so is what
-    the first frame leaves free of its canvas. `docs/images.md` lists the kinds of files that are read and refused.
+    An animation counts as its first frame. The EXIF orientation is applied; an unreadable EXIF block is ignored. Gray
+    becomes RGB, 16 bits are scaled to 8 (65535 to 255), and transparency is composed on white, as is the part of the
+    canvas that the first frame does not cover. `docs/images.md` lists the kinds of files that are read and refused.
 
-    With `min_px` a JPEG is decoded at a half, a quarter or an eighth of its size, as long as neither side comes below
-    that: libjpeg then leaves out the fine terms of each block, which is faster than decoding and resizing all of them.
+    All other metadata (profiles, texts, comments, further frames) is ignored, whatever its size and state. A file that
+    ends within its first frame is an error. One loss cannot be seen, because libjpeg fills it with gray: a baseline
+    JPEG, or JPEG data in a TIFF, that was cut and closed again by an end marker.
 
-    All other metadata (profiles, texts, comments, further frames) is as good as absent, whatever its size and state.
-    A file that ends before its first frame does is an error. One loss cannot be seen, because libjpeg fills it with
-    grey: that of a baseline JPEG, or of JPEG data in a TIFF, that was cut and closed again by an end marker.
+    Parameters
+    ----------
+    min_px
+        Decode a JPEG at a half, a quarter or an eighth of its size, as long as neither side gets shorter than this.
+        libjpeg then skips the fine terms of each block, which is faster than decoding and resizing all of them.
 
     Raises
     ------
     ImageError
-        No image of the allowed formats, too large, truncated, damaged, or of a kind that is not read right.
-        The text is the reason alone, in one line, and what to do if it is the kind; the caller knows the file.
+        The file is no image of the allowed formats, too large, truncated, damaged, or of a kind that is not read
+        correctly. The text is the reason alone, in one line; the caller knows the file.
+    OutOfMemory
+        There is not enough memory to decode it now.
     """
     if not content:
         raise ImageError("empty file")
@@ -141,37 +146,37 @@ def decode_image(content: bytes, min_px: int | None = None) -> DecodedImage:
 
 
 def _explain(error: Exception) -> str:
-    """Say in one line what Pillow found wrong, also where it only passes on how its own code stumbled."""
+    """Return in one line what Pillow found wrong, also if its own code failed on the damage."""
     cause = error.args[0] if error.args and isinstance(error.args[0], Exception) else error
     text = "".join(c if c.isprintable() else " " for c in str(cause))
     text = " ".join(text.split())
     if isinstance(cause, KeyError):
         return f"tag or code {text} is missing or not supported"
-    stumbled = isinstance(cause, (IndexError, TypeError, AttributeError, AssertionError, struct.error))
-    return "the header is cut short or wrong" if stumbled else _PLAIN_WORDS.get(text, text)
+    is_bug = isinstance(cause, (IndexError, TypeError, AttributeError, AssertionError, struct.error))
+    return "the header is cut short or wrong" if is_bug else _PLAIN_WORDS.get(text, text)
 
 
 def _decode(content: bytes, file_format: str, min_px: int | None) -> DecodedImage:
     read = _READERS[file_format]
     if file_format == "WEBP":
-        # Its decoder takes memory for the whole as soon as it is made, so the size must be known before.
+        # Its decoder allocates memory for the whole image when it is created, so the size must be known before.
         return _load_in_turn(read_webp_size(content), lambda: _load(read(io.BytesIO(content)), content))
     image = read(io.BytesIO(content))
     size = image.size
     if min_px is not None:
-        image.draft(None, (min_px, min_px))  # of the six, JPEG alone does something here
+        image.draft(None, (min_px, min_px))  # only JPEG has drafts
     return _load_in_turn(size, lambda: _load(image, content))
 
 
 def _load_in_turn(size: tuple[int, int], load: Callable[[], DecodedImage]) -> DecodedImage:
-    """Refuse an image that is too large, and load large ones one at a time."""
+    """Refuse an image that is too large, and load large images one at a time."""
     width, height = size
     if width * height > MAX_PIXELS:
         raise ImageError(f"too large: {width} x {height} px, at most {MAX_PIXELS:,} pixels are read")
     if width * height <= LARGE_PIXELS:
         return load()
-    # In a thread that ends with it, because glibc holds back for each thread what that has freed, and gives what an
-    # ended one had to the next: eight threads that took turns in loading would hold eight images' memory all the same.
+    # In a thread of its own: glibc keeps the freed memory of each thread until the thread ends. Eight threads that
+    # took turns would hold the memory of eight images.
     with _large_image, ThreadPoolExecutor(1) as executor:
         return executor.submit(load).result()
 
@@ -180,7 +185,7 @@ def _load(image: ImageFile.ImageFile, content: bytes) -> DecodedImage:
     mode, file_format = image.mode, image.format or ""
     if isinstance(image, TiffReader):
         check_tiff_strips(image, content)
-        image.info.pop("xmp", None)  # Pillow searches it for an orientation, and fails where it is no text
+        image.info.pop("xmp", None)  # Pillow searches it for an orientation, and fails if it is not text
     box = image.tile[0].extents if file_format == "GIF" else None
     image.load()
     if file_format == "PNG":
@@ -192,7 +197,7 @@ def _load(image: ImageFile.ImageFile, content: bytes) -> DecodedImage:
     transpose = _TRANSPOSE.get(_read_orientation(image))
     if transpose is not None:
         if rgb is not image:
-            image.close()  # its pixels are no longer needed, and the next line makes a third copy
+            image.close()  # its pixels are not needed any more, and the next line makes a third copy
         rgb = rgb.transpose(transpose)
     return DecodedImage(rgb, mode, file_format)
 
@@ -213,7 +218,7 @@ def _convert_to_rgb(image: Image.Image) -> Image.Image:
 
 def _convert_strip(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
-        # Pillow's own conversion clips at 255. 65535 / 255 is 257, and adding half of it rounds to the nearest.
+        # Pillow's own conversion clips at 255. 65535 / 255 is 257; adding half of it rounds to the nearest.
         levels = np.asarray(image).astype(np.uint32)
         if image.info.get("is_negative"):
             levels = 65535 - levels
@@ -227,7 +232,7 @@ def _convert_strip(image: Image.Image) -> Image.Image:
 
 
 def _blank_outside(rgb: Image.Image, box: tuple[int, int, int, int]) -> None:
-    """Make white what a GIF's first frame leaves free of the canvas: it is transparent, and Pillow gives it a color."""
+    """Make white what a GIF's first frame does not cover: it is transparent, and Pillow gives it a color."""
     left, top, right, bottom = box
     width, height = rgb.size
     for border in ((0, 0, width, top), (0, bottom, width, height), (0, top, left, bottom), (right, top, width, bottom)):
@@ -244,7 +249,7 @@ def _read_orientation(image: Image.Image) -> int:
 
 
 def resize_image(rgb: Image.Image, size_px: int, resize_filter: str) -> np.ndarray:
-    """Squeeze an RGB image into a square, whatever its aspect ratio.
+    """Resize an RGB image to a square, whatever its aspect ratio.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""What tells an image from its copies and from others: perceptual hashes, and how much there is to see at all."""
+"""Perceptual hashes, which find altered copies of an image, and its contrast."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +10,7 @@ from PIL import Image
 from relearn.errors import IntegrityError
 from relearn.storage.files import write_file
 
-# The parts of a picture that a crop of 5 % can leave: left, top, right, bottom, as shares. The first is the whole.
+# The parts of an image that a crop of 5 % can leave: left, top, right, bottom, as fractions. The first is the whole.
 # The set is its own mirror image.
 _CUT = 0.05
 WINDOWS = (
@@ -20,13 +20,16 @@ WINDOWS = (
     (_CUT, 0, 1, 1), (0, 0, 1 - _CUT, 1), (0, _CUT, 1, 1), (0, 0, 1, 1 - _CUT),
 )  # fmt: skip
 
-N_HASHES = len(WINDOWS) + 1  # and the whole, mirrored
-HASH_TERMS = 16  # a side
+N_HASHES = len(WINDOWS) + 1  # and the mirrored whole
+HASH_TERMS = 16  # per side
 HASH_BYTES = HASH_TERMS**2 // 8
 
 THUMBNAIL_PX = 64
-MIN_SIDE_PX = 16  # in smaller images there is too little to tell a copy from likeness
-MIN_CONTRAST = 1.0  # with less the hash would be of noise
+MIN_SIDE_PX = 16  # smaller images show too little to tell a copy from another image
+MIN_CONTRAST = 1.0  # below it the hash would be one of noise
+
+
+WRITE_AGAIN = "run `dvc repro --force restructure`"
 
 
 class Fingerprint(NamedTuple):
@@ -37,29 +40,29 @@ class Fingerprint(NamedTuple):
 
 
 def compute_fingerprint(rgb: Image.Image) -> Fingerprint:
-    """Return the fingerprint of an upright RGB image; without hashes where it is too small or too uniform for them."""
+    """Return the fingerprint of an upright RGB image; without hashes if it is too small or too uniform for them."""
     size = (THUMBNAIL_PX, THUMBNAIL_PX)
     thumbnail = rgb.convert("L").resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
     contrast = round(float(np.asarray(thumbnail).std()), 3)
-    is_told = min(rgb.size) >= MIN_SIDE_PX and contrast >= MIN_CONTRAST
-    return Fingerprint(contrast, compute_hashes(thumbnail).tobytes() if is_told else b"")
+    has_hashes = min(rgb.size) >= MIN_SIDE_PX and contrast >= MIN_CONTRAST
+    return Fingerprint(contrast, compute_hashes(thumbnail).tobytes() if has_hashes else b"")
 
 
 def compute_hashes(thumbnail: Image.Image) -> np.ndarray:
-    """Return the perceptual hashes of a grey thumbnail's windows, and of the whole mirrored.
+    """Return the perceptual hashes of a gray thumbnail's windows, and of the mirrored whole.
 
-    Each is ImageHash's `phash`: which of the 16 x 16 lowest terms of a discrete cosine transform exceed their median.
-    The hash of the whole alone does not survive a crop of 5 %, but a crop's whole is near a window of its original.
+    Each is ImageHash's `phash`: which of the 16x16 lowest terms of a discrete cosine transform exceed their median.
+    The hash of the whole does not survive a crop of 5 %, but the whole of the crop is near a window of its original.
 
     Returns
     -------
     ndarray of shape (N_HASHES, HASH_BYTES), uint8
-        In the order of `WINDOWS`, then the mirrored whole; a row of terms is two bytes, the lowest term the first bit.
+        In the order of `WINDOWS`, then the mirrored whole. A row of terms is two bytes, the lowest term first.
     """
     import imagehash
 
     def crop(window: tuple[float, float, float, float]) -> Image.Image:
-        left, top, right, bottom = (share * THUMBNAIL_PX for share in window)
+        left, top, right, bottom = (fraction * THUMBNAIL_PX for fraction in window)
         return thumbnail.resize(thumbnail.size, Image.Resampling.LANCZOS, box=(left, top, right, bottom))
 
     parts = [crop(window) for window in WINDOWS]
@@ -68,7 +71,7 @@ def compute_hashes(thumbnail: Image.Image) -> np.ndarray:
 
 
 def write_hashes(path: Path, n_images: int, hashes: Iterable[bytes]) -> None:
-    """Write the hashes of images as `.npy`, a row an image, all zero where it has none."""
+    """Write the hashes of images as `.npy`, one row per image, all zero if it has none."""
     shape = (n_images, N_HASHES, HASH_BYTES)
     with write_file(path) as file:
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
@@ -88,12 +91,10 @@ def read_hashes(path: Path) -> np.ndarray:
     try:
         hashes: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
-        raise IntegrityError(f"{path}: no such file; run `dvc repro restructure`") from None
+        raise IntegrityError("no such file", where=path, advice="run `dvc repro restructure`") from None
     except (ValueError, EOFError) as error:
-        raise IntegrityError(f"{path}: wanted an array, got: {error}; run `dvc repro --force restructure`") from None
+        raise IntegrityError(where=path, wanted="an array", got=error, advice=WRITE_AGAIN) from None
     if hashes.dtype != np.uint8 or hashes.shape[1:] != (N_HASHES, HASH_BYTES):
-        raise IntegrityError(
-            f"{path}: wanted uint8 of shape (images, {N_HASHES}, {HASH_BYTES}), got {hashes.dtype} of "
-            f"{hashes.shape}; run `dvc repro --force restructure`"
-        )
+        wanted, got = f"uint8 of shape (images, {N_HASHES}, {HASH_BYTES})", f"{hashes.dtype} of {hashes.shape}"
+        raise IntegrityError(where=path, wanted=wanted, got=got, advice=WRITE_AGAIN)
     return hashes

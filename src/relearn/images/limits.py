@@ -1,13 +1,13 @@
 """Limits of what is decoded: they bound the memory and the time that one file can take."""
 
-# A PNG of 600 kB can unfold to 800 MB. 100 megapixels hold every camera's photos and 300 MB of RGB.
+# A PNG of 600 kB can decompress to 800 MB. 100 megapixels hold every camera's photos and 300 MB of RGB.
 MAX_PIXELS = 100_000_000
 
-# At its peak decoding takes 8 bytes a pixel, and 16 for WebP: 1.6 GB for `MAX_PIXELS`. That fits in most machines once,
-# but not in each of 64 threads, so images above this size wait for each other. Most photos are below it.
+# At its peak decoding takes 8 bytes a pixel, and 16 for WebP: 1.6 GB for `MAX_PIXELS`. Most machines have
+# that once, but not for each of 64 threads, so images above this size wait for each other. Most photos are below it.
 LARGE_PIXELS = 20_000_000
 
-# Enough for every camera's EXIF; what is longer is there for another purpose than to tell the orientation.
+# Enough for the EXIF block of every camera; a longer one is not there for the orientation.
 MAX_EXIF_BYTES = 1024 * 1024
 
 # Each scan of a progressive JPEG goes over the whole image and may take a hundred bytes, so that a file of some MB

@@ -7,15 +7,15 @@ from relearn.images.limits import MAX_PARTS
 
 
 def check_webp(content: bytes) -> bytes:
-    """Raise `Damaged` if the file is shorter than it says; libwebp does not tell this from other damage.
+    """Raise `DamagedImage` if the file is shorter than its header says; libwebp reports this like other damage.
 
-    Let the header say that there is an alpha channel if it does not, and the first frame has one or leaves a part of
-    the canvas free. Otherwise Pillow drops the alpha channel, and what is transparent becomes black.
+    Set the alpha flag of the header if it is not set, but the first frame has an alpha channel or does not cover the
+    canvas. Otherwise Pillow drops the alpha channel, and what is transparent becomes black.
     """
     if 8 + int.from_bytes(content[4:8], "little") > len(content):
         raise DamagedImage("image file is truncated")
     if content[15:16] == b"X" and not content[20] & 0x10:
-        for start in _iterate_webp_chunks(content):
+        for start in _iterate_chunks(content):
             kind = content[start : start + 4]
             is_partial = kind == b"ANMF" and content[start + 14 : start + 20] != content[24:30]
             if kind == b"ANMF":
@@ -29,8 +29,8 @@ def check_webp(content: bytes) -> bytes:
     return content
 
 
-def _iterate_webp_chunks(content: bytes) -> Iterator[int]:
-    """Yield the start of each chunk; source: RFC 9649."""
+def _iterate_chunks(content: bytes) -> Iterator[int]:
+    """Yield the start of each chunk."""
     position = 12
     for _ in range(MAX_PARTS):
         yield position
@@ -38,11 +38,11 @@ def _iterate_webp_chunks(content: bytes) -> Iterator[int]:
         position += 8 + length + length % 2
         if position >= len(content):
             return
-    raise UnsupportedImage(f"more than {MAX_PARTS:,} chunks before the first frame; save it again")
+    raise UnsupportedImage(f"more than {MAX_PARTS:,} chunks before the first frame", advice="save it again")
 
 
 def read_webp_size(content: bytes) -> tuple[int, int]:
-    """Read width and height; source: RFC 9649."""
+    """Return width and height from the header."""
     match content[15:16]:
         case b"X":
             return 1 + int.from_bytes(content[24:27], "little"), 1 + int.from_bytes(content[27:30], "little")
