@@ -30,7 +30,8 @@ from PIL import Image
 from conftest import ROOT, choose, draw_image, encode_image, write_images
 from relearn import paths
 from relearn.dataset.manifest import read_manifest
-from relearn.dataset.sources import READING_ERRORS, holds_control_character, iterate_source
+from relearn.dataset.source_files import READING_ERRORS, holds_control_character
+from relearn.dataset.sources import iterate_source
 from relearn.errors import ImageError, SourceError
 from relearn.images import decoding as images
 from relearn.images import limits

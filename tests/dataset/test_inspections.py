@@ -7,7 +7,8 @@ import pytest
 
 from conftest import draw_image, encode_image
 from relearn.dataset import inspections
-from relearn.dataset.inspections import Inspection, Inspections, inspect_content, read_stamp
+from relearn.dataset.inspections import Inspection, Inspections, inspect_content
+from relearn.dataset.stamps import read_stamp
 from relearn.storage.files import hash_bytes
 
 DATABASE = Path("cache/inspections.sqlite")

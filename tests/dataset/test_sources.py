@@ -8,8 +8,9 @@ import zlib
 
 import pytest
 
-from relearn.dataset import sources
-from relearn.dataset.sources import Walk, explain_hidden, iterate_source, open_source_file, read_source_file
+from relearn.dataset import source_files, sources
+from relearn.dataset.source_files import Walk, explain_hidden, open_source_file
+from relearn.dataset.sources import iterate_source, read_source_file
 from relearn.errors import SourceError
 
 
@@ -162,7 +163,7 @@ def test_names_of_members_are_plain(tmp_path):
 
 
 def test_too_large_files_are_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "MAX_BYTES", 10)
+    monkeypatch.setattr(source_files, "MAX_BYTES", 10)
     contents = {"x.png": b"x" * 100, "y.png": b"y" * 10}
     (tmp_path / "folder").mkdir()
     for name, content in contents.items():
@@ -177,7 +178,7 @@ def test_too_large_files_are_not_read(tmp_path, monkeypatch):
 
 
 def test_reading_is_bounded_where_the_size_grew(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "MAX_BYTES", 10)
+    monkeypatch.setattr(source_files, "MAX_BYTES", 10)
     (tmp_path / "x.png").write_bytes(b"x")
     (file,) = iterate_source(tmp_path)
     (tmp_path / "x.png").write_bytes(b"x" * 100)

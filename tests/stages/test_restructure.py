@@ -20,15 +20,16 @@ from PIL import Image
 
 from conftest import ROOT, draw_image, encode_image, write_images
 from relearn import paths
-from relearn.dataset import inspections, sources
+from relearn.dataset import inspections, placing, reading, sources
 from relearn.dataset.inspections import Inspection
 from relearn.dataset.manifest import hash_tables, read_manifest
+from relearn.dataset.placing import name_images
+from relearn.dataset.splitting import SourceImage, choose_split, split_images
 from relearn.errors import SourceError
 from relearn.images.decoding import decode_image
 from relearn.images.fingerprints import compute_fingerprint, read_hashes
 from relearn.params import read_params
-from relearn.stages import restructure as stage
-from relearn.stages.restructure import SourceImage, choose_split, name_images, plan_dataset, run
+from relearn.stages.restructure import run
 from relearn.storage.files import hash_file, read_csv, read_json
 
 
@@ -155,7 +156,7 @@ def test_csv_layout(use):
         ("path,label\n1.png,a,b\n", "line 2: wanted as many cells as there are columns, got more or fewer"),
         ("path,label\n,a\n", "line 2: wanted a path, got an empty cell"),
         ("path,label\n./1.png,a\n1.png,a\n", r"line 3: 1\.png is listed twice"),
-        ("path,label\n1.png," + "a" * 200_000, r"labels\.csv: line \d: wanted CSV, got: field larger than field limit"),
+        ("path,label\n1.png," + "a" * 200_000, r"labels\.csv: line \d: wanted CSV, got field larger than field limit"),
         ("path,label\n1.png,a\nno.png,b\n", r"1 of its paths are not in the source: no\.png$"),
     ],
 )
@@ -241,9 +242,9 @@ def test_unreadable_file_is_excluded_without_its_whole_path(use, monkeypatch):
 
     use(layout="class_folders")
     write_images(Path("source"), ["a/1.png", "a/2.png"])
-    original = stage.iterate_source
+    original = reading.iterate_source
     monkeypatch.setattr(
-        stage,
+        reading,
         "iterate_source",
         lambda *args: [file._replace(read=refuse) if file.path == "a/1.png" else file for file in original(*args)],
     )
@@ -429,10 +430,10 @@ def test_plan_does_not_depend_on_the_order(root):
         split = shuffler.choice(["training", "evaluation"])
         label = "a" if number % 7 else "b"
         images.append(SourceImage(f"{number}/x.png", split, label, Inspection(sha256, 1)))
-    first = plan_dataset(images, params)
+    first = split_images(images, params)
     for _ in range(5):
         shuffler.shuffle(images)
-        kept, excluded = plan_dataset(images, params)
+        kept, excluded = split_images(images, params)
         assert (sorted(kept), sorted(excluded)) == (sorted(first[0]), sorted(first[1]))
         assert len(kept) + len(excluded) == len(images)
 
@@ -475,10 +476,10 @@ def test_truncated_archive_leaves_the_old_data_set(use, set_params):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ([], "source: wanted images, found no file at all; put images there, or set restructure.source"),
-        (["1.png"], "found none in 1 file .1 does not fit the layout., for example 1.png: does not fit the layout"),
-        ([".x/a/1.png"], "found none in 1 file .1 hidden file."),
-        ([".x", "1.png", "2.png"], "found none in 3 files .*for example 1.png: does not fit the layout"),
+        ([], "source: wanted images, got no file at all; put images there, or set restructure.source"),
+        (["1.png"], "got none in 1 file .1 does not fit the layout., for example 1.png: does not fit the layout"),
+        ([".x/a/1.png"], "got none in 1 file .1 hidden file."),
+        ([".x", "1.png", "2.png"], "got none in 3 files .*for example 1.png: does not fit the layout"),
     ],
 )
 def test_no_image_left(use, names, message):
@@ -564,13 +565,13 @@ def decoded(monkeypatch):
 def read(monkeypatch):
     """The paths of the files that are read from now on."""
     names = []
-    original = stage.iterate_source
+    original = reading.iterate_source
 
     def iterate(*args):
         for file in original(*args):
             yield file._replace(read=lambda file=file: names.append(file.path) or file.read())
 
-    monkeypatch.setattr(stage, "iterate_source", iterate)
+    monkeypatch.setattr(reading, "iterate_source", iterate)
     return names
 
 
@@ -631,7 +632,7 @@ def test_file_that_changes_while_it_is_copied_is_told(use, settled, monkeypatch)
         copyfile(source, target)
         Path(source).write_bytes(encode_image(draw_image(9)))
 
-    monkeypatch.setattr(stage.shutil, "copyfile", copy_and_change)
+    monkeypatch.setattr(placing.shutil, "copyfile", copy_and_change)
     before = read_results()
     with pytest.raises(SourceError, match=r"source/[ab]/[12]\.png: changed while it was copied; run `dvc repro` when"):
         restructure()
@@ -821,7 +822,7 @@ def test_known_files_that_vanish_while_they_are_copied_are_an_error(forty, settl
             Path("source/d").rename("elsewhere")
         return copyfile(source, target)
 
-    monkeypatch.setattr(stage.shutil, "copyfile", copy_and_rename)
+    monkeypatch.setattr(placing.shutil, "copyfile", copy_and_rename)
     with pytest.raises(
         SourceError, match=r"source/d/\d\.png: changed while it was copied|source: changed while it was"
     ):
@@ -856,11 +857,11 @@ def test_source_that_changes_after_its_table_was_read_is_an_error(use, monkeypat
     use(layout="csv", labels_csv="labels.csv")
     write_images(Path("source"), [f"{n}.png" for n in range(9)])
     Path("source/labels.csv").write_text("path,label\n" + "".join(f"{n}.png,{'ab'[n % 2]}\n" for n in range(9)))
-    choose_layout = stage.choose_layout
+    layout = reading.Layout
     for change in (Path("source/3.png").unlink, lambda: Path("source/labels.csv").write_text("path,label\n")):
 
         def choose(params, change=change):
-            places = choose_layout(params)
+            places = layout(params)
             change()
             return places
 
@@ -868,7 +869,7 @@ def test_source_that_changes_after_its_table_was_read_is_an_error(use, monkeypat
             monkeypatch.context() as patch,
             pytest.raises(SourceError, match=r"^source: changed while it was read: 1 file (gone|changed) \("),
         ):
-            patch.setattr(stage, "choose_layout", choose)
+            patch.setattr(reading, "Layout", choose)
             restructure()
         write_images(Path("source"), [f"{n}.png" for n in range(9)])
 

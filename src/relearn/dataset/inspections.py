@@ -62,12 +62,6 @@ def inspect_content(content: bytes, sha256: str) -> Inspection:
     return Inspection(sha256, len(content), *image.rgb.size, image.mode, image.format, contrast, text)
 
 
-def read_stamp(path: Path) -> str:
-    """Return what changes when a file does: its inode, its size, and its two times."""
-    status = path.stat()
-    return f"{status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
-
-
 class Inspections:
     """A database of inspections by content, and of contents by a file's path and stamp.
 

@@ -1,82 +1,27 @@
-"""Files of a folder, a zip or a tar, one after the other, without ever unpacking one to a name of its own choosing."""
+"""The files of a source, which is a folder, a zip or a tar, one after the other."""
 
-import bz2
-import copy
-import lzma
 import os
 import re
-import stat
-import struct
 import sys
-import tarfile
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath
-from typing import NamedTuple, Self
+from collections.abc import Iterator
+from pathlib import Path
 
+from relearn.dataset.archives import begins_as_zip, iterate_tar, iterate_zip
 from relearn.dataset.manifest import describe_alike, fold_names
+from relearn.dataset.source_files import (
+    READING_ERRORS,
+    SourceFile,
+    Walk,
+    explain_hidden,
+    open_source_file,
+    refuse_file,
+    refuse_name,
+    spell_name,
+)
 from relearn.errors import SourceError
-from relearn.images.decoding import MAX_BYTES
-from relearn.runtime.text import holds_control_character, is_control_character
-
-
-class SourceFile(NamedTuple):
-    """A file found in a source.
-
-    `path` is relative, with `/`. `read` gives the bytes, at most one more than `MAX_BYTES`, and is to be called before
-    the next file is asked for (a compressed tar cannot go back). Where the file must not or cannot be read, `refusal`
-    is the reason.
-    """
-
-    path: str
-    read: Callable[[], bytes]
-    refusal: str | None = None
-
-
-class Walk(NamedTuple):
-    """What is met on the way through a source beside its files: paths of folders, and remarks for a person."""
-
-    folders: set[str]
-    remarks: list[str]
-
-
-# What systems and devices keep beside the files of a person, in lower case. Names that begin with a dot are hidden.
-SYSTEM_NAMES = {
-    "__macosx", "network trash folder", "temporary items",  # macOS
-    "$recycle.bin", "system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini",  # Windows
-    "lost+found",  # Linux
-    "@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot",  # network storage
-}  # fmt: skip
-
-CANNOT_BE_READ = "cannot be read"
-
-# What damaged, encrypted or unreadable files raise when they are read.
-READING_ERRORS = (
-    OSError, EOFError, RuntimeError, NotImplementedError, ValueError, MemoryError, struct.error, zlib.error,
-    lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError,
-)  # fmt: skip
 
 # Where DVC keeps a file of a data set: with `cache.type: symlink` all of them are links to such paths.
 _DVC_CACHE = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")
-
-_ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
-_ENCRYPTED = 0x41  # flag bits 0 and 6
-_HAS_END_MARK = 0x02
-_IS_UTF8 = 0x800
-_UNICODE_PATH = 0x7075  # an extra field: version 1, CRC-32 of the name in the header, the name in UTF-8
-# Systems whose names of files cannot hold a backslash: FAT, OS/2, Windows (by two numbers), VFAT.
-_SYSTEMS_WITH_BACKSLASHES = {0, 6, 10, 11, 14}
-
-# A tar holds long names and attributes in records of their own, which tarfile reads whole, whatever their size.
-_TAR_RECORDS = (
-    tarfile.GNUTYPE_LONGNAME,
-    tarfile.GNUTYPE_LONGLINK,
-    tarfile.XHDTYPE,
-    tarfile.XGLTYPE,
-    tarfile.SOLARIS_XHDTYPE,
-)
-_MAX_TAR_RECORD_BYTES = 1024 * 1024
 
 
 def iterate_source(source: Path, walk: Walk | None = None, *, is_strict: bool = True) -> Iterator[SourceFile]:
@@ -101,23 +46,10 @@ def iterate_source(source: Path, walk: Walk | None = None, *, is_strict: bool = 
         yield from _iterate_folder(source, walk, is_strict)
     elif not source.exists():
         raise SourceError(f"{source}: no such file or folder; put the images there, or set restructure.source")
-    elif _begins_as_zip(source):
-        yield from _iterate_zip(source, walk)
+    elif begins_as_zip(source):
+        yield from iterate_zip(source, walk)
     else:
-        yield from _iterate_tar(source, walk)
-
-
-def _begins_as_zip(source: Path) -> bool:
-    """Tell a zip by its first bytes; `zipfile.is_zipfile` also takes a tar for one whose last member is a zip."""
-    with source.open("rb") as file:
-        return file.read(4) in (b"PK\3\4", b"PK\5\6")
-
-
-def _begins_as_tar(source: Path) -> bool:
-    """Tell a tar, packed or not, by its first bytes, where `tarfile.open` can no longer do so."""
-    with source.open("rb") as file:
-        start = file.read(512)
-    return start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ")) or start[257:262] == b"ustar"
+        yield from iterate_tar(source, walk)
 
 
 def read_source_file(source: Path, path: str) -> bytes:
@@ -142,53 +74,6 @@ def read_source_file(source: Path, path: str) -> bytes:
     raise SourceError(f"{source}: wanted {path} in it, found no such file{alike}; set restructure.labels_csv")
 
 
-def refuse_file(path: str, reason: str) -> SourceFile:
-    """Return a file that is not read, for a reason."""
-    return SourceFile(path, lambda: b"", reason)
-
-
-def _refuse_size(path: str, n_bytes: int) -> SourceFile | None:
-    """Refuse a file that is known to be too large before any of it is read."""
-    if n_bytes <= MAX_BYTES:
-        return None
-    return refuse_file(path, f"too large: {n_bytes:,} bytes, at most {MAX_BYTES:,} are read")
-
-
-def explain_hidden(path: str) -> str | None:
-    """Return the reason why a path is not meant as an image: a part is hidden, or one of `SYSTEM_NAMES`; else None."""
-    for part in PurePosixPath(path).parts:
-        if part.casefold() in SYSTEM_NAMES:
-            return f"system file: {part}"
-        if part.startswith(".") and part != "..":
-            return "hidden file"
-    return None
-
-
-def _spell_name(path: str) -> str:
-    r"""Return a name in one line of UTF-8, with what does not belong there as `\n` or `\xff`."""
-    text = path.encode(errors="surrogateescape").decode(errors="backslashreplace")
-    return "".join(c.encode("unicode_escape").decode() if is_control_character(c) else c for c in text)
-
-
-def _refuse_name(path: str) -> SourceFile | None:
-    """Refuse a name that could not be written down or that points outside."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return refuse_file(_spell_name(path), "name is not UTF-8")
-    if holds_control_character(path):
-        return refuse_file(_spell_name(path), "name holds a control character")
-    parts = PurePosixPath(path).parts
-    if path.startswith("/") or ".." in parts:
-        return refuse_file(path, "name points outside the archive")
-    return None
-
-
-def find_refusal(path: str, n_bytes: int) -> SourceFile | None:
-    """Refuse a file that is not in a source, for its name or its size, as it would be refused there."""
-    return _refuse_name(path) or _refuse_size(path, n_bytes)
-
-
 def _iterate_folder(folder: Path, walk: Walk, is_strict: bool) -> Iterator[SourceFile]:
     if (encoding := sys.getfilesystemencoding()) != "utf-8":
         raise SourceError(f"{folder}: wanted names of files in UTF-8, got {encoding} from the locale; set PYTHONUTF8=1")
@@ -206,18 +91,18 @@ def _iterate_folder(folder: Path, walk: Walk, is_strict: bool) -> Iterator[Sourc
         for entry, is_folder in entries:
             name = prefix + entry.name
             if not is_folder:
-                yield _refuse_name(name) or _refuse_link(entry, name, inside) or open_source_file(Path(entry), name)
+                yield refuse_name(name) or _refuse_link(entry, name, inside) or open_source_file(Path(entry), name)
             elif entry.is_symlink():
-                walk.folders.add(_spell_name(name))
-                yield _refuse_name(name) or refuse_file(name, "link to a folder, not followed")
+                walk.folders.add(spell_name(name))
+                yield refuse_name(name) or refuse_file(name, "link to a folder, not followed")
             else:
-                walk.folders.add(_spell_name(name))
+                walk.folders.add(spell_name(name))
                 waiting.append((entry.path, f"{name}/"))
 
 
 def _refuse_folder(folder: Path, prefix: str, error: OSError, is_strict: bool) -> SourceFile:
     """Refuse a hidden folder that cannot be listed; raise `SourceError` for any other: what it holds is unknown."""
-    path = _spell_name(prefix.rstrip("/"))
+    path = spell_name(prefix.rstrip("/"))
     hidden = explain_hidden(path)
     if is_strict and hidden is None:
         raise SourceError(
@@ -244,194 +129,3 @@ def _refuse_link(entry: os.DirEntry[str], name: str, inside: Path) -> SourceFile
     if target.is_relative_to(inside) or _DVC_CACHE.search(target.as_posix()):
         return None
     return refuse_file(name, "link that leaves the source; put the file itself in its place")
-
-
-def open_source_file(path: Path, name: str) -> SourceFile:
-    """Return a file on the disk as a `SourceFile` called `name`, refused if there is nothing to read; follows links."""
-    try:
-        status = path.stat()
-    except OSError as error:  # a link into the void or in a circle
-        return refuse_file(name, f"{CANNOT_BE_READ}: {error.strerror}")
-    if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever
-        return refuse_file(name, "not a regular file")
-
-    def read() -> bytes:
-        with path.open("rb") as file:
-            return file.read(MAX_BYTES + 1)
-
-    return _refuse_size(name, status.st_size) or SourceFile(name, read)
-
-
-def _iterate_zip(source: Path, walk: Walk) -> Iterator[SourceFile]:
-    try:
-        archive = zipfile.ZipFile(source)
-    except READING_ERRORS as error:
-        raise SourceError(f"{source}: damaged archive: {error}") from None
-    with archive:
-        names, remark = _read_zip_names(archive.infolist())
-        walk.remarks.extend([f"{source}: {remark}"] if remark else [])
-        seen: set[str] = set()
-        for info, name in zip(archive.infolist(), names, strict=True):
-            path, is_folder = PurePosixPath(name).as_posix(), name.endswith("/")
-            if is_folder and not info.file_size:
-                walk.folders.add(_spell_name(path))
-                continue
-
-            def read(info: zipfile.ZipInfo = info) -> bytes:
-                return _read_member(archive, info)
-
-            is_special = is_folder or stat.S_ISLNK(info.external_attr >> 16)
-            refused = _check_member(path, seen, is_special) or _refuse_packing(path, info)
-            yield refused or _refuse_size(path, info.file_size) or SourceFile(path, read)
-
-
-def _read_zip_names(infos: list[zipfile.ZipInfo]) -> tuple[list[str], str | None]:
-    """Return the names of a zip's members as they were meant, with `/` between folders, and a remark on guesses.
-
-    The specification (APPNOTE.TXT 4.4.17, 4.6.9 and appendix D) has UTF-8 where a flag or an extra field says so, else
-    code page 437. Many programs write something else without the flag: UTF-8 (macOS), the code page of their country,
-    or backslashes (.NET before 4.6.1, and so PowerShell's `Compress-Archive`).
-    """
-    marked = [_find_marked_name(info) for info in infos]
-    raw = [_encode_name(info) for info, name in zip(infos, marked, strict=True) if name is None]
-    encoding, remark = "utf-8", None
-    try:
-        b"\n".join(raw).decode(encoding)
-    except UnicodeDecodeError:
-        encoding = "cp437"
-        examples = [name.decode(encoding) for name in raw if not name.isascii()]
-        remark = (
-            f"the encoding of {len(examples):,} names is unknown (no mark, and not UTF-8); read as code page 437, such "
-            f"as {_spell_name(examples[0])}; if that is wrong, unpack it with the right encoding, and take the folder"
-        )
-    names = [
-        _encode_name(info).decode(encoding) if name is None else name for info, name in zip(infos, marked, strict=True)
-    ]
-    has_slashes = any("/" in name for name in names)
-    return [
-        _read_backslashes(name) if not has_slashes or info.create_system in _SYSTEMS_WITH_BACKSLASHES else name
-        for info, name in zip(infos, names, strict=True)
-    ], remark
-
-
-def _encode_name(info: zipfile.ZipInfo) -> bytes:
-    """Return the bytes of a name without the flag; zipfile read them as code page 437, which has all of them."""
-    return info.orig_filename.encode("cp437")
-
-
-def _find_marked_name(info: zipfile.ZipInfo) -> str | None:
-    """Return the name of a zip's member if a flag or the Unicode path field, of this very name, says how to read it."""
-    if info.flag_bits & _IS_UTF8:
-        return info.orig_filename
-    extra, start = info.extra, struct.pack("<BL", 1, zlib.crc32(_encode_name(info)))
-    while len(extra) >= 4:
-        kind, size = struct.unpack("<HH", extra[:4])
-        field, extra = extra[4 : 4 + size], extra[4 + size :]
-        if kind == _UNICODE_PATH and field.startswith(start):
-            try:
-                return field[len(start) :].decode() or None
-            except UnicodeDecodeError:
-                return None
-    return None
-
-
-def _read_backslashes(name: str) -> str:
-    """Take backslashes for what is between folders, and a drive for the root."""
-    if "\\" not in name:
-        return name
-    return re.sub("^[A-Za-z]:/", "/", name.replace("\\", "/"))
-
-
-def _refuse_packing(path: str, info: zipfile.ZipInfo) -> SourceFile | None:
-    """Refuse a member of a zip that is packed in a way that cannot be read here."""
-    if info.flag_bits & _ENCRYPTED:
-        return refuse_file(path, "encrypted; unpack the archive with its password")
-    if info.compress_type not in _ZIP_METHODS:
-        method = zipfile.compressor_names.get(info.compress_type, str(info.compress_type))  # type: ignore[attr-defined]
-        return refuse_file(path, f"packed by a method that is not read ({method}); pack it by deflate")
-    return None
-
-
-def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    """Read a member of a zip, and unpack no more of it than the size that it promises."""
-    if info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        with archive.open(info) as file:
-            return file.read(info.file_size + 1)
-    # Of the other methods zipfile unpacks all that it has read at once, and looks only then at the size that was
-    # promised: 400 bytes of bzip2 are 512 MB. So its part is to find the packed bytes, as if they were not packed.
-    packed = copy.copy(info)
-    packed.compress_type, packed.file_size, packed.CRC = zipfile.ZIP_STORED, info.compress_size, None  # type: ignore[assignment]
-    with archive.open(packed) as file:
-        content = file.read(MAX_BYTES + 1)
-    unpacking: bz2.BZ2Decompressor | lzma.LZMADecompressor
-    if info.compress_type == zipfile.ZIP_BZIP2:
-        unpacking = bz2.BZ2Decompressor()
-    else:
-        # A zip's LZMA has its properties after four bytes and no size; a .lzma file begins with properties and size.
-        size = b"\xff" * 8 if info.flag_bits & _HAS_END_MARK else info.file_size.to_bytes(8, "little")
-        content = content[4:9] + size + content[9:]
-        unpacking = lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=MAX_BYTES)
-    unpacked = unpacking.decompress(content, info.file_size + 1)
-    if len(unpacked) != info.file_size or zlib.crc32(unpacked) != info.CRC:
-        raise zipfile.BadZipFile(f"Bad CRC-32 for file {info.filename!r}")
-    return unpacked
-
-
-class _StrictTarInfo(tarfile.TarInfo):
-    """A member's header that must be sound: tarfile takes a damaged or missing one for the end of the archive."""
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        info = super().frombuf(buf, encoding, errors)
-        if info.type in _TAR_RECORDS and info.size > _MAX_TAR_RECORD_BYTES:
-            # No TarError, which `tarfile.open` would take for the news that this is no tar.
-            raise RuntimeError(f"a record of {info.size:,} bytes where a name is wanted")
-        return info
-
-    @classmethod
-    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> Self:
-        try:
-            return super().fromtarfile(tarfile_)
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # the mark at the end
-            raise
-        except tarfile.HeaderError as error:
-            raise tarfile.ReadError(f"{error} at byte {tarfile_.offset}") from None
-
-
-def _iterate_tar(source: Path, walk: Walk) -> Iterator[SourceFile]:
-    try:
-        # Names are UTF-8 whatever the locale says; others come with surrogates, and are refused by that.
-        archive = tarfile.open(source, tarinfo=_StrictTarInfo, encoding="utf-8")  # noqa: SIM115
-    except tarfile.ReadError:
-        if _begins_as_tar(source):
-            raise SourceError(f"{source}: damaged archive: its beginning is cut short or wrong") from None
-        raise SourceError(f"{source}: wanted a folder, a .zip or a .tar (.gz, .bz2, .xz), got none of them") from None
-    except READING_ERRORS as error:
-        raise SourceError(f"{source}: damaged archive: {error}") from None
-    seen: set[str] = set()
-    try:
-        with archive:
-            for member in archive:
-                if member.isdir():
-                    walk.folders.add(_spell_name(PurePosixPath(member.name).as_posix()))
-                    continue
-
-                def read(member: tarfile.TarInfo = member) -> bytes:
-                    file = archive.extractfile(member)
-                    return file.read(MAX_BYTES + 1) if file else b""
-
-                path = PurePosixPath(member.name).as_posix()  # `tar -C folder .` writes ./NAME
-                refused = _check_member(path, seen, not member.isfile()) or _refuse_size(path, member.size)
-                yield refused or SourceFile(path, read)
-    except READING_ERRORS as error:
-        raise SourceError(f"{source}: damaged archive: {error}") from None
-
-
-def _check_member(path: str, seen: set[str], is_special: bool) -> SourceFile | None:
-    """Refuse a member of an archive that is no plain file, or has a name that another one had before it."""
-    if refused := _refuse_name(path):
-        return refused
-    if path in seen:
-        return refuse_file(path, "second member of this name in the archive")
-    seen.add(path)
-    return refuse_file(path, "a link or a device, not a file") if is_special else None

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from pydantic import ValidationError
 
-from relearn.dataset.sources import SourceFile, explain_hidden, iterate_source, open_source_file, refuse_file
+from relearn.dataset.source_files import SourceFile, explain_hidden, open_source_file, refuse_file
+from relearn.dataset.sources import iterate_source
 from relearn.errors import ImageError, IntegrityError, NetworkError
 from relearn.inference.classifier import RECORD, read_classifier
 from relearn.networks.extractor import Extractor, ExtractorRecord

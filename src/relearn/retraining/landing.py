@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol
 
 from relearn import paths
 from relearn.dataset.manifest import Exclusion
-from relearn.dataset.sources import explain_hidden, find_refusal
+from relearn.dataset.source_files import explain_hidden, find_refusal
 from relearn.errors import SourceError, UnreachableSource
 from relearn.images.decoding import MAX_BYTES
 from relearn.runtime.text import escape_controls
