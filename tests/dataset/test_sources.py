@@ -246,7 +246,7 @@ def test_what_is_no_source(tmp_path):
 def test_one_file(tmp_path):
     write_zip(tmp_path / "a.zip", FILES.items())
     assert read_source_file(tmp_path / "a.zip", "a/1.png") == b"one"
-    with pytest.raises(SourceError, match=r"wanted labels\.csv in it, found no such file"):
+    with pytest.raises(SourceError, match=r"wanted labels\.csv in it, got no such file"):
         read_source_file(tmp_path / "a.zip", "labels.csv")
 
 
@@ -304,7 +304,7 @@ def test_names_of_unknown_encoding_are_said(tmp_path, encoding, name, shown):
     found, remarks = read_names(tmp_path / "a.zip")
     assert found == [shown, "plain/00000003.png", utf8.decode("cp437")]
     assert remarks == [
-        f"{tmp_path}/a.zip: the encoding of 2 names is unknown (no mark, and not UTF-8); read as code page 437, such "
+        f"{tmp_path}/a.zip: the encoding of 2 names is unknown (no flag, and not UTF-8); read as code page 437, such "
         f"as {shown}; if that is wrong, unpack it with the right encoding, and take the folder"
     ]
 

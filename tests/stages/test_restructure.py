@@ -201,7 +201,7 @@ def test_parameters_that_only_look_like_what_is_in_the_source_are_said(use):
     with pytest.raises(SourceError, match=re.escape(f"not in a folder of a split: \u00e9, x {hint}")):
         restructure()
     use(layout="csv", labels_csv="\u00e9/cat/1.png")
-    with pytest.raises(SourceError, match=r"found no such file .what looks the same is there with other bytes"):
+    with pytest.raises(SourceError, match=r"got no such file .what looks the same is there with other bytes"):
         restructure()
 
 

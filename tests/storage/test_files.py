@@ -174,8 +174,8 @@ def test_csv_round_trip(tmp_path):
         ("", "wanted the columns x,y, got "),
         ("y,x\n", "wanted the columns x,y, got y,x"),
         ("x,y\n1,2\n3\n", "row 3: wanted 2 cells, got 1"),
-        ("x,y\n1,\xff\n", "wanted CSV in UTF-8, got: 'utf-8' codec"),
-        ("x,y\n1," + "a" * 200_000, "wanted CSV in UTF-8, got: field larger than field limit"),
+        ("x,y\n1,\xff\n", "wanted CSV in UTF-8, got 'utf-8' codec"),
+        ("x,y\n1," + "a" * 200_000, "wanted CSV in UTF-8, got field larger than field limit"),
     ],
 )
 def test_csv_errors(tmp_path, content, message):

@@ -1,4 +1,4 @@
-"""What was seen of an image when its bytes were decoded, and a memory of it, so that no image is decoded twice."""
+"""What is known of an image after decoding it, kept in a database, so that no image is decoded twice."""
 
 import base64
 import json
@@ -19,10 +19,10 @@ from relearn.storage.files import hash_bytes
 
 log = logging.getLogger(__name__)
 
-# The packages that decide what is seen of an image.
+# The packages that decide an inspection.
 CODE = ("dataset", "images")
 
-# A file that was changed this short a time ago may be changed again without its time showing it.
+# A file that was changed more recently may be changed again within the resolution of its time.
 SETTLED_SECONDS = 2.0
 
 SCHEMA_VERSION = 1
@@ -30,7 +30,7 @@ SCHEMA = "CREATE TABLE IF NOT EXISTS record (key TEXT PRIMARY KEY, record TEXT N
 
 
 class Inspection(NamedTuple):
-    """What a file's bytes are. `refusal` says why they are no image; `hashes`, if it has any, are base 85."""
+    """What a file's bytes are. `refusal` is the reason if they are no image; `hashes` are in base 85, or empty."""
 
     sha256: str
     bytes: int
@@ -49,7 +49,7 @@ def inspect_content(content: bytes, sha256: str) -> Inspection:
     Raises
     ------
     OutOfMemory
-        For what this machine cannot do now is no property of the bytes.
+        What this machine cannot do now is no property of the bytes.
     """
     try:
         image = decode_image(content)
@@ -65,8 +65,8 @@ def inspect_content(content: bytes, sha256: str) -> Inspection:
 class Inspections:
     """A database of inspections by content, and of contents by a file's path and stamp.
 
-    It saves time and decides nothing. Every record carries its own hash and that of the code that made it; what does
-    not match is inspected anew, as all is where there is no database to be had.
+    It only saves time. Every record has its own hash and that of the code that made it; an image is inspected again if
+    they do not match, or if there is no database.
     """
 
     def __init__(self, path: Path) -> None:
@@ -93,21 +93,21 @@ class Inspections:
             self._database.__exit__(kind, error, traceback)
 
     def find_content(self, sha256: str) -> Inspection | None:
-        """Return what was seen of these bytes, if they were inspected by the code of today."""
+        """Return the inspection of these bytes, if this code made one."""
         record = self._find(f"{self._recipe} {sha256}")
         return Inspection(*json.loads(record)) if record is not None else None
 
     def find_file(self, path: Path, stamp: str) -> Inspection | None:
-        """Return what was seen of a file that has not changed since."""
+        """Return the inspection of a file that has not changed since."""
         sha256 = self._find(f"{path.absolute()} {stamp}")
         return self.find_content(sha256) if sha256 is not None else None
 
     def add(self, inspection: Inspection) -> None:
-        """Remember an inspection by its content."""
+        """Keep an inspection by its content."""
         self._add(f"{self._recipe} {inspection.sha256}", json.dumps(inspection))
 
     def add_file(self, path: Path, stamp: str, sha256: str) -> None:
-        """Remember what a file holds that had this stamp before it was read."""
+        """Keep the content of a file that had this stamp before it was read."""
         changed_ns = max(int(part) for part in stamp.split()[2:])
         if changed_ns < time.time_ns() - SETTLED_SECONDS * 1e9:
             self._add(f"{path.absolute()} {stamp}", sha256)

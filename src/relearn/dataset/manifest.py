@@ -1,4 +1,4 @@
-"""What `restructure` says of the images: the manifest, what was seen of each, and what was left out."""
+"""The tables of `restructure`: the manifest, the details of the source, and what was excluded."""
 
 import re
 import unicodedata
@@ -39,7 +39,7 @@ COPY_KEPT = "same bytes in a later split"
 
 
 class SourceDetails(NamedTuple):
-    """What else was seen of an image of the manifest, in the manifest's order: `data/sightings.csv`.
+    """What the source says of an image, in the order of the manifest: one row of `data/sightings.csv`.
 
     `source_path` is its path in the source, `contrast` the standard deviation of its brightness (0 to 127.5).
     """
@@ -50,35 +50,35 @@ class SourceDetails(NamedTuple):
 
 
 class Exclusion(NamedTuple):
-    """A file of the source that is not in the data set: `data/excluded.csv`. The reason is `KIND` or `KIND: DETAIL`."""
+    """A file of the source that is not in the dataset: `data/excluded.csv`. The reason is `KIND` or `KIND: DETAIL`."""
 
     path: str
     reason: str
 
     @property
     def kind(self) -> str:
-        """Return the reason without what is particular to this file."""
+        """Return the reason without its details."""
         return self.reason.split(":")[0]
 
     @property
     def copied(self) -> str:
-        """Return the path in the source of the copy that was kept in its place, or nothing."""
+        """Return the path in the source of the copy that was kept instead, or an empty text."""
         match = re.fullmatch(rf"{COPY_KEPT}: (.*), kept in \w+", self.reason)
         return match[1] if match else ""
 
 
 def fold_name(name: str) -> str:
-    """Return what names share that some file systems, or people, take for one: by case, accents or spaces around."""
+    """Return a key that two names share if they differ only in case, Unicode form or spaces around them."""
     return unicodedata.normalize("NFC", name).strip().casefold()
 
 
 def fold_names(names: Iterable[str]) -> dict[str, str]:
-    """Return names by what they share with those that look like them; see `describe_alike`."""
+    """Return names by their `fold_name`."""
     return {fold_name(name): name for name in names}
 
 
 def describe_alike(name: str, known: Mapping[str, str]) -> str:
-    """Return in parentheses how one of the names in `known` differs that looks like `name`, or nothing if none does."""
+    """Return in parentheses how a name of `known` differs that looks like `name`; else an empty text."""
     other = known.get(fold_name(name.replace("\\", "/")), name)
     if other == name:
         return ""
@@ -91,12 +91,12 @@ def describe_alike(name: str, known: Mapping[str, str]) -> str:
 
 
 def find_form(name: str) -> str:
-    """Return the normal form of Unicode that a name is in: NFC (composed accents), NFD (decomposed), or neither."""
+    """Return the Unicode normal form of a name: NFC (composed accents), NFD (decomposed), or neither."""
     return next((form for form in ("NFC", "NFD") if unicodedata.is_normalized(form, name)), "no normal form")
 
 
 def sort_key(row: ManifestRow) -> tuple[int, str, str]:
-    """Return what the manifest is ordered by: split (as in `SPLITS`), then sha256, then path."""
+    """Return the sort key of the manifest: split (in the order of `SPLITS`), sha256, path."""
     return SPLITS.index(row.split), row.sha256, row.path
 
 
@@ -107,7 +107,7 @@ def write_manifest(path: Path, rows: Iterable[ManifestRow]) -> None:
 
 
 def hash_tables() -> dict[str, str]:
-    """Return the hashes of the tables, which `data/source.json` keeps."""
+    """Return the hashes of the tables, for `data/source.json`."""
     return {key: hash_file(path) for key, path in TABLES.items()}
 
 
@@ -122,11 +122,12 @@ def read_manifest(path: Path) -> list[ManifestRow]:
     rows = []
     for number, row in enumerate(read_csv(path, ManifestRow._fields), start=2):
         name, split, label, sha256, n_bytes, width_px, height_px, mode, file_format = row
+        where = f"{path}: row {number}"
         if split not in SPLITS:
-            raise IntegrityError(f"{path}: row {number}: wanted a split of {', '.join(SPLITS)}, got {split!r}")
+            raise IntegrityError(where=where, wanted=f"a split of {', '.join(SPLITS)}", got=repr(split))
         try:
             sizes = int(n_bytes), int(width_px), int(height_px)
         except ValueError as error:
-            raise IntegrityError(f"{path}: row {number}: wanted whole numbers, got {error}") from None
+            raise IntegrityError(where=where, wanted="whole numbers", got=error) from None
         rows.append(ManifestRow(name, split, label, sha256, *sizes, mode, file_format))
     return rows

@@ -17,9 +17,8 @@ from relearn.runtime.text import holds_control_character, is_control_character
 class SourceFile(NamedTuple):
     """A file found in a source.
 
-    `path` is relative, with `/`. `read` gives the bytes, at most one more than `MAX_BYTES`, and is to be called before
-    the next file is asked for (a compressed tar cannot go back). Where the file must not or cannot be read, `refusal`
-    is the reason.
+    `path` is relative, with `/`. `read` returns the bytes, at most one more than `MAX_BYTES`; call it before taking the
+    next file (a compressed tar cannot go back). `refusal` is the reason if the file must not or cannot be read.
     """
 
     path: str
@@ -28,13 +27,13 @@ class SourceFile(NamedTuple):
 
 
 class Walk(NamedTuple):
-    """What is met on the way through a source beside its files: paths of folders, and remarks for a person."""
+    """What a walk through a source finds beside its files: paths of folders, and remarks for the user."""
 
     folders: set[str]
     remarks: list[str]
 
 
-# What systems and devices keep beside the files of a person, in lower case. Names that begin with a dot are hidden.
+# What systems and devices keep beside a user's files, in lower case. Names that begin with a dot are hidden.
 SYSTEM_NAMES = {
     "__macosx", "network trash folder", "temporary items",  # macOS
     "$recycle.bin", "system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini",  # Windows
@@ -64,19 +63,19 @@ def list_some(names: Sequence[str]) -> str:
 
 
 def refuse_file(path: str, reason: str) -> SourceFile:
-    """Return a file that is not read, for a reason."""
+    """Return a file that is not read, with the reason."""
     return SourceFile(path, lambda: b"", reason)
 
 
 def refuse_size(path: str, n_bytes: int) -> SourceFile | None:
-    """Refuse a file that is known to be too large before any of it is read."""
+    """Refuse a file that is too large, before any of it is read; return None if it is not."""
     if n_bytes <= MAX_BYTES:
         return None
     return refuse_file(path, f"too large: {n_bytes:,} bytes, at most {MAX_BYTES:,} are read")
 
 
 def explain_hidden(path: str) -> str | None:
-    """Return the reason why a path is not meant as an image: a part is hidden, or one of `SYSTEM_NAMES`; else None."""
+    """Return the reason if a path is not meant as an image: a part is hidden or one of `SYSTEM_NAMES`; else None."""
     for part in PurePosixPath(path).parts:
         if part.casefold() in SYSTEM_NAMES:
             return f"system file: {part}"
@@ -86,13 +85,13 @@ def explain_hidden(path: str) -> str | None:
 
 
 def spell_name(path: str) -> str:
-    r"""Return a name in one line of UTF-8, with what does not belong there as `\n` or `\xff`."""
+    r"""Return a name in one line of UTF-8; control characters and other bytes become `\n` or `\xff`."""
     text = path.encode(errors="surrogateescape").decode(errors="backslashreplace")
     return "".join(c.encode("unicode_escape").decode() if is_control_character(c) else c for c in text)
 
 
 def refuse_name(path: str) -> SourceFile | None:
-    """Refuse a name that could not be written down or that points outside."""
+    """Refuse a name that no text file can hold or that points outside; return None for any other."""
     try:
         path.encode()
     except UnicodeEncodeError:
@@ -106,21 +105,21 @@ def refuse_name(path: str) -> SourceFile | None:
 
 
 def find_refusal(path: str, n_bytes: int) -> SourceFile | None:
-    """Refuse a file that is not in a source, for its name or its size, as it would be refused there."""
+    """Refuse a name or a size as it would be refused in a source; return None if it would not."""
     return refuse_name(path) or refuse_size(path, n_bytes)
 
 
 def open_source_file(path: Path, name: str) -> SourceFile:
-    """Return a file on the disk as a `SourceFile` called `name`, refused if there is nothing to read; follows links."""
+    """Return a file on the disk, or the target of a link, under a name; refuse all but plain files."""
     try:
         status = path.stat()
-    except OSError as error:  # a link into the void or in a circle
+    except OSError as error:  # a broken or circular link
         return refuse_file(name, f"{CANNOT_BE_READ}: {error.strerror}")
-    if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe would never end
         return refuse_file(name, "not a regular file")
 
-    def read() -> bytes:
+    def _read() -> bytes:
         with path.open("rb") as file:
             return file.read(MAX_BYTES + 1)
 
-    return refuse_size(name, status.st_size) or SourceFile(name, read)
+    return refuse_size(name, status.st_size) or SourceFile(name, _read)

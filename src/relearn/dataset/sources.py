@@ -20,7 +20,7 @@ from relearn.dataset.source_files import (
 )
 from relearn.errors import SourceError
 
-# Where DVC keeps a file of a data set: with `cache.type: symlink` all of them are links to such paths.
+# The path of a file in DVC's cache: with `cache.type: symlink` all files of a dataset are links to such paths.
 _DVC_CACHE = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")
 
 
@@ -30,22 +30,22 @@ def iterate_source(source: Path, walk: Walk | None = None, *, is_strict: bool = 
     Parameters
     ----------
     walk : Walk, optional
-        Gets the folders and remarks that are met on the way.
+        Collects the folders and remarks on the way.
     is_strict : bool
-        Whether a folder that cannot be listed is an error; else it comes as a refused file. It is no error where all
-        that could be in it is hidden.
+        Whether a folder that cannot be listed is an error; else it is yielded as a refused file. A hidden folder is
+        never an error.
 
     Raises
     ------
     SourceError
-        There is no such file or folder, a folder cannot be listed, it is no archive, or the archive as a whole is
-        damaged.
+        The source does not exist or is no archive, a folder cannot be listed, or the archive as a whole is damaged.
     """
     walk = Walk(set(), []) if walk is None else walk
     if source.is_dir():
         yield from _iterate_folder(source, walk, is_strict)
     elif not source.exists():
-        raise SourceError(f"{source}: no such file or folder; put the images there, or set restructure.source")
+        advice = "put the images there, or set restructure.source"
+        raise SourceError("no such file or folder", where=source, advice=advice)
     elif begins_as_zip(source):
         yield from iterate_zip(source, walk)
     else:
@@ -65,20 +65,22 @@ def read_source_file(source: Path, path: str) -> bytes:
         others.append(file.path)
         if file.path == path:
             if file.refusal:
-                raise SourceError(f"{source}: {path}: {file.refusal}")
+                raise SourceError(file.refusal, where=f"{source}: {path}")
             try:
                 return file.read()
             except READING_ERRORS as error:
-                raise SourceError(f"{source}: {path}: cannot be read: {error}") from None
+                raise SourceError(f"cannot be read: {error}", where=f"{source}: {path}") from None
     alike = describe_alike(path, fold_names(others))
-    raise SourceError(f"{source}: wanted {path} in it, found no such file{alike}; set restructure.labels_csv")
+    got = f"no such file{alike}"
+    raise SourceError(where=source, wanted=f"{path} in it", got=got, advice="set restructure.labels_csv")
 
 
 def _iterate_folder(folder: Path, walk: Walk, is_strict: bool) -> Iterator[SourceFile]:
     if (encoding := sys.getfilesystemencoding()) != "utf-8":
-        raise SourceError(f"{folder}: wanted names of files in UTF-8, got {encoding} from the locale; set PYTHONUTF8=1")
+        got = f"{encoding} from the locale"
+        raise SourceError(where=folder, wanted="names of files in UTF-8", got=got, advice="set PYTHONUTF8=1")
     inside = folder.resolve()
-    # Not `os.walk`: up to Python 3.11 it calls itself, and ends in a tree of a thousand levels.
+    # Not `os.walk`: up to Python 3.11 it is recursive, and fails in a tree of a thousand levels.
     waiting = [(str(folder), "")]
     while waiting:
         root, prefix = waiting.pop()
@@ -101,28 +103,26 @@ def _iterate_folder(folder: Path, walk: Walk, is_strict: bool) -> Iterator[Sourc
 
 
 def _refuse_folder(folder: Path, prefix: str, error: OSError, is_strict: bool) -> SourceFile:
-    """Refuse a hidden folder that cannot be listed; raise `SourceError` for any other: what it holds is unknown."""
+    """Refuse a hidden folder that cannot be listed; raise `SourceError` for any other, whose content is unknown."""
     path = spell_name(prefix.rstrip("/"))
-    hidden = explain_hidden(path)
+    hidden, reason = explain_hidden(path), f"folder cannot be listed: {error.strerror}"
     if is_strict and hidden is None:
-        raise SourceError(
-            f"{folder / path}: folder cannot be listed: {error.strerror}; allow it to be read, or move it out of the "
-            "source, and run again"
-        )
-    return refuse_file(path or ".", hidden or f"folder cannot be listed: {error.strerror}")
+        advice = "allow it to be read, or move it out of the source, and run again"
+        raise SourceError(reason, where=folder / path, advice=advice)
+    return refuse_file(path or ".", hidden or reason)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:
-        if entry.is_symlink():  # in a circle
+        if entry.is_symlink():  # a circular one
             return False
-        raise  # it may be a folder, so the one that it is in is not fully listed
+        raise  # it may be a folder, so the listing is not complete
 
 
 def _refuse_link(entry: os.DirEntry[str], name: str, inside: Path) -> SourceFile | None:
-    """Refuse a link out of the source: a set from elsewhere must not bring files of this machine into the data."""
+    """Refuse a link out of the source: foreign data must not bring files of this machine into the dataset."""
     if not entry.is_symlink():
         return None
     target = Path(os.path.realpath(entry.path))

@@ -18,6 +18,7 @@ import numpy as np
 from relearn.errors import IntegrityError
 
 MAX_EXCHANGES = 100
+WRITE_AGAIN = "run `dvc repro` to write it again"
 
 
 def hash_bytes(content: bytes) -> str:
@@ -32,18 +33,18 @@ def hash_file(path: Path) -> str:
 
 
 def is_alive(pid: int) -> bool:
-    """Tell whether a process of this machine still runs."""
+    """Return whether a process of this machine still runs."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
+        pass
     return True
 
 
 def _partial_path(path: Path) -> Path:
-    """Return a name beside `path` that is this process's own, and clear away what dead processes left there."""
+    """Return a name beside `path` that no other process uses, and remove what dead processes left there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for stale in path.parent.glob(f".{path.name}.*.partial"):
         pid = stale.name.split(".")[-2]
@@ -53,7 +54,7 @@ def _partial_path(path: Path) -> Path:
 
 
 def _name_file(error: OSError, path: Path) -> None:
-    """Note in an error that does not say so, such as a full disk's, what was being written."""
+    """Add the file to an error without one, such as that of a full disk."""
     if error.filename is None:
         error.filename = str(path)
 
@@ -77,7 +78,7 @@ def write_file(path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def write_folder(path: Path) -> Iterator[Path]:
-    """Give an empty folder to fill, which replaces `path` once the block ends without an error."""
+    """Yield an empty folder to fill; it replaces `path` once the block ends without an error."""
     partial = _partial_path(path)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
@@ -97,7 +98,7 @@ def write_folder(path: Path) -> Iterator[Path]:
 
 
 def _exchange(partial: Path, path: Path, old: Path) -> None:
-    """Give a folder its name; what had it gets the name `old`. Another process may be doing the same."""
+    """Rename `partial` to `path`, and a folder of that name to `old`. Another process may do the same at this time."""
     for attempt in count():
         try:
             if path.exists():
@@ -108,14 +109,14 @@ def _exchange(partial: Path, path: Path, old: Path) -> None:
             overtaken = error.errno in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST) and partial.exists()
             if not overtaken or attempt == MAX_EXCHANGES:
                 raise
-            if path.exists():  # the other's; what it replaced is in its way no more
+            if path.exists():  # that of the other process; what it replaced may go
                 shutil.rmtree(old, ignore_errors=True)
 
 
 def write_array(path: Path, values: np.ndarray) -> None:
     """Write a C-ordered array as `.npy`, without pickle.
 
-    `numpy.save` tells of a full disk without its cause; plain writes raise `OSError` with it.
+    `numpy.save` hides the cause of an error, such as a full disk; plain writes raise `OSError` with it.
     """
     with write_file(path) as file:
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(values))
@@ -140,22 +141,22 @@ def read_json(path: Path, keys: Iterable[str] = ()) -> dict[str, Any]:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise IntegrityError(f"{path}: no such file; run `dvc repro`, which writes it") from None
+        raise IntegrityError("no such file", where=path, advice="run `dvc repro`, which writes it") from None
     return parse_json(content, str(path), keys)
 
 
 def parse_json(content: bytes, name: str, keys: Iterable[str] = ()) -> dict[str, Any]:
-    """Return the JSON object that `read_json` would read from a file of these bytes; errors call it `name`."""
+    """Return the JSON object that `read_json` would read from these bytes; errors name it `name`."""
     try:
         value = json.loads(content, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:  # brackets in brackets
-        raise IntegrityError(f"{name}: wanted JSON, got {error}; run `dvc repro` to write it again") from None
+    except (ValueError, RecursionError) as error:  # too many nested brackets
+        raise IntegrityError(where=name, wanted="JSON", got=error, advice=WRITE_AGAIN) from None
     if not isinstance(value, dict):
-        raise IntegrityError(f"{name}: wanted a JSON object, got a {type(value).__name__}; run `dvc repro`")
+        got = f"a {type(value).__name__}"
+        raise IntegrityError(where=name, wanted="a JSON object", got=got, advice=WRITE_AGAIN)
     if missing := [key for key in keys if key not in value]:
-        raise IntegrityError(
-            f"{name}: wanted the key {missing[0]}, got {', '.join(value)[:300] or 'none'}; run `dvc repro`"
-        )
+        got = ", ".join(value)[:300] or "none"
+        raise IntegrityError(where=name, wanted=f"the key {missing[0]}", got=got, advice=WRITE_AGAIN)
     return value
 
 
@@ -164,13 +165,13 @@ def _refuse_constant(name: str) -> None:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write rows under a header as UTF-8, lines ended as on Unix, quoting only where a cell needs it."""
+    """Write rows under a header as UTF-8, with Unix line ends and quotes only if a cell needs them."""
     with write_file(path) as file:
         text = io.TextIOWrapper(file, encoding="utf-8", newline="")
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)
-        text.detach()  # flushes, and leaves the closing to write_file
+        text.detach()  # flushes; `write_file` closes the file
 
 
 def read_csv(path: Path, header: Sequence[str]) -> list[list[str]]:
@@ -185,12 +186,14 @@ def read_csv(path: Path, header: Sequence[str]) -> list[list[str]]:
         with path.open(encoding="utf-8", newline="") as file:
             found, *rows = list(csv.reader(file)) or [[]]
     except FileNotFoundError:
-        raise IntegrityError(f"{path}: no such file; run `dvc repro`, which writes it") from None
+        raise IntegrityError("no such file", where=path, advice="run `dvc repro`, which writes it") from None
     except (UnicodeDecodeError, csv.Error) as error:
-        raise IntegrityError(f"{path}: wanted CSV in UTF-8, got: {error}; run `dvc repro` to write it again") from None
+        raise IntegrityError(where=path, wanted="CSV in UTF-8", got=error, advice=WRITE_AGAIN) from None
     if found != list(header):
-        raise IntegrityError(f"{path}: wanted the columns {','.join(header)}, got {','.join(found)}; run `dvc repro`")
+        wanted, got = f"the columns {','.join(header)}", ",".join(found)
+        raise IntegrityError(where=path, wanted=wanted, got=got, advice=WRITE_AGAIN)
     for number, row in enumerate(rows, start=2):
         if len(row) != len(header):
-            raise IntegrityError(f"{path}: row {number}: wanted {len(header)} cells, got {len(row)}; run `dvc repro`")
+            where = f"{path}: row {number}"
+            raise IntegrityError(where=where, wanted=f"{len(header)} cells", got=len(row), advice=WRITE_AGAIN)
     return rows
