@@ -1,4 +1,4 @@
-"""Write data/raw/digits.zip from the digits that scikit-learn ships; the same bytes each time.
+"""Write data/raw/digits.zip from the digits of scikit-learn; the bytes are the same each time.
 
 Usage: python data/make_digits.py [ZIP]
 """
@@ -16,7 +16,7 @@ SAMPLE = Path(__file__).parent / "raw" / "digits.zip"
 
 
 def write_digits(path: Path) -> None:
-    """Write the 1,797 digits as 8 x 8 greyscale PNG files `LABEL/NUMBER.png`, NUMBER their place in `load_digits`.
+    """Write the 1,797 digits as 8x8 grayscale PNG files `LABEL/NUMBER.png`, where NUMBER is the row in `load_digits`.
 
     The 17 levels of ink, 0 to 16, become 0 to 255. Nothing is compressed and every date is 1980-01-01, so that the
     bytes depend neither on a version of zlib nor on a clock.
