@@ -18,7 +18,7 @@ import numpy as np
 from cifar10 import ARRAYS, CLASSES, TOP, WEIGHTS
 from relearn.errors import RelearnError, TrainingError
 from relearn.networks import mini_vgg
-from relearn.networks.batch_norm import fold_normalisation
+from relearn.networks.batch_norm import fuse_batch_norm
 from relearn.networks.mini_vgg import MiniVGG, preprocess_input
 from relearn.runtime.backend import import_keras
 from relearn.storage.files import hash_bytes, hash_file, write_file, write_folder, write_json
@@ -80,9 +80,9 @@ def iterate_batches(
 
 
 def build_network(keras: Any, params: PretrainParams, n_steps_per_epoch: int) -> Any:
-    """Return the network with a normalisation behind each convolution and the classes on top, ready to be trained."""
+    """Return the network with batch norm after each convolution and the classes on top, ready to be trained."""
     keras.utils.set_random_seed(params.seed)
-    trunk = MiniVGG(normalised=True)
+    trunk = MiniVGG(batch_norm=True)
     values = keras.layers.GlobalAveragePooling2D(name="pool")(trunk.output)
     network = keras.Model(trunk.input, keras.layers.Dense(len(CLASSES), dtype="float32", name="classes")(values))
     n_warmup_steps = params.warmup_epochs * n_steps_per_epoch
@@ -198,7 +198,7 @@ def train(keras: Any, params: PretrainParams, data: dict[str, np.ndarray]) -> An
 
 
 def write_network(keras: Any, network: Any) -> None:
-    """Write the network without its top, normalisations folded, in float16; and the top beside it.
+    """Write the network without its top, batch norm fused, in float16; and the top beside it.
 
     Raises
     ------
@@ -206,12 +206,12 @@ def write_network(keras: Any, network: Any) -> None:
         A weight is too large for float16.
     """
     trunk = keras.Model(network.input, network.get_layer("block3_pool").output)
-    folded = fold_normalisation(keras, trunk)
+    fused = fuse_batch_norm(keras, trunk)
     keras.config.set_dtype_policy("float16")
     kept = MiniVGG()
     for layer in kept.layers:
         if layer.weights:
-            layer.set_weights(folded.get_layer(layer.name).get_weights())
+            layer.set_weights(fused.get_layer(layer.name).get_weights())
             if not all(np.isfinite(np.asarray(weight, np.float32)).all() for weight in layer.weights):
                 raise TrainingError(f"{layer.name}: wanted weights that float16 holds; raise pretrain.weight_decay")
     partial = WEIGHTS.with_name(f".{WEIGHTS}")  # keras wants the name to end so

@@ -14,7 +14,7 @@ from relearn.networks.extractor import (
     Extractor,
     ExtractorRecord,
     check_weights_file,
-    fold_normalisation,
+    fuse_batch_norm,
     set_random_weights,
 )
 from relearn.params import NETWORKS, ExtractParams, read_params
@@ -352,12 +352,12 @@ def test_network_without_normalisations_computes_the_same(network, n_left):
             ranges = {"gamma": low, "beta": high, "moving_mean": high, "moving_variance": low}
             for weight in layer.weights:
                 weight.assign(rng.uniform(*ranges[weight.name], weight.shape))
-    folded = fold_normalisation(keras, model)
-    left = [layer.name for layer in folded.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    fused = fuse_batch_norm(keras, model)
+    left = [layer.name for layer in fused.layers if isinstance(layer, keras.layers.BatchNormalization)]
     before = [layer.name for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     assert len(left) == n_left if n_left is not None else len(left) < len(before)
     images = rng.uniform(0, 255, (2, size, size, 3)).astype(np.float32)
-    wanted, got = model.predict_on_batch(images), folded.predict_on_batch(images)
+    wanted, got = model.predict_on_batch(images), fused.predict_on_batch(images)
     assert np.abs(wanted).max() > 1e-6
     assert np.abs(got - wanted).max() < 1e-3 * np.abs(wanted).max()  # seen is 2e-4, after 50 layers
 

@@ -26,7 +26,7 @@ from PIL import Image
 
 from relearn.errors import NetworkError, UnfitFeature
 from relearn.images.decoding import decode_image, resize_image
-from relearn.networks.batch_norm import fold_normalisation
+from relearn.networks.batch_norm import fuse_batch_norm
 from relearn.networks.hardware import choose_precision, describe_hardware, find_backend
 from relearn.networks.mini_vgg import MiniVGG
 from relearn.networks.rewriting import rewrite_network
@@ -118,7 +118,7 @@ class Extractor:
         self._preprocess = _find_preprocessing(application)
         network = _build_network(keras, application, params)
         model = _cut_network(keras, network, params)
-        self._model = fold_normalisation(keras, model)
+        self._model = fuse_batch_norm(keras, model)
         if is_supported(precision):
             self._model = transform_convolutions(keras, self._model)
         self.n_features: int = model.output.shape[-1]

@@ -1,7 +1,7 @@
-"""A small network in the manner of VGG (Simonyan and Zisserman 2015), pretrained on CIFAR-10 in `pretraining/`.
+"""A small network in the style of VGG (Simonyan and Zisserman 2015), pretrained on CIFAR-10 in `pretraining/`.
 
-Six convolutions of 3 x 3 in three blocks, each of which ends with the maximum over 2 x 2. It was trained with a batch
-normalisation behind each convolution (Ioffe and Szegedy 2015), which is folded into the weights that are kept.
+Six 3x3 convolutions in three blocks, each of which ends with 2x2 max pooling. It was trained with batch norm after each
+convolution (Ioffe and Szegedy 2015), which is fused into the weights that are kept.
 """
 
 from typing import Any
@@ -13,25 +13,25 @@ WIDTHS = (48, 96, 176)
 MIN_SIZE_PX = 2 ** len(WIDTHS)
 
 
-def MiniVGG(  # noqa: N802 (networks of keras are named so)
+def MiniVGG(  # noqa: N802 (as the functions of keras.applications)
     weights: None = None,
     include_top: bool = False,
     input_shape: tuple[int, int, int] = (32, 32, 3),
-    normalised: bool = False,
+    batch_norm: bool = False,
 ) -> Any:
-    """Return the network without its top, its weights drawn by keras.
+    """Return the network without its top, with random weights from keras.
 
     Parameters
     ----------
     weights, include_top, input_shape
-        As the functions of `keras.applications` have them; there are no weights of ImageNet, and there is no top.
-    normalised
-        With a batch normalisation between each convolution and its ReLU, as it is trained.
+        As in `keras.applications`; there are no ImageNet weights and no top.
+    batch_norm
+        Whether batch norm stands between each convolution and its ReLU, as in training.
 
     Raises
     ------
     ValueError
-        The input is smaller than 8 x 8, or weights or a top are asked for.
+        The input is smaller than 8x8, or weights or a top are requested.
     """
     import keras
 
@@ -47,12 +47,12 @@ def MiniVGG(  # noqa: N802 (networks of keras are named so)
                 n_filters,
                 3,
                 padding="same",
-                activation=None if normalised else "relu",
-                use_bias=not normalised,
+                activation=None if batch_norm else "relu",
+                use_bias=not batch_norm,
                 kernel_initializer="he_normal",
                 name=name,
             )(values)
-            if normalised:
+            if batch_norm:
                 values = keras.layers.BatchNormalization(momentum=0.9, name=f"{name}_norm")(values)
                 values = keras.layers.ReLU(name=f"{name}_relu")(values)
         values = keras.layers.MaxPooling2D(name=f"block{block}_pool")(values)
@@ -60,7 +60,7 @@ def MiniVGG(  # noqa: N802 (networks of keras are named so)
 
 
 def preprocess_input(images: np.ndarray) -> np.ndarray:
-    """Scale pixels from 0 .. 255 to -1 .. 1, in the array itself where it is of float32."""
+    """Scale pixels from 0 .. 255 to -1 .. 1, in place if the array is float32."""
     images = np.asarray(images, np.float32)
     images /= 127.5
     images -= 1

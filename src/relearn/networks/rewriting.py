@@ -1,4 +1,4 @@
-"""A network with some of its layers exchanged, all others as they are."""
+"""Copies of a network in which some layers are replaced."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,22 +7,22 @@ from typing import Any
 def rewrite_network(
     keras: Any,
     model: Any,
-    exchange: Callable[[Any], Any | None] = lambda _: None,
+    replace: Callable[[Any], Any | None] = lambda _: None,
     call: Callable[..., Any] | None = None,
 ) -> Any:
-    """Return a copy of a functional model in which some layers are exchanged.
+    """Return a copy of a functional model in which some layers are replaced.
 
     Parameters
     ----------
-    exchange
-        Takes a layer; returns the layer in its place, with its weights set or none, or None for a plain copy.
+    replace
+        Takes a layer; returns the one in its place, with its weights set, or None for a plain copy.
     call
-        How a copied layer is called, as `keras.models.clone_model` takes it.
+        The `call_function` of `keras.models.clone_model`: how a copied layer is called.
     """
     plain: list[tuple[Any, Any]] = []
 
     def copy_layer(layer: Any) -> Any:
-        if (other := exchange(layer)) is not None:
+        if (other := replace(layer)) is not None:
             return other
         copied = type(layer).from_config(layer.get_config())
         plain.append((layer, copied))
@@ -33,6 +33,6 @@ def rewrite_network(
         if getattr(layer, "weights", None):  # an operation such as an addition has none
             copied.set_weights(layer.get_weights())
         if hasattr(copied, "finalize_state"):
-            # `Normalization` computes with constants that are made of its weights, and of no later ones.
+            # `Normalization` computes with constants, which are made from its weights here and never again.
             copied.finalize_state()
     return rewritten
