@@ -27,7 +27,8 @@ from relearn import paths
 from relearn.dataset.manifest import ManifestRow, write_manifest
 from relearn.features.shards import write_features
 from relearn.features.store import FeatureStore
-from relearn.networks.extractor import Extractor, describe_way
+from relearn.networks.extractor import Extractor
+from relearn.networks.recipe import describe_recipe
 from relearn.params import ExtractParams, read_params
 from relearn.runtime.threads import map_ahead
 from relearn.stages.extract import compute_missing, make_reader, read_prepared
@@ -81,7 +82,7 @@ def extract_as_we_do(extractor, params, rows):
     shutil.rmtree("ours", ignore_errors=True)
     record = extractor.record.model_dump()
     with FeatureStore(Path("ours/features.sqlite")) as store:
-        space = store.open_space(describe_way(params))
+        space = store.open_space(describe_recipe(params))
         for _ in compute_missing(extractor, rows, space):
             pass
         Path("ours/features").mkdir()

@@ -469,7 +469,7 @@ class Clock:
 def measure_end_to_end(extractor, params):
     """Return images/s from files to the store, as `extract` does it, and which share of the time each part is busy."""
     from relearn.features.store import FeatureStore, Space
-    from relearn.networks.extractor import describe_way
+    from relearn.networks.recipe import describe_recipe
     from relearn.runtime.threads import count_threads
     from relearn.stages import extract
 
@@ -485,7 +485,7 @@ def measure_end_to_end(extractor, params):
     with FeatureStore(folder / "features.sqlite") as store, contextlib.ExitStack() as stack:
         for patch in timed:
             stack.enter_context(patch)
-        space = store.open_space(describe_way(params))
+        space = store.open_space(describe_recipe(params))
         start = time.perf_counter()
         n_done = sum(1 for _ in extract.compute_missing(extractor, rows, space))
         seconds = time.perf_counter() - start

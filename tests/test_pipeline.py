@@ -16,7 +16,7 @@ from conftest import ROOT, SMALL, commit, execute, make_environment, read_yaml, 
 from relearn.dataset import inspections
 from relearn.dataset.manifest import SPLITS
 from relearn.features.shards import read_features
-from relearn.networks.extractor import CODE, describe_way
+from relearn.networks.recipe import CODE, describe_recipe
 from relearn.params import ExtractParams, Params, TrainParams, read_params
 
 DVC = read_yaml(ROOT / "dvc.yaml")["stages"]
@@ -104,8 +104,8 @@ def find_packages(module, code):
 
 
 def test_key_of_the_feature_store_hashes_every_package_that_decides_a_feature():
-    way = describe_way(make_network_params("mini_vgg"))
-    assert set(way["code"]) == find_packages("relearn.networks.extractor", CODE)
+    recipe = describe_recipe(make_network_params("mini_vgg"))
+    assert set(recipe["code"]) == find_packages("relearn.networks.extractor", CODE)
 
 
 def test_key_of_the_inspections_hashes_every_package_that_decides_one():
@@ -117,12 +117,12 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from relearn.dataset.inspections import Inspections
-from relearn.networks.extractor import CODE, describe_way
+from relearn.networks.recipe import CODE, describe_recipe
 from relearn.params import read_params
 from relearn.storage.files import hash_bytes
 
 inspections = Inspections(Path("inspections.sqlite"))._recipe
-print(hash_bytes(repr(describe_way(read_params(Path("params.yaml")).extract)).encode()), inspections)
+print(hash_bytes(repr(describe_recipe(read_params(Path("params.yaml")).extract)).encode()), inspections)
 """
 
 

@@ -11,6 +11,8 @@
 | 6 | environment: memory, disk, libraries, weights, git, another process, time |
 """
 
+from typing import Any
+
 
 class RelearnError(Exception):
     """The root of all errors whose text is for a user: wanted X, got Y; do Z.
@@ -118,8 +120,8 @@ class NetworkError(RelearnError):
 class UnfitFeature(NetworkError):
     """A feature is NaN, infinite, or too large for its dtype; `row` is the image's number in the batch, from 0."""
 
-    def __init__(self, problem: str, row: int = 0) -> None:
-        super().__init__(problem)
+    def __init__(self, problem: str = "", *, row: int = 0, **facts: Any) -> None:
+        super().__init__(problem, **facts)
         self.row = row
 
 

@@ -11,7 +11,7 @@ import pytest
 from conftest import SMALL, VGG16, execute, make_environment, repro, wait_for_stored, write_small_set
 from relearn.errors import NetworkError
 from relearn.features import cluster
-from relearn.networks.extractor import describe_way
+from relearn.networks.recipe import describe_recipe
 from relearn.params import read_params
 from relearn.storage.files import hash_file
 
@@ -203,4 +203,4 @@ def test_nobody_answers(monkeypatch):
 
 def test_executor_decides_no_feature(root):
     block = read_params(root / "params.yaml").extract.model_copy(update=VGG16)
-    assert describe_way(block) == describe_way(block.model_copy(update={"executor": "dask"}))
+    assert describe_recipe(block) == describe_recipe(block.model_copy(update={"executor": "dask"}))

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from conftest import ROOT, draw_image
-from relearn.networks.batch_norm import fuse_batch_norm
 from relearn.networks.extractor import Extractor
 from relearn.networks.mini_vgg import MiniVGG, preprocess_input
 from relearn.params import ExtractParams, read_params
@@ -45,20 +44,6 @@ def test_pixels_become_minus_one_to_one():
     pixels = np.array([0, 255], np.uint8)
     assert preprocess_input(pixels).tolist() == [-1, 1]
     assert pixels.tolist() == [0, 255]
-
-
-def test_batch_norm_is_fused_into_the_kept_weights():
-    import keras
-
-    trained, kept = MiniVGG(batch_norm=True), MiniVGG()
-    rng = np.random.default_rng(0)
-    for weight in trained.weights:  # as they may be after training
-        weight.assign(np.asarray(weight) + 0.1 * np.abs(rng.standard_normal(weight.shape)))
-    fused = fuse_batch_norm(keras, trained)
-    for layer in kept.layers:
-        layer.set_weights(fused.get_layer(layer.name).get_weights())
-    images = rng.uniform(-1, 1, (3, 32, 32, 3)).astype(np.float32)
-    np.testing.assert_allclose(kept.predict_on_batch(images), trained.predict_on_batch(images), rtol=1e-4)
 
 
 def test_pretrained_weights_are_loaded_through_the_extractor():

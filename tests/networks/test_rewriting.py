@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from conftest import ROOT, choose
-from relearn.networks.extractor import Extractor, _find_module, hash_network
+from relearn.networks.extractor import Extractor, _find_module
 from relearn.networks.mini_vgg import MiniVGG
 from relearn.params import NETWORKS, ExtractParams, read_params
 from relearn.storage.files import hash_file
@@ -137,30 +137,3 @@ def test_constants_are_kept_and_recorded(precision, tmp_path, monkeypatch):
     assert 0.01 < max(np.abs(second["mean"])) < 0.25
     assert max(np.abs(np.subtract(second["variance"], 1))) > 0.1
     assert third["scale"] == pytest.approx([0.229**-0.5, 0.224**-0.5, 0.225**-0.5], rel=0.01)
-
-
-def test_network_hash_is_of_layers_settings_and_weights():
-    import keras
-
-    def build(scale=1.0, epsilon=1e-3, name="b", join=keras.layers.Add, added=3.0, top=None):
-        inputs = keras.Input((8, 8, 3))
-        values = keras.layers.Rescaling(scale)(inputs)
-        values = keras.layers.Conv2D(4, 3, kernel_initializer="ones", name=name, padding="same")(values)
-        normal = keras.layers.BatchNormalization(epsilon=epsilon)(values)
-        if top is not None:
-            normal = keras.layers.ReLU(max_value=top)(normal)
-        return keras.Model(inputs, join()([values, normal]) + added)
-
-    first = hash_network(build())
-    assert first == hash_network(build(name="c"))
-    assert first == hash_network(keras.models.clone_model(build()))
-    others = [build(scale=2.0), build(epsilon=1e-5), build(join=keras.layers.Multiply), build(added=4.0)]
-    others += [build(scale=np.array([1.0, 2.0, 3.0])), build(top=0), build(top=6)]
-    hashes = {first, *map(hash_network, others)}
-    others[0].layers[2].kernel.assign(np.zeros((3, 3, 3, 4)))
-    assert len(hashes | {hash_network(others[0])}) == 9
-
-
-def test_network_hash_is_the_same_in_either_precision():
-    first, second = (Extractor(make_params("efficientnet_b0", 64, precision=p)) for p in ("float32", "bfloat16"))
-    assert first.record.network_sha256 == second.record.network_sha256

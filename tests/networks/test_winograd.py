@@ -7,7 +7,8 @@ import pytest
 
 from conftest import ROOT, VGG16, draw_image
 from relearn.networks import winograd
-from relearn.networks.extractor import Extractor, set_random_weights
+from relearn.networks.extractor import Extractor
+from relearn.networks.weights import set_random_weights
 from relearn.networks.winograd import (
     _multiply_by_a,
     _multiply_by_b,

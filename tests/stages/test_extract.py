@@ -14,7 +14,7 @@ from relearn.dataset.manifest import ManifestRow, read_manifest, write_manifest
 from relearn.errors import IntegrityError, NetworkError, StoreError, UnfitFeature, ValidationFailed
 from relearn.features.shards import read_features
 from relearn.images.decoding import decode_image
-from relearn.networks import extractor as networks
+from relearn.networks import recipe
 from relearn.params import read_params
 from relearn.stages import extract
 from relearn.storage.files import hash_bytes, hash_file, write_json
@@ -213,16 +213,9 @@ def test_another_way_and_back_again(fake, block, change):
 def test_another_machine_is_another_way(fake, block, monkeypatch, name):
     write_set(5)
     extract.run(block)
-    monkeypatch.setattr(networks, name, lambda *arguments: {"x": 1} if name == "describe_hardware" else ("x", "2"))
+    monkeypatch.setattr(recipe, name, lambda *arguments: {"x": 1} if name == "describe_hardware" else ("x", "2"))
     extract.run(block)
     assert fake.n_computed == 10
-
-
-def test_weights_are_told_by_their_bytes_and_not_by_their_path(block):
-    def name(path, sha256):
-        return networks.describe_way(block.model_copy(update={"weights": path, "weights_sha256": sha256}))
-
-    assert name("a.h5", "1" * 64) == name("b.h5", "1" * 64) != name("a.h5", "2" * 64)
 
 
 def test_what_was_computed_before_a_death_is_kept(fake, block):
@@ -352,7 +345,7 @@ def test_feature_that_cannot_be_kept_names_its_image(fake, block, monkeypatch):
     def fail(self, prepared):
         batches = compute(self, prepared)
         yield next(batches)
-        raise UnfitFeature("wanted finite features", 1)
+        raise UnfitFeature("wanted finite features", row=1)
 
     monkeypatch.setattr(fake, "compute_batches", fail)
     path = paths.DATASET / read_manifest(paths.MANIFEST)[5].path

@@ -19,7 +19,8 @@ import numpy as np
 from relearn.dataset.manifest import ManifestRow
 from relearn.errors import ImageError, IntegrityError, NetworkError, UnfitFeature, UnlikeWorker
 from relearn.features.store import Space
-from relearn.networks.extractor import Extractor, describe_way, group_items
+from relearn.networks.extractor import Extractor, group_items
+from relearn.networks.recipe import describe_recipe
 from relearn.params import NetworkParams
 from relearn.runtime.threads import map_ahead
 from relearn.storage.files import write_file
@@ -53,7 +54,7 @@ def compute_on_cluster(
         No cluster answers, no worker computes as this machine would, or the last one is gone.
     """
     with _connect() as client, _explain_losses():
-        way = describe_way(params)
+        way = describe_recipe(params)
         fields = params.model_dump(include=set(NetworkParams.model_fields))
         weights = client.scatter(Path(params.weights).read_bytes(), broadcast=True) if params.weights_are_file else None
         crew = Crew(client, fields, way)
@@ -258,7 +259,7 @@ def _check_record(space: Space, record: dict[str, Any]) -> None:
 
 def compare_ways(fields: dict[str, Any], way: dict[str, Any]) -> str:
     """Return, on a worker, in what its way to compute differs from the one that is wanted, or nothing."""
-    own = describe_way(NetworkParams.model_validate(fields))
+    own = describe_recipe(NetworkParams.model_validate(fields))
     differing = [name for name in way if own.get(name) != way[name]]
     if not differing:
         return ""

@@ -23,7 +23,9 @@ from relearn.errors import (
 from relearn.features.cluster import compute_on_cluster
 from relearn.features.shards import write_features
 from relearn.features.store import FeatureStore, Space, read_limit_bytes
-from relearn.networks.extractor import Extractor, check_weights_file, describe_way
+from relearn.networks.extractor import Extractor
+from relearn.networks.recipe import describe_recipe
+from relearn.networks.weights import check_weights_file
 from relearn.params import ExtractParams
 from relearn.runtime.progress import track_progress
 from relearn.runtime.threads import count_threads, map_ahead
@@ -80,7 +82,7 @@ def fill_store(
     of it is tried, which is another space; the store remembers that.
     """
     while True:
-        space = store.open_space(describe_way(params))
+        space = store.open_space(describe_recipe(params))
         if space.fallback is not None:
             log.info(
                 "no memory was found for extract.batch_size %d, so it is %d; `relearn store prune %s` forgets that",

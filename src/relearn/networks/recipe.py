@@ -1,0 +1,68 @@
+"""The recipe of a feature: all that decides it apart from the image."""
+
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from relearn.networks.hardware import choose_precision, describe_hardware, find_backend
+from relearn.params import NETWORKS, NetworkParams, Sha256
+from relearn.runtime.code import hash_code
+
+# The packages that decide a feature. Errors, paths, params and storage decide none.
+CODE = ("images", "networks", "runtime")
+
+
+class ExtractorRecord(NetworkParams):
+    """What an extractor needs to be built again; goes to `extractor.json` and into `classifier.json`.
+
+    Attributes
+    ----------
+    network_sha256
+        Hash of the layers, their settings, their connections and their weights; see `hash_network`.
+    constants
+        The layers that scale and shift by constants, in their order: a network's own preprocessing.
+    """
+
+    n_features: int
+    n_parameters: int
+    network_sha256: Sha256
+    constants: list[dict[str, str | float | list[float]]]
+    pillow: str
+    keras: str
+    backend: str
+
+
+def describe_recipe(params: NetworkParams) -> dict[str, Any]:
+    """Return all that decides a feature apart from the image, without building the network.
+
+    Weights are identified by the hash of their file, or by the seed and the code that draws them. ImageNet weights are
+    identified by the version of keras, which does not know the hash of every file: code that builds the network
+    compares its `network_sha256` with the record of the features that exist.
+    """
+    idle = {"weights"} if params.weights_are_file else set()
+    idle |= {"seed"} if params.weights != "random" else set()
+    return {
+        **params.model_dump(include=set(NetworkParams.model_fields) - idle),
+        "application": NETWORKS[params.network],
+        "precision": choose_precision(params.precision),
+        "code": hash_code(*CODE),
+        "versions": {name: version(name) for name in ("keras", "numpy", "pillow")},
+        "backend": list(find_backend()),
+        **describe_hardware(),
+    }
+
+
+def list_constants(keras: Any, model: Any) -> list[dict[str, Any]]:
+    """Return class and constants, per channel or for all, of a model's layers that scale and shift by constants."""
+    kinds = {keras.layers.Rescaling: ("scale", "offset"), keras.layers.Normalization: ("mean", "variance")}
+
+    def read(layer: Any, name: str) -> Any:
+        return keras.ops.convert_to_numpy(getattr(layer, name)).astype(np.float32).squeeze().tolist()
+
+    return [
+        {"layer": kind.__name__, **{name: read(layer, name) for name in names}}
+        for layer in model.layers
+        for kind, names in kinds.items()
+        if isinstance(layer, kind)
+    ]
