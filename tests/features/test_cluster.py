@@ -8,11 +8,9 @@ import time
 
 import pytest
 
-from conftest import SMALL, VGG16, execute, make_environment, repro, wait_for_stored, write_small_set
+from conftest import SMALL, execute, make_environment, repro, wait_for_stored, write_small_set
 from relearn.errors import NetworkError
 from relearn.features import cluster
-from relearn.networks.recipe import describe_recipe
-from relearn.params import read_params
 from relearn.storage.files import hash_file
 
 pytestmark = pytest.mark.slow
@@ -20,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def cluster_of(clone):
-    """Start a scheduler and so many workers: `cluster_of(2)` returns its address and the workers."""
+    """Start a scheduler and workers: `cluster_of(2)` returns the address, the scheduler and two workers."""
     children = []
 
     def start(name, *arguments, cwd=clone, **variables):
@@ -46,7 +44,9 @@ def cluster_of(clone):
         return [worker for worker, _ in workers]
 
     def start_all(n_workers, **variables):
-        scheduler, log = start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
+        # So that a worker that hangs counts as lost soon.
+        ttl = {"DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "10 s"}
+        scheduler, log = start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", **ttl)
         address = wait_for(log, r"Scheduler at:\s+(tcp://\S+)")[1]
         return address, scheduler, start_workers(address, n_workers, **variables)
 
@@ -93,7 +93,7 @@ def test_features_are_those_of_one_machine(local, clone, cluster_of, n_workers):
 
 
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSTOP])
-def test_images_of_a_worker_that_is_lost_or_stands_still_are_done_by_another(local, clone, cluster_of, sent):
+def test_batches_of_a_worker_that_is_lost_or_hangs_are_computed_by_another(local, clone, cluster_of, sent):
     address, _, workers = cluster_of(2)
     with start_extract(clone, address) as child:
         assert wait_for_stored(clone, 3) < 28
@@ -115,7 +115,7 @@ def test_work_goes_on_with_workers_that_come_later(local, clone, cluster_of):
     assert read_features(clone) == local
 
 
-def test_lost_scheduler_is_told(local, clone, cluster_of):
+def test_lost_scheduler_is_reported(local, clone, cluster_of):
     address, scheduler, _ = cluster_of(1)
     with start_extract(clone, address) as child:
         wait_for_stored(clone, 3)
@@ -127,19 +127,19 @@ def test_lost_scheduler_is_told(local, clone, cluster_of):
     assert "Traceback" not in printed
 
 
-def test_worker_of_another_kind_gets_no_images(local, clone, cluster_of):
+def test_worker_with_another_recipe_gets_no_images(local, clone, cluster_of):
     address, _, _ = cluster_of(1, TF_ENABLE_ONEDNN_OPTS="0")
     answer = extract(clone, address)
     assert answer.returncode == 6
     assert re.search(
-        r"wanted a worker that computes as this machine would, got 1 that do not; the first: it computes in another "
-        r"way: wanted switches \{\}, got switches \{.*'0'\}; use workers of one kind and version",
+        r"wanted a worker with the same recipe as this machine, got 1 with another; the first: it has another recipe: "
+        r"wanted switches \{\}, got switches \{.*'0'\}; use workers of one kind and version",
         answer.stderr,
     )
     cluster_of.start_workers(address, 1)
     answer = extract(clone, address)
     assert answer.returncode == 0, answer.stderr
-    assert re.search(r"worker tcp://\S+ gets no images: it computes in another way", answer.stderr)
+    assert re.search(r"worker tcp://\S+ gets no images: it has another recipe", answer.stderr)
     assert read_features(clone) == local
 
 
@@ -173,7 +173,7 @@ def test_limit_of_the_store_holds(local, clone, cluster_of):
     assert re.search(r"wanted room for \S+ GB more, got a limit of 0\.0002 GB; raise RELEARN_STORE_GB", answer.stderr)
 
 
-def test_no_cluster_is_told(local, clone, cluster_of):
+def test_no_cluster_is_reported(local, clone, cluster_of):
     answer = execute(clone, "relearn", "extract")
     assert (
         "wanted the address of a scheduler in DASK_SCHEDULER_ADDRESS, such as tcp://host:8786, got none"
@@ -186,7 +186,7 @@ def test_no_cluster_is_told(local, clone, cluster_of):
 
 
 @pytest.mark.parametrize("address", ["foo", "http://127.0.0.1:1", "tcp://host"])
-def test_address_that_is_none(monkeypatch, address):
+def test_wrong_address(monkeypatch, address):
     monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", address)
     with pytest.raises(NetworkError, match=f"such as tcp://host:8786, got {address}; `dask scheduler` prints it"):
         cluster._connect()
@@ -199,8 +199,3 @@ def test_nobody_answers(monkeypatch):
         NetworkError, match=r"no scheduler answers at tcp://127\.0\.0\.1:9 .*; `dask scheduler` starts one"
     ):
         cluster._connect()
-
-
-def test_executor_decides_no_feature(root):
-    block = read_params(root / "params.yaml").extract.model_copy(update=VGG16)
-    assert describe_recipe(block) == describe_recipe(block.model_copy(update={"executor": "dask"}))

@@ -1,23 +1,28 @@
-"""Features by the workers of a Dask cluster, to which images travel as bytes."""
+"""Features from the workers of a Dask cluster, to which images travel as bytes.
+
+A task is a batch of the very images that one machine would put into it, so that the features are the same. It needs a
+resource which only workers with the same recipe as this machine get. So Dask gives it to no other worker,
+moves it when its worker is lost, and repeats it when it fails. A worker that hangs counts as lost after the time that
+the scheduler's setting `distributed.scheduler.worker-ttl` gives it.
+"""
 
 import functools
 import logging
-import math
 import os
 import re
 import threading
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from relearn.dataset.manifest import ManifestRow
-from relearn.errors import ImageError, IntegrityError, NetworkError, UnfitFeature, UnlikeWorker
+from relearn.errors import ImageError, IntegrityError, NetworkError, UnfitFeature
 from relearn.features.store import Space
 from relearn.networks.extractor import Extractor, group_items
 from relearn.networks.recipe import describe_recipe
@@ -27,13 +32,15 @@ from relearn.storage.files import write_file
 
 log = logging.getLogger(__name__)
 
+WHERE = "extract.executor dask"
 ADDRESS = "DASK_SCHEDULER_ADDRESS"
 CONNECT_SECONDS = 30
-LOOK_SECONDS = 10  # after which it is looked whether there are workers at all
-FETCH_SECONDS = 30
+LOOK_SECONDS = 1  # without a result, after which the client looks for new workers
 DESERTED_SECONDS = 300
+N_RETRIES = 2
+KEPT = "what came back is in the store, run again"
 
-# Of a worker, whose threads share one network. Images are decoded while it computes.
+# The threads of a worker share one network. They decode images while it computes.
 _building = threading.Lock()
 _computing = threading.Lock()
 
@@ -41,190 +48,120 @@ _computing = threading.Lock()
 def compute_on_cluster(
     params: NetworkParams, rows: Sequence[ManifestRow], read_content: Callable[[ManifestRow], bytes], space: Space
 ) -> Iterator[str]:
-    """Compute the features of images on a cluster and put them into the store; yield each image's hash after that.
+    """Compute the features of images on a cluster and add them to the store; yield each image's hash after that.
 
-    A task is a batch, of the very images that one machine would put into it, so that the features are the same. Workers
-    that compute in another way than this machine get none; those that come later do. A lost worker's tasks are done by
-    another. Once every batch is on its way, those that are not back yet are given to another worker as well, and the
-    first answer counts.
+    As many batches are on their way as the workers have threads, and one more per worker.
 
     Raises
     ------
     NetworkError
-        No cluster answers, no worker computes as this machine would, or the last one is gone.
+        No cluster answers, no worker has the same recipe, or the last worker is gone.
     """
+    import distributed
+
     with _connect() as client, _explain_losses():
-        way = describe_recipe(params)
-        fields = params.model_dump(include=set(NetworkParams.model_fields))
-        weights = client.scatter(Path(params.weights).read_bytes(), broadcast=True) if params.weights_are_file else None
-        crew = Crew(client, fields, way)
-        waiting: dict[int, list[ManifestRow]] = {}
-        arriving = enumerate(group_items(rows, params.batch_size))
-
-        def submit(number: int, without: str | None = None) -> None:
-            images = [(row.path, read_content(row)) for row in waiting[number]]
-            crew.submit(number, (fields, way, images, weights), without)
-
+        weights = Path(params.weights).read_bytes() if params.weights_are_file else None
+        admit = functools.partial(_admit_workers, client, (params, describe_recipe(params), weights), {})
+        options = {"pure": False, "retries": N_RETRIES, "resources": {_name_resource(client): 1}}
+        batches = group_items(rows, params.batch_size)
+        tasks: dict[Any, list[ManifestRow]] = {}
         while True:
-            while len(crew.tasks) < crew.count_places() and (following := next(arriving, None)) is not None:
-                number, waiting[number] = following
-                submit(number)
-            if not waiting:
+            n_places, stayed = admit()
+            if not stayed:  # Dask does not look at waiting tasks again when a worker gets a resource
+                client.cancel(list(tasks))
+                batches, tasks = chain(list(tasks.values()), batches), {}
+            while len(tasks) < n_places and (batch := next(batches, None)):
+                contents = [(row.path, read_content(row)) for row in batch]
+                tasks[client.submit(compute_batch, params, contents, **options)] = batch
+            if n_places and not tasks:
                 return
-            for number, answer in crew.wait():
-                if answer is None:
-                    submit(number)
-                    continue
-                features, record = answer
+            try:
+                done, _ = distributed.wait(list(tasks), timeout=LOOK_SECONDS, return_when="FIRST_COMPLETED")  # type: ignore[no-untyped-call]
+            except TimeoutError:
+                continue
+            for task in done:
+                features, record = task.result()
                 _check_record(space, record)
-                images = [row.sha256 for row in waiting.pop(number)]
+                images = [row.sha256 for row in tasks.pop(task)]
                 space.add(images, features)
                 yield from images
-            if len(crew.tasks) < crew.count_places() and (straggler := crew.find_straggler()):
-                submit(*straggler)
 
 
-class Crew:
-    """The workers that compute as the machine that asks would, and the tasks that they have.
+def _admit_workers(client: Any, request: tuple[Any, ...], differences: dict[str, str]) -> tuple[int, bool]:
+    """Give new workers the resource that tasks need.
 
-    Attributes
-    ----------
-    tasks : dict
-        Of each task that is on its way the number of its batch, and the only workers it may go to, if not all may.
+    Returns
+    -------
+    n_places : int
+        One task per thread of a worker with the resource, and one that waits there.
+    stayed : bool
+        Whether one of the workers had the resource before, and is still there.
+
+    Raises
+    ------
+    NetworkError
+        All workers have another recipe, or there has been none for a long time.
     """
-
-    def __init__(self, client: Any, fields: dict[str, Any], way: dict[str, Any]) -> None:
-        self._client = client
-        self._fields, self._way = fields, way
-        self._differing: dict[str, str] = {}  # of each worker that was asked, in what it differs, or nothing
-        self._last_seen = time.monotonic()
-        self.tasks: dict[Any, tuple[int, list[str] | None]] = {}
-        self._found: dict[str, int] = {}
-        self._looked = -math.inf
-
-    def find_workers(self) -> dict[str, int]:
-        """Return the address and the number of threads of each that was there a second ago.
-
-        Raises
-        ------
-        NetworkError
-            There are workers, and all of them compute in another way.
-        """
-        if time.monotonic() - self._looked < 1:
-            return self._found
-        there = self._client.scheduler_info(n_workers=-1)["workers"]
-        if new := [address for address in there if address not in self._differing]:
-            answers = self._client.run(compare_ways, self._fields, self._way, workers=new, on_error="return")
-            for address, answer in answers.items():
-                self._differing[address] = str(answer) if answer else ""
-                if answer:
-                    log.warning("worker %s gets no images: %s", address, answer)
-        if there and all(self._differing.get(address) for address in there):
-            raise NetworkError(
-                f"extract.executor dask: wanted a worker that computes as this machine would, got {len(there)} that "
-                f"do not; the first: {next(iter(self._differing.values()))}; use workers of one kind and version"
-            )
-        self._found = {address: one["nthreads"] for address, one in there.items() if not self._differing.get(address)}
-        self._looked = time.monotonic()
-        return self._found
-
-    def submit(self, number: int, arguments: tuple[Any, ...], without: str | None) -> None:
-        """Send a batch to a worker that may have it, other than `without`."""
-        there = sorted(self.find_workers().keys() - {without})
-        workers = there if without or any(self._differing.values()) else None
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that a batch of photos is large
-            task = self._client.submit(compute_batch, *arguments, pure=False, workers=workers)
-        self.tasks[task] = number, workers
-
-    def wait(self) -> Iterator[tuple[int, Any]]:
-        """Yield the batches that came back, by number, with what came; with None those that are to be sent again."""
-        import distributed
-
-        try:
-            done, _ = distributed.wait(list(self.tasks), timeout=LOOK_SECONDS, return_when="FIRST_COMPLETED")  # type: ignore[no-untyped-call]
-        except TimeoutError:
-            self.look_for_anybody()
-            here = self.find_workers().keys()
-            for task in [task for task, (_, workers) in self.tasks.items() if workers and not here & set(workers)]:
-                yield self._drop(task), None
-            return
-        for task in done:
-            if task not in self.tasks:
-                continue  # its double was among those that came back
-            try:
-                answer = task.result(timeout=FETCH_SECONDS)
-            except UnlikeWorker as error:
-                log.warning("%s", error)
-                answer = None
-            except TimeoutError:  # its worker was done, and does not hand it over
-                answer = None
-            yield self._drop(task), answer
-
-    def _drop(self, task: Any) -> int:
-        """Forget a task and its doubles; return the number of their batch."""
-        number = self.tasks[task][0]
-        doubles = [other for other, (its, _) in self.tasks.items() if its == number]
-        self._client.cancel([other for other in doubles if other is not task])
-        for other in doubles:
-            del self.tasks[other]
-        return number
-
-    def find_straggler(self) -> tuple[int, str] | None:
-        """Return a batch that one worker alone has, and that worker, if there is another one."""
-        numbers = [number for number, _ in self.tasks.values()]
-        holders = {key: worker for worker, keys in self._client.processing().items() for key in keys}
-        for task, (number, _) in self.tasks.items():
-            if (
-                numbers.count(number) == 1
-                and (holder := holders.get(task.key))
-                and self.find_workers().keys() - {holder}
-            ):
-                return number, holder
-        return None
-
-    def count_places(self) -> int:
-        """Return how many batches may be on their way: one for each thread, and one a worker that waits there."""
-        workers = self.find_workers()
-        return max(1, sum(workers.values()) + len(workers))
-
-    def look_for_anybody(self) -> None:
-        """Say that there is no worker, and raise `NetworkError` where there was none for long."""
-        if self.find_workers():
-            self._last_seen = time.monotonic()
-            return
-        if time.monotonic() - self._last_seen > DESERTED_SECONDS:
-            raise NetworkError(
-                f"extract.executor dask: the cluster has had no workers for {DESERTED_SECONDS} seconds; what came back "
-                "is in the store; start some and run again"
-            )
+    resource = _name_resource(client)
+    if not (before := _list_workers(client)):
         log.warning("the cluster has no workers; waiting for one")
+        try:
+            client.wait_for_workers(1, DESERTED_SECONDS)
+        except TimeoutError:
+            problem = f"the cluster has had no workers for {DESERTED_SECONDS} seconds"
+            raise NetworkError(problem, where=WHERE, advice=f"start some; {KEPT}") from None
+        return 0, False
+    lacking = {address for address, worker in before.items() if resource not in worker["resources"]}
+    if new := lacking - differences.keys():
+        answers = client.run(admit_worker, *request, resource, workers=list(new), on_error="return")
+        for address, answer in answers.items():
+            if answer:
+                differences[address] = str(answer)
+                log.warning("worker %s gets no images: %s", address, answer)
+    there = _list_workers(client)
+    if there and there.keys() <= differences.keys():
+        raise NetworkError(
+            where=WHERE,
+            wanted="a worker with the same recipe as this machine",
+            got=f"{len(there)} with another; the first: {differences[next(iter(there))]}",
+            advice="use workers of one kind and version",
+        )
+    n_threads = {address: worker["nthreads"] for address, worker in there.items() if resource in worker["resources"]}
+    return sum(n_threads.values()) + len(n_threads), bool(n_threads.keys() - lacking)
+
+
+def _list_workers(client: Any) -> dict[str, Any]:
+    workers: dict[str, Any] = client.scheduler_info(n_workers=-1)["workers"]
+    return workers
+
+
+def _name_resource(client: Any) -> str:
+    return f"relearn-{client.id}"
 
 
 def _connect() -> Any:
     address = os.environ.get(ADDRESS, "")
     if not re.fullmatch(r"(tcp|tls|ucx|wss?)://\S+:\d+", address):
-        raise NetworkError(
-            f"extract.executor dask: wanted the address of a scheduler in {ADDRESS}, such as tcp://host:8786, got "
-            f"{address or 'none'}; `dask scheduler` prints it"
-        )
+        wanted = f"the address of a scheduler in {ADDRESS}, such as tcp://host:8786"
+        raise NetworkError(where=WHERE, wanted=wanted, got=address or "none", advice="`dask scheduler` prints it")
     try:
         import distributed
     except ImportError:
-        raise NetworkError("extract.executor dask: distributed is not installed; `pip install distributed`") from None
-    # It would print a traceback for each connection that is lost; what that means is said here.
+        raise NetworkError("distributed is not installed", where=WHERE, advice="`pip install distributed`") from None
+    # It would print a traceback for each lost connection, and warn of large batches.
+    warnings.filterwarnings("ignore", "Sending large graph")
     for name in logging.root.manager.loggerDict:
         if name.startswith(("distributed", "tornado", "asyncio")):
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     try:
         client: Any = distributed.Client(address, timeout=CONNECT_SECONDS)  # type: ignore[no-untyped-call]
     except (OSError, TimeoutError, ValueError) as error:
-        raise NetworkError(
-            f"{ADDRESS}: no scheduler answers at {address} ({error}); `dask scheduler` starts one"
-        ) from None
-    if not client.scheduler_info(n_workers=-1)["workers"]:
+        problem = f"no scheduler answers at {address} ({error})"
+        raise NetworkError(problem, where=ADDRESS, advice="`dask scheduler` starts one") from None
+    if not _list_workers(client):
         client.close()
-        raise NetworkError(f"{ADDRESS}: the scheduler at {address} has no workers; `dask worker {address}` starts one")
+        problem = f"the scheduler at {address} has no workers"
+        raise NetworkError(problem, where=ADDRESS, advice=f"`dask worker {address}` starts one")
     return client
 
 
@@ -232,86 +169,77 @@ def _connect() -> Any:
 def _explain_losses() -> Iterator[None]:
     import distributed
 
-    kept = "what came back is in the store, run again"
     try:
         yield
     except distributed.KilledWorker as error:
-        raise NetworkError(
-            f"extract.executor dask: the same batch ended several workers, the last {error.last_worker.address}; give "
-            f"them more memory, or lower extract.batch_size; {kept}"
-        ) from None
+        problem = f"the same batch ended several workers, the last {error.last_worker.address}"
+        advice = f"give them more memory, or lower extract.batch_size; {KEPT}"
+        raise NetworkError(problem, where=WHERE, advice=advice) from None
     except (CancelledError, distributed.comm.CommClosedError) as error:
         log.debug("%s", error)
-        raise NetworkError(f"extract.executor dask: the scheduler is gone; {kept}") from None
+        raise NetworkError("the scheduler is gone", where=WHERE, advice=KEPT) from None
 
 
 def _check_record(space: Space, record: dict[str, Any]) -> None:
-    """Keep the record of the first answer, and raise `NetworkError` if another network answers than the one before."""
+    """Keep the record of the first answer; raise `NetworkError` if a later one is from another network."""
     if space.record is None:
         space.set_record(record)
     elif space.record["network_sha256"] != record["network_sha256"]:
         raise NetworkError(
-            f"extract.weights {record['weights']}: a worker's network has other weights than the one before "
-            f"(network_sha256 {record['network_sha256'][:8]}, not {space.record['network_sha256'][:8]}); give all "
-            f"workers the same file, or `relearn store prune {space.name[:8]}`"
+            where=f"extract.weights {record['weights']}",
+            wanted=f"a worker's network with the same weights as before ({space.record['network_sha256'][:8]})",
+            got=f"others ({record['network_sha256'][:8]})",
+            advice=f"give all workers the same file, or `relearn store prune {space.name[:8]}`",
         )
 
 
-def compare_ways(fields: dict[str, Any], way: dict[str, Any]) -> str:
-    """Return, on a worker, in what its way to compute differs from the one that is wanted, or nothing."""
-    own = describe_recipe(NetworkParams.model_validate(fields))
-    differing = [name for name in way if own.get(name) != way[name]]
-    if not differing:
-        return ""
-    wanted, got = (", ".join(f"{name} {found.get(name)}" for name in differing) for found in (way, own))
-    return f"it computes in another way: wanted {wanted}, got {got}"
+async def admit_worker(
+    params: NetworkParams, recipe: dict[str, Any], weights: bytes | None, resource: str, dask_worker: Any
+) -> str:
+    """Let this worker take part if it has the recipe; return the difference, or an empty text."""
+    own = describe_recipe(params)
+    if differing := [name for name in recipe if own.get(name) != recipe[name]]:
+        wanted, got = (", ".join(f"{name} {found.get(name)}" for name in differing) for found in (recipe, own))
+        return f"it has another recipe: wanted {wanted}, got {got}"
+    if weights is not None:
+        with write_file(_place_weights(params, dask_worker)) as file:
+            file.write(weights)
+    await dask_worker.set_resources(**{resource: dask_worker.state.nthreads})
+    return ""
 
 
-def compute_batch(
-    fields: dict[str, Any], way: dict[str, Any], images: list[tuple[str, bytes]], weights: bytes | None
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """Compute, on a worker, the features of one batch; return them and the extractor's record.
+def _place_weights(params: NetworkParams, worker: Any) -> Path:
+    # keras goes by how the name ends.
+    return Path(worker.local_directory) / f"{params.weights_sha256}-{Path(params.weights).name}"
 
-    Parameters
-    ----------
-    images
-        Path and bytes of each.
-    weights
-        The bytes of the weights file, where there is one.
+
+def compute_batch(params: NetworkParams, images: list[tuple[str, bytes]]) -> tuple[np.ndarray, dict[str, Any]]:
+    """Compute, on a worker, the features of a batch of paths and bytes; return them and the extractor's record.
 
     Raises
     ------
     NetworkError
-        This worker computes in another way than the machine that asks, or cannot build the network.
+        The worker cannot build the network, or a feature is not finite.
     MemoryError
-        It has none for a batch of this size.
+        The worker has too little memory for a batch of this size.
     IntegrityError
-        An image is none.
+        The bytes are not an image.
     """
     from distributed import get_worker
 
     worker = get_worker()
+    if params.weights_are_file:
+        params = params.model_copy(update={"weights": str(_place_weights(params, worker))})
     try:
-        if differing := compare_ways(fields, way):
-            raise UnlikeWorker(f"worker {worker.address}: {differing}")
-        if weights is not None:
-            # keras goes by how the name ends.
-            path = Path(worker.local_directory) / f"{fields['weights_sha256']}-{Path(fields['weights']).name}"
-            if not path.exists():
-                with write_file(path) as file:
-                    file.write(weights)
-            fields = {**fields, "weights": str(path)}
         with _building:
-            extractor = _build_extractor(NetworkParams.model_validate(fields).model_dump_json())
+            extractor = _build_extractor(params)
         prepared = list(map_ahead(functools.partial(_read_image, extractor), images, len(images)))
         with _computing:
             return extractor.compute_features(prepared), extractor.record.model_dump()
     except UnfitFeature as error:
-        raise NetworkError(f"{images[error.row][0]}: {error}") from None
-    except UnlikeWorker:
-        raise
+        raise NetworkError(str(error), where=images[error.row][0]) from None
     except NetworkError as error:
-        raise NetworkError(f"extract.executor dask: on worker {worker.address}: {error}") from None
+        raise NetworkError(f"on worker {worker.address}: {error}", where=WHERE) from None
 
 
 def _read_image(extractor: Extractor, image: tuple[str, bytes]) -> np.ndarray:
@@ -319,9 +247,11 @@ def _read_image(extractor: Extractor, image: tuple[str, bytes]) -> np.ndarray:
     try:
         return extractor.read_image(content)
     except ImageError as error:
-        raise IntegrityError(f"{path}: {error}, though the manifest lists it; run `dvc repro -f`") from None
+        raise IntegrityError(
+            f"{error}, though the manifest lists it", where=path, advice="run `dvc repro -f`"
+        ) from None
 
 
 @functools.lru_cache(maxsize=1)
-def _build_extractor(params: str) -> Extractor:
-    return Extractor(NetworkParams.model_validate_json(params))
+def _build_extractor(params: NetworkParams) -> Extractor:
+    return Extractor(params)
