@@ -82,12 +82,12 @@ def extract_as_we_do(extractor, params, rows):
     shutil.rmtree("ours", ignore_errors=True)
     record = extractor.record.model_dump()
     with FeatureStore(Path("ours/features.sqlite")) as store:
-        space = store.open_space(describe_recipe(params))
-        for _ in compute_missing(extractor, rows, space):
+        feature_set = store.open_feature_set(describe_recipe(params))
+        for _ in compute_missing(extractor, rows, feature_set):
             pass
         Path("ours/features").mkdir()
         write_features(
-            Path("ours/features"), sorted(rows, key=lambda row: row.sha256), make_reader(space, record), record
+            Path("ours/features"), sorted(rows, key=lambda row: row.sha256), make_reader(feature_set, record), record
         )
 
 

@@ -468,7 +468,7 @@ class Clock:
 
 def measure_end_to_end(extractor, params):
     """Return images/s from files to the store, as `extract` does it, and which share of the time each part is busy."""
-    from relearn.features.store import FeatureStore, Space
+    from relearn.features.store import FeatureSet, FeatureStore
     from relearn.networks.recipe import describe_recipe
     from relearn.runtime.threads import count_threads
     from relearn.stages import extract
@@ -479,13 +479,13 @@ def measure_end_to_end(extractor, params):
         mock.patch.object(extract, "read_prepared", clock.time("decode", extract.read_prepared)),
         mock.patch.object(extractor, "_stack", clock.time("stack", extractor._stack)),
         mock.patch.object(extractor, "_run", clock.time("network", extractor._run)),
-        mock.patch.object(Space, "add", clock.time("store", Space.add)),
+        mock.patch.object(FeatureSet, "add", clock.time("store", FeatureSet.add)),
     ]
     folder = Path(tempfile.mkdtemp(dir="."))
     with FeatureStore(folder / "features.sqlite") as store, contextlib.ExitStack() as stack:
         for patch in timed:
             stack.enter_context(patch)
-        space = store.open_space(describe_recipe(params))
+        space = store.open_feature_set(describe_recipe(params))
         start = time.perf_counter()
         n_done = sum(1 for _ in extract.compute_missing(extractor, rows, space))
         seconds = time.perf_counter() - start

@@ -225,13 +225,13 @@ def mistakes(
     _print(describe_markdown(md) if md else f"{output}: {n_mistakes:,} mistakes")
 
 
-store = typer.Typer(no_args_is_help=True, help="See, check and prune the store of features.")
+store = typer.Typer(no_args_is_help=True, help="Show, check and prune the feature store.")
 app.add_typer(store, name="store")
 
 
 @store.command("show")
 def show_store() -> None:
-    """Tell what the store holds: a line for each way to compute features, the last used first."""
+    """Show what the store holds: one line per feature set, the last used first."""
     from relearn.features.store import describe_store
 
     _print(*describe_store(paths.find_feature_store()))
@@ -239,7 +239,7 @@ def show_store() -> None:
 
 @store.command("check")
 def check_store() -> None:
-    """Read every feature, and remove those whose hash is wrong."""
+    """Read every feature, and remove those with a wrong hash."""
     from relearn.features.store import open_store
 
     with open_store(paths.find_feature_store()) as opened:
@@ -248,23 +248,23 @@ def check_store() -> None:
 
 @store.command("prune")
 def prune_store(
-    spaces: Annotated[list[str] | None, typer.Argument(metavar="SPACE...", help="Names as `show` tells them.")] = None,
-    unused_days: Annotated[float | None, typer.Option(min=0, help="Those that were not used for so many days.")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="Names that `show` prints.")] = None,
+    unused_days: Annotated[float | None, typer.Option(min=0, help="Feature sets unused for this many days.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All feature sets.")] = False,
 ) -> None:
-    """Remove ways to compute features, with their features; they are computed again when they are wanted again."""
+    """Remove feature sets; features that are needed again are computed again."""
     from relearn.features.store import open_store, remove_store
 
-    if not (spaces or unused_days is not None or everything):
+    if not (names or unused_days is not None or everything):
         raise typer.BadParameter("wanted names, --unused-days or --all")
     if everything:
         print(f"all removed, {remove_store(paths.find_feature_store()) / 1e6:,.1f} MB given back")
         return
     with open_store(paths.find_feature_store()) as opened:
-        names = opened.choose_spaces(spaces or [], unused_days)
+        chosen = opened.choose_feature_sets(names or [], unused_days)
         before = opened.measure_bytes()
-        opened.prune(names)
-        print(f"{len(names)} removed, {(before - opened.measure_bytes()) / 1e6:,.1f} MB given back")
+        opened.prune(chosen)
+        print(f"{len(chosen)} removed, {(before - opened.measure_bytes()) / 1e6:,.1f} MB given back")
 
 
 @app.command()

@@ -275,7 +275,7 @@ def test_record_names_the_weights_where_they_lie_now(fake, block, workspace):
 
 def test_store_that_keeps_nothing_is_told(fake, block, monkeypatch):
     write_set(3)
-    monkeypatch.setattr(extract.Space, "read", lambda *arguments: None)
+    monkeypatch.setattr(extract.FeatureSet, "read", lambda *arguments: None)
     with pytest.raises(StoreError, match=r"what was written was not there to be read, 5 times, the last time in a new"):
         extract.run(block)
     assert paths.find_feature_store().with_name(f"{paths.find_feature_store().name}.damaged").exists()
@@ -300,9 +300,9 @@ def test_store_with_bytes_of_chance_in_it_heals(fake, block, caplog):
 
 def test_store_whose_index_hides_what_is_written_is_created_again(fake, block, monkeypatch, caplog):
     write_set(3)
-    read = extract.Space.read
+    read = extract.FeatureSet.read
     hidden = [True]
-    monkeypatch.setattr(extract.Space, "read", lambda *arguments: None if hidden else read(*arguments))
+    monkeypatch.setattr(extract.FeatureSet, "read", lambda *arguments: None if hidden else read(*arguments))
     set_aside = extract.FeatureStore.set_aside
 
     def reveal(store, reason):

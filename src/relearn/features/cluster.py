@@ -23,7 +23,7 @@ import numpy as np
 
 from relearn.dataset.manifest import ManifestRow
 from relearn.errors import ImageError, IntegrityError, NetworkError, UnfitFeature
-from relearn.features.store import Space
+from relearn.features.store import FeatureSet
 from relearn.networks.extractor import Extractor, group_items
 from relearn.networks.recipe import describe_recipe
 from relearn.params import NetworkParams
@@ -46,7 +46,10 @@ _computing = threading.Lock()
 
 
 def compute_on_cluster(
-    params: NetworkParams, rows: Sequence[ManifestRow], read_content: Callable[[ManifestRow], bytes], space: Space
+    params: NetworkParams,
+    rows: Sequence[ManifestRow],
+    read_content: Callable[[ManifestRow], bytes],
+    feature_set: FeatureSet,
 ) -> Iterator[str]:
     """Compute the features of images on a cluster and add them to the store; yield each image's hash after that.
 
@@ -81,9 +84,9 @@ def compute_on_cluster(
                 continue
             for task in done:
                 features, record = task.result()
-                _check_record(space, record)
+                _check_record(feature_set, record)
                 images = [row.sha256 for row in tasks.pop(task)]
-                space.add(images, features)
+                feature_set.add(images, features)
                 yield from images
 
 
@@ -180,16 +183,16 @@ def _explain_losses() -> Iterator[None]:
         raise NetworkError("the scheduler is gone", where=WHERE, advice=KEPT) from None
 
 
-def _check_record(space: Space, record: dict[str, Any]) -> None:
+def _check_record(feature_set: FeatureSet, record: dict[str, Any]) -> None:
     """Keep the record of the first answer; raise `NetworkError` if a later one is from another network."""
-    if space.record is None:
-        space.set_record(record)
-    elif space.record["network_sha256"] != record["network_sha256"]:
+    if feature_set.record is None:
+        feature_set.set_record(record)
+    elif feature_set.record["network_sha256"] != record["network_sha256"]:
         raise NetworkError(
             where=f"extract.weights {record['weights']}",
-            wanted=f"a worker's network with the same weights as before ({space.record['network_sha256'][:8]})",
+            wanted=f"a worker's network with the same weights as before ({feature_set.record['network_sha256'][:8]})",
             got=f"others ({record['network_sha256'][:8]})",
-            advice=f"give all workers the same file, or `relearn store prune {space.name[:8]}`",
+            advice=f"give all workers the same file, or `relearn store prune {feature_set.name[:8]}`",
         )
 
 

@@ -1,4 +1,4 @@
-"""Features by the content of their image and all else that decides them, so that none is computed twice."""
+"""Features by the content of their image and by their recipe, so that none is computed twice."""
 
 import hashlib
 import json
@@ -18,7 +18,8 @@ from relearn.storage.files import hash_bytes
 
 log = logging.getLogger(__name__)
 
-# A space is named by the hash of its specification everywhere, so that what one process removes another can make again.
+# A feature set, `space` in the tables, is named by the hash of its recipe everywhere, so that one process can recreate
+# what another one removed.
 SCHEMA_VERSION = 2
 SCHEMA = (
     "CREATE TABLE IF NOT EXISTS space (name BLOB PRIMARY KEY NOT NULL, spec TEXT NOT NULL, record TEXT NOT NULL, "
@@ -32,39 +33,41 @@ DEFAULT_LIMIT_GB = 100.0
 N_ROWS_AT_ONCE = 500  # to delete, so that a transaction stays small
 
 
-class SpaceSummary(NamedTuple):
-    """A space for a person: its name, what decides its features, how much it holds, when it was last used."""
+class FeatureSetSummary(NamedTuple):
+    """A feature set for a person to read: its name, its recipe, its size, when it was last used."""
 
     name: str
-    spec: dict[str, Any]
+    recipe: dict[str, Any]
     n_images: int
     n_bytes: int
     used: float
 
     def describe(self, differing: Iterable[str] = ()) -> str:
-        """Return what decides its features: what a person chooses first, and some other keys of the specification."""
-        weights = self.spec.get("weights") or str(self.spec.get("weights_sha256"))[:8]
-        way = [f"{self.spec.get('network')}", f"weights {weights}", f"layer {self.spec.get('layer') or 'last'}"]
-        way += [str(self.spec.get(key)) for key in ("pooling", "precision")] + [f"{self.spec.get('image_size_px')} px"]
+        """Return the recipe as text: the keys that a person chooses, then those of `differing`."""
+        weights = self.recipe.get("weights") or str(self.recipe.get("weights_sha256"))[:8]
+        parts = [f"{self.recipe.get('network')}", f"weights {weights}", f"layer {self.recipe.get('layer') or 'last'}"]
+        parts += [str(self.recipe.get(key)) for key in ("pooling", "precision")] + [
+            f"{self.recipe.get('image_size_px')} px"
+        ]
         for key in differing:
-            value = self.spec.get(key)
+            value = self.recipe.get(key)
             short = hash_bytes(json.dumps(value).encode())[:6] if isinstance(value, dict | list) else value
-            way.append(f"{key} {short}")
-        return ", ".join(way)
+            parts.append(f"{key} {short}")
+        return ", ".join(parts)
 
 
 DESCRIBED = ("network", "weights", "weights_sha256", "layer", "pooling", "precision", "image_size_px", "application")
 
 
-class Space:
-    """The features of one way to compute them.
+class FeatureSet:
+    """The features of one recipe.
 
     Attributes
     ----------
     record : dict or None
-        What `extractor.json` says of the way, once it was known.
+        The content of `extractor.json`, once the network was built.
     fallback : int or None
-        The batch size that was taken in place of this one, for which there was no memory.
+        The batch size that replaced the one of the recipe, for which there was too little memory.
     """
 
     def __init__(self, database: Database, spec: str, record: dict[str, Any] | None) -> None:
@@ -78,12 +81,12 @@ class Space:
             self.fallback, self.record = record["fallback"], None
 
     def set_record(self, record: dict[str, Any]) -> None:
-        """Keep what is known of the way only once its network was built."""
+        """Keep the record of the extractor, which is known once the network was built."""
         self.record = record
         self._keep(record)
 
     def set_fallback(self, batch_size: int) -> None:
-        """Remember that there was no memory for this way, and which batch size was taken in its place."""
+        """Remember that there was too little memory, and which batch size replaced the one of the recipe."""
         self.fallback = batch_size
         self._keep({"fallback": batch_size})
 
@@ -100,14 +103,14 @@ class Space:
         return [image.hex() for (image,) in rows if isinstance(image, bytes)]
 
     def find_missing(self, images: Iterable[str]) -> list[str]:
-        """Return those of the images, by sha256, that have no features here: each once, in their order."""
+        """Return the images, by sha256, that have no features here: each once, in the given order."""
         known = set(self.list_images())
         return [image for image in dict.fromkeys(images) if image not in known]
 
     def add(self, images: Sequence[str], features: np.ndarray) -> None:
-        """Keep a row of features for each image; all of them, or none if the process dies."""
+        """Keep one row of features per image: all of them, or none if the process dies."""
         text = json.dumps(self.record)
-        self._database.execute(  # it is there, unless somebody removed it meanwhile
+        self._database.execute(  # another process may have removed it
             "INSERT OR IGNORE INTO space (name, spec, record, hash, used) VALUES (?, ?, ?, ?, ?)",
             (self._key, self._spec, text, _hash_text(self.name, text), time.time()),
         )
@@ -120,7 +123,7 @@ class Space:
         )
 
     def read(self, image: str, dtype: np.dtype) -> np.ndarray | None:
-        """Return the features of an image, (n_features,); nothing where there are none, or damaged ones."""
+        """Return the features of an image, (n_features,); None if they are missing or damaged."""
         found = self._database.execute(
             "SELECT hash, content FROM feature WHERE space = ? AND image = ?", (self._key, bytes.fromhex(image))
         )
@@ -131,14 +134,14 @@ class Space:
         return None
 
     def measure_bytes(self, without: Collection[str] = ()) -> int:
-        """Return how many bytes of features there are here, apart from those of some images."""
+        """Return the number of bytes of all features but those of the images in `without`."""
         left_out = set(without)
         statement = "SELECT image, length(content) FROM feature WHERE space = ?"
         rows = self._database.execute(statement, (self._key,))
         return sum(size for image, size in rows if isinstance(image, bytes) and image.hex() not in left_out)
 
     def forget(self, images: Iterable[str]) -> None:
-        """Remove the features of some images."""
+        """Remove the features of images."""
         rows = [(self._key, bytes.fromhex(image)) for image in images]
         self._database.execute_many("DELETE FROM feature WHERE space = ? AND image = ?", rows)
 
@@ -159,7 +162,7 @@ def _hash_text(name: str, text: str) -> bytes:
 
 
 class FeatureStore:
-    """The spaces in one file."""
+    """The feature sets in one file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -173,31 +176,31 @@ class FeatureStore:
     ) -> None:
         self._database.__exit__(kind, error, traceback)
 
-    def open_space(self, spec: dict[str, Any]) -> Space:
-        """Return the space of a way to compute features, given by all that decides them, as JSON can hold it."""
-        text = json.dumps(spec, sort_keys=True)
-        space = Space(self._database, text, None)
-        key = bytes.fromhex(space.name)
+    def open_feature_set(self, recipe: dict[str, Any]) -> FeatureSet:
+        """Return the feature set of a recipe, which JSON must be able to hold."""
+        text = json.dumps(recipe, sort_keys=True)
+        feature_set = FeatureSet(self._database, text, None)
+        key = bytes.fromhex(feature_set.name)
         for record, check in self._database.execute("SELECT record, hash FROM space WHERE name = ?", (key,)):
-            if check == _hash_text(space.name, str(record)):
+            if check == _hash_text(feature_set.name, str(record)):
                 self._database.execute("UPDATE space SET used = ? WHERE name = ?", (time.time(), key))
-                return Space(self._database, text, json.loads(record))
-            log.warning("%s: the record of a space is damaged; created again", self._path)
+                return FeatureSet(self._database, text, json.loads(record))
+            log.warning("%s: the record of a feature set is damaged; recreated", self._path)
             self._database.execute("DELETE FROM space WHERE name = ?", (key,))
-        return space
+        return feature_set
 
     def set_aside(self, reason: str) -> None:
-        """Move the store aside as damaged, and create it again, empty."""
+        """Move the store aside as damaged, and recreate it, empty."""
         self._database.set_aside(reason)
 
-    def list_spaces(self) -> list[SpaceSummary]:
-        """Return what is in the store, the space last used first."""
+    def list_feature_sets(self) -> list[FeatureSetSummary]:
+        """Return the feature sets, the one last used first."""
         statement = "SELECT space, count(*), sum(length(content)) FROM feature GROUP BY space"
         counts = {key: (n_images, n_bytes) for key, n_images, n_bytes in self._database.execute(statement)}
-        spaces = self._database.execute("SELECT name, spec, used FROM space ORDER BY used DESC, name")
+        feature_sets = self._database.execute("SELECT name, spec, used FROM space ORDER BY used DESC, name")
         return [
-            SpaceSummary(name.hex(), _read_json(spec), *counts.get(name, (0, 0)), used)
-            for name, spec, used in spaces
+            FeatureSetSummary(name.hex(), _read_json(spec), *counts.get(name, (0, 0)), used)
+            for name, spec, used in feature_sets
             if isinstance(name, bytes)
         ]
 
@@ -210,7 +213,7 @@ class FeatureStore:
         )
 
     def prune(self, names: Iterable[str]) -> None:
-        """Remove spaces, and features of none, and give their room on the disk back."""
+        """Remove feature sets, and features that belong to none, and return their space to the disk."""
         for name in names:
             self._database.execute("DELETE FROM space WHERE name = ?", (bytes.fromhex(name),))
         statement = (
@@ -221,75 +224,84 @@ class FeatureStore:
             pass
         self._database.shrink()
 
-    def make_room(self, n_bytes: int, keep: Space, images: Collection[str]) -> None:
-        """Remove what is not wanted now until so many bytes more are within the limit.
+    def make_room(self, n_bytes: int, keep: FeatureSet, images: Collection[str]) -> None:
+        """Remove features until `n_bytes` more are within the limit.
 
-        First the spaces that were not used for the longest time, then what `keep` has of other images than these.
+        The feature sets that were unused for the longest time go first, then the features in `keep` of other images
+        than `images`.
 
         Raises
         ------
         StoreError
-            That is not enough.
+            Even that would not be enough.
         """
         limit = read_limit_bytes()
         wanted = set(images)
         others = [image for image in keep.list_images() if image not in wanted]
         if keep.measure_bytes(others) + n_bytes > limit:
             raise StoreError(
-                f"{self._path}: wanted room for {n_bytes / 1e9:.3g} GB more, got a limit of {limit / 1e9:.3g} GB; "
-                "raise RELEARN_STORE_GB, or take a smaller layer or extract.feature_dtype float16"
+                where=self._path,
+                wanted=f"room for {n_bytes / 1e9:.3g} GB more",
+                got=f"a limit of {limit / 1e9:.3g} GB",
+                advice="raise RELEARN_STORE_GB, or choose a smaller layer or extract.feature_dtype float16",
             )
-        for space in reversed(self.list_spaces()):
+        for feature_set in reversed(self.list_feature_sets()):
             if self.measure_bytes() + n_bytes <= limit:
                 return
-            if space.name != keep.name:
-                log.info("store: %s images of %s removed to make room", f"{space.n_images:,}", space.describe())
-                self.prune([space.name])
+            if feature_set.name != keep.name:
+                log.info(
+                    "store: %s images of %s removed to make room", f"{feature_set.n_images:,}", feature_set.describe()
+                )
+                self.prune([feature_set.name])
         if others and self.measure_bytes() + n_bytes > limit:
             log.info("store: %s images that are no longer in the set removed to make room", f"{len(others):,}")
             keep.forget(others)
             self._database.shrink()
 
-    def choose_spaces(self, names: Sequence[str], unused_days: float | None) -> list[str]:
-        """Return the names of the spaces that begin as one of `names`, or were not used for so long.
+    def choose_feature_sets(self, names: Sequence[str], unused_days: float | None) -> list[str]:
+        """Return the full names of feature sets: those that begin with one of `names`, and the unused ones.
 
         Raises
         ------
         StoreError
-            A name is the beginning of no space, or of several.
+            No feature set begins with a name, or several do.
         """
-        spaces = self.list_spaces()
+        feature_sets = self.list_feature_sets()
         chosen = []
         for begin in names:
-            found = [space.name for space in spaces if begin and space.name.startswith(begin)]
+            found = [feature_set.name for feature_set in feature_sets if begin and feature_set.name.startswith(begin)]
             if len(found) != 1:
                 raise StoreError(
-                    f"{self._path}: wanted the name of one space, got {begin!r}, with which {len(found)} begin; "
-                    "`relearn store show` names them"
+                    where=self._path,
+                    wanted="the name of one feature set",
+                    got=f"{begin!r}, with which {len(found)} begin",
+                    advice="`relearn store show` lists them",
                 )
             chosen += found
         oldest = -float("inf") if unused_days is None else time.time() - unused_days * 86_400
-        return list(dict.fromkeys(chosen + [space.name for space in spaces if space.used < oldest]))
+        return list(
+            dict.fromkeys(chosen + [feature_set.name for feature_set in feature_sets if feature_set.used < oldest])
+        )
 
     def remove_damaged(self) -> int:
-        """Remove every record whose hash is wrong, and return how many there were."""
+        """Remove all features and records whose hash is wrong; return their number."""
         n_damaged = 0
         for key, spec, record, check in self._database.execute("SELECT name, spec, record, hash FROM space"):
-            space = Space(self._database, str(spec), None)
-            if bytes.fromhex(space.name) != key or check != _hash_text(space.name, str(record)):
+            feature_set = FeatureSet(self._database, str(spec), None)
+            if bytes.fromhex(feature_set.name) != key or check != _hash_text(feature_set.name, str(record)):
                 count = "SELECT count(*) FROM feature WHERE space = ?"
                 n_damaged += 1 + sum(n for (n,) in self._database.execute(count, (key,)))
                 self._database.execute("DELETE FROM space WHERE name = ?", (key,))
                 continue
-            damaged = [image for image in space.list_images() if space.read(image, np.dtype("u1")) is None]
-            space.forget(damaged)
+            damaged = [image for image in feature_set.list_images() if feature_set.read(image, np.dtype("u1")) is None]
+            feature_set.forget(damaged)
             n_damaged += len(damaged)
         self.prune([])
         return n_damaged
 
 
 def open_store(path: Path) -> FeatureStore:
-    """Open a store that is there.
+    """Open an existing store.
 
     Raises
     ------
@@ -303,11 +315,12 @@ def open_store(path: Path) -> FeatureStore:
 def check_store(path: Path) -> None:
     """Raise `StoreError` if there is no store at `path`."""
     if not path.exists():
-        raise StoreError(f"{path}: no store there; `relearn extract` makes it, RELEARN_CACHE names another place")
+        advice = "`relearn extract` creates it, RELEARN_CACHE names another place"
+        raise StoreError("no store there", where=path, advice=advice)
 
 
 def remove_store(path: Path) -> int:
-    """Remove a store without opening it, for which a full disk has no room; return how many bytes it had."""
+    """Remove a store without opening it, for which a full disk has no space; return its size in bytes."""
     check_store(path)
     with lock_file(path):
         n_bytes = path.stat().st_size
@@ -317,17 +330,19 @@ def remove_store(path: Path) -> int:
 
 
 def describe_store(path: Path) -> list[str]:
-    """Return lines of text on what a store holds."""
+    """Return one line for a store, and one per feature set."""
     with open_store(path) as store:
         limit = read_limit_bytes()
         lines = [f"{path}: {store.measure_bytes() / 1e6:,.1f} MB of at most {limit / 1e6:,.0f} MB"]
-        spaces = store.list_spaces()
-        keys = sorted({key for space in spaces for key in space.spec} - set(DESCRIBED))
-        differing = [key for key in keys if len({json.dumps(space.spec.get(key)) for space in spaces}) > 1]
-        for space in spaces:
-            used = time.strftime("%Y-%m-%d %H:%M", time.localtime(space.used))
-            size = f"{space.n_images:,} images, {space.n_bytes / 1e6:,.1f} MB"
-            lines.append(f"  {space.name[:8]}  {used}  {space.describe(differing)}: {size}")
+        feature_sets = store.list_feature_sets()
+        keys = sorted({key for feature_set in feature_sets for key in feature_set.recipe} - set(DESCRIBED))
+        differing = [
+            key for key in keys if len({json.dumps(feature_set.recipe.get(key)) for feature_set in feature_sets}) > 1
+        ]
+        for feature_set in feature_sets:
+            used = time.strftime("%Y-%m-%d %H:%M", time.localtime(feature_set.used))
+            size = f"{feature_set.n_images:,} images, {feature_set.n_bytes / 1e6:,.1f} MB"
+            lines.append(f"  {feature_set.name[:8]}  {used}  {feature_set.describe(differing)}: {size}")
     if (damaged := name_damaged(path)).exists():
         lines.append(
             f"{damaged}: {damaged.stat().st_size / 1e6:,.1f} MB of a damaged store; nothing reads it, remove it"
@@ -343,5 +358,5 @@ def read_limit_bytes() -> float:
     except ValueError:
         limit = -1.0
     if not 0 < limit < float("inf"):
-        raise ParamsError(f"RELEARN_STORE_GB: wanted a number above 0, such as 10, got {text!r}")
+        raise ParamsError(where="RELEARN_STORE_GB", wanted="a number above 0, such as 10", got=repr(text))
     return limit * 1e9

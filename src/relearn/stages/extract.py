@@ -22,7 +22,7 @@ from relearn.errors import (
 )
 from relearn.features.cluster import compute_on_cluster
 from relearn.features.shards import write_features
-from relearn.features.store import FeatureStore, Space, read_limit_bytes
+from relearn.features.store import FeatureSet, FeatureStore, read_limit_bytes
 from relearn.networks.extractor import Extractor
 from relearn.networks.recipe import describe_recipe
 from relearn.networks.weights import check_weights_file
@@ -59,14 +59,14 @@ def run(params: ExtractParams) -> None:
         for attempt in range(1, MAX_ATTEMPTS + 1):
             if attempt == MAX_ATTEMPTS:
                 store.set_aside(f"what was written was not there to be read, {attempt - 1} times")
-            record, space = fill_store(store, manifest, params)
+            record, feature_set = fill_store(store, manifest, params)
             try:
                 with write_folder(paths.FEATURES) as folder:
-                    write_features(folder, manifest, make_reader(space, record), record)
+                    write_features(folder, manifest, make_reader(feature_set, record), record)
                 return
             except LostFeatures:
-                read = make_reader(space, record)
-                space.forget([row.sha256 for row in manifest if not _is_there(read, row.sha256)])
+                read = make_reader(feature_set, record)
+                feature_set.forget([row.sha256 for row in manifest if not _is_there(read, row.sha256)])
     raise StoreError(
         f"{paths.find_feature_store()}: what was written was not there to be read, {MAX_ATTEMPTS} times, the last time "
         "in a new file; check the disk, or set RELEARN_CACHE to another"
@@ -75,49 +75,49 @@ def run(params: ExtractParams) -> None:
 
 def fill_store(
     store: FeatureStore, manifest: Sequence[ManifestRow], params: ExtractParams
-) -> tuple[dict[str, Any], Space]:
-    """Compute the features that the store does not have; return what is known of the way, and the space.
+) -> tuple[dict[str, Any], FeatureSet]:
+    """Compute the features that the store does not have; return what is known of the way, and the feature_set.
 
     Where none is missing, the network is not built, and keras not imported. Where there is no memory for a batch, half
-    of it is tried, which is another space; the store remembers that.
+    of it is tried, which is another feature_set; the store remembers that.
     """
     while True:
-        space = store.open_space(describe_recipe(params))
-        if space.fallback is not None:
+        feature_set = store.open_feature_set(describe_recipe(params))
+        if feature_set.fallback is not None:
             log.info(
                 "no memory was found for extract.batch_size %d, so it is %d; `relearn store prune %s` forgets that",
                 params.batch_size,
-                space.fallback,
-                space.name[:8],
+                feature_set.fallback,
+                feature_set.name[:8],
             )
-            params = params.model_copy(update={"batch_size": space.fallback})
+            params = params.model_copy(update={"batch_size": feature_set.fallback})
             continue
         try:
-            record = _fill_space(store, space, manifest, params)
+            record = _fill_feature_set(store, feature_set, manifest, params)
         except MemoryError as error:
             if params.batch_size == 1:
                 raise NetworkError(f"extract.image_size_px: there is no memory for {error}; lower it") from None
             log.warning("no memory for %s", error)
-            space.set_fallback(params.batch_size // 2)
+            feature_set.set_fallback(params.batch_size // 2)
             continue
         # The same bytes of weights may lie at other paths.
-        return {**record, "weights": params.weights}, space
+        return {**record, "weights": params.weights}, feature_set
 
 
-def _fill_space(
-    store: FeatureStore, space: Space, manifest: Sequence[ManifestRow], params: ExtractParams
+def _fill_feature_set(
+    store: FeatureStore, feature_set: FeatureSet, manifest: Sequence[ManifestRow], params: ExtractParams
 ) -> dict[str, Any]:
-    """Compute what a space does not have of the manifest's images, and return its record."""
+    """Compute what a feature_set does not have of the manifest's images, and return its record."""
     rows = {row.sha256: row for row in manifest}
-    missing = space.find_missing(rows)
+    missing = feature_set.find_missing(rows)
     log.info("%s different images, %s of them new to the store", f"{len(rows):,}", f"{len(missing):,}")
-    if space.record is not None and not missing:
-        return space.record
+    if feature_set.record is not None and not missing:
+        return feature_set.record
     if params.executor == "dask" and missing:
-        found = compute_on_cluster(params, [rows[image] for image in missing], read_content, space)
+        found = compute_on_cluster(params, [rows[image] for image in missing], read_content, feature_set)
         for n_done, _ in enumerate(track_progress(found, len(missing), "extract"), start=1):
             if n_done == 1:  # by now it is known how much there will be
-                _make_room(store, space, rows, len(missing) - params.batch_size)
+                _make_room(store, feature_set, rows, len(missing) - params.batch_size)
     else:
         extractor = Extractor(params)
         log.info(
@@ -129,27 +129,27 @@ def _fill_space(
             f"{extractor.n_features:,}",
             f"{extractor.record.n_parameters:,}",
         )
-        if space.record is not None and space.record["network_sha256"] != extractor.record.network_sha256:
+        if feature_set.record is not None and feature_set.record["network_sha256"] != extractor.record.network_sha256:
             log.warning("the weights %s are others than before; all images are computed again", params.weights)
-            space.forget(rows)
+            feature_set.forget(rows)
             missing = list(rows)
-        space.set_record(extractor.record.model_dump())
-        _make_room(store, space, rows, len(missing))
-        batches = compute_missing(extractor, [rows[image] for image in missing], space)
+        feature_set.set_record(extractor.record.model_dump())
+        _make_room(store, feature_set, rows, len(missing))
+        batches = compute_missing(extractor, [rows[image] for image in missing], feature_set)
         for _ in track_progress(batches, len(missing), "extract"):
             pass
-    if space.record is None:
+    if feature_set.record is None:
         raise NetworkError("extract.executor dask: no worker told how it computes")
-    return space.record
+    return feature_set.record
 
 
-def _make_room(store: FeatureStore, space: Space, images: Collection[str], n_new: int) -> None:
-    record = space.record or {}
+def _make_room(store: FeatureStore, feature_set: FeatureSet, images: Collection[str], n_new: int) -> None:
+    record = feature_set.record or {}
     n_bytes = record["n_features"] * np.dtype(record["feature_dtype"]).itemsize
-    store.make_room(n_new * n_bytes, space, images)
+    store.make_room(n_new * n_bytes, feature_set, images)
 
 
-def compute_missing(extractor: Extractor, rows: Sequence[ManifestRow], space: Space) -> Iterator[str]:
+def compute_missing(extractor: Extractor, rows: Sequence[ManifestRow], feature_set: FeatureSet) -> Iterator[str]:
     """Compute the features of images and put them into the store, a batch at a time; yield each image's hash."""
     n_ahead = max(2 * extractor.batch_size, 2 * count_threads())
     prepared = map_ahead(lambda row: read_prepared(extractor, row), rows, n_ahead)
@@ -157,7 +157,7 @@ def compute_missing(extractor: Extractor, rows: Sequence[ManifestRow], space: Sp
 
     def add(features: np.ndarray) -> list[str]:
         done = [row.sha256 for row in islice(arriving, len(features))]
-        space.add(done, features)
+        feature_set.add(done, features)
         return done
 
     # In one thread, so that the batches come in their order, while the network is at the next.
@@ -186,12 +186,12 @@ def name_images(batches: Iterator[np.ndarray], rows: Sequence[ManifestRow], batc
         yield features
 
 
-def make_reader(space: Space, record: dict[str, Any]) -> Callable[[str], np.ndarray]:
+def make_reader(feature_set: FeatureSet, record: dict[str, Any]) -> Callable[[str], np.ndarray]:
     """Return the function that reads the features of an image from the store."""
     dtype = np.dtype(record["feature_dtype"]).newbyteorder("<")
 
     def read(image: str) -> np.ndarray:
-        features = space.read(image, dtype)
+        features = feature_set.read(image, dtype)
         if features is None or features.shape != (record["n_features"],):
             raise LostFeatures
         return features
