@@ -25,13 +25,13 @@ import numpy as np
 
 from relearn import paths
 from relearn.dataset.manifest import ManifestRow, write_manifest
+from relearn.features.computation import compute_missing, make_reader, read_prepared
 from relearn.features.shards import write_features
 from relearn.features.store import FeatureStore
 from relearn.networks.extractor import Extractor
 from relearn.networks.recipe import describe_recipe
 from relearn.params import ExtractParams, read_params
 from relearn.runtime.threads import map_ahead
-from relearn.stages.extract import compute_missing, make_reader, read_prepared
 from relearn.storage.files import hash_bytes, hash_file, write_json
 
 ROOT = Path(__file__).resolve().parent.parent

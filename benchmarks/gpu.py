@@ -259,8 +259,8 @@ def read_rows():
 
 
 def read_photos(extractor, n_photos):
+    from relearn.features.computation import read_prepared
     from relearn.runtime.threads import map_ahead
-    from relearn.stages.extract import read_prepared
 
     rows = read_rows()[:n_photos]
     return list(map_ahead(lambda row: read_prepared(extractor, row), rows, len(rows)))
@@ -309,8 +309,8 @@ def compute_again(size):
 
 def run_out_of_memory(size):
     """Let the stage's own function fill a store with a batch size for which there is no memory."""
+    from relearn.features.computation import fill_store, make_reader
     from relearn.features.store import FeatureStore
-    from relearn.stages.extract import fill_store, make_reader
 
     device = open_device()
     if device.is_gpu and isinstance(device, Torch):
@@ -321,8 +321,8 @@ def run_out_of_memory(size):
     params = make_params(size, "vgg16", "float32", size.memory_batch)
     name = os.environ["KERAS_BACKEND"]
     with FeatureStore(Path(f"memory-{name}.sqlite")) as store:
-        found, space = fill_store(store, rows, params)
-        read = make_reader(space, found)
+        found, feature_set = fill_store(store, rows, params)
+        read = make_reader(feature_set, found)
         save_features(np.array([read(row.sha256) for row in rows]), "vgg16", "float32", "memory")
     record("memory", wanted=size.memory_batch, batch_size=found["batch_size"])
 
@@ -433,8 +433,8 @@ def check_bits(extractor, photos, key):
 
 def measure_decoding(size, extractor):
     """Return images/s of reading, hashing, decoding and resizing in all threads, and nothing else."""
+    from relearn.features.computation import read_prepared
     from relearn.runtime.threads import count_threads, map_ahead
-    from relearn.stages.extract import read_prepared
 
     rows = read_rows()
     start, n_done = time.perf_counter(), 0
@@ -468,15 +468,15 @@ class Clock:
 
 def measure_end_to_end(extractor, params):
     """Return images/s from files to the store, as `extract` does it, and which share of the time each part is busy."""
+    from relearn.features import computation
     from relearn.features.store import FeatureSet, FeatureStore
     from relearn.networks.recipe import describe_recipe
     from relearn.runtime.threads import count_threads
-    from relearn.stages import extract
 
     rows = read_rows()
     clock = Clock()
     timed = [
-        mock.patch.object(extract, "read_prepared", clock.time("decode", extract.read_prepared)),
+        mock.patch.object(computation, "read_prepared", clock.time("decode", computation.read_prepared)),
         mock.patch.object(extractor, "_stack", clock.time("stack", extractor._stack)),
         mock.patch.object(extractor, "_run", clock.time("network", extractor._run)),
         mock.patch.object(FeatureSet, "add", clock.time("store", FeatureSet.add)),
@@ -485,9 +485,9 @@ def measure_end_to_end(extractor, params):
     with FeatureStore(folder / "features.sqlite") as store, contextlib.ExitStack() as stack:
         for patch in timed:
             stack.enter_context(patch)
-        space = store.open_feature_set(describe_recipe(params))
+        feature_set = store.open_feature_set(describe_recipe(params))
         start = time.perf_counter()
-        n_done = sum(1 for _ in extract.compute_missing(extractor, rows, space))
+        n_done = sum(1 for _ in computation.compute_missing(extractor, rows, feature_set))
         seconds = time.perf_counter() - start
     shutil.rmtree(folder)
     if n_done != len(rows):

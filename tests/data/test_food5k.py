@@ -44,7 +44,7 @@ def test_food5k_with_pretrained_vgg16(shared, clone):
     changes = {"extract.weights": shared / "weights" / VGG, "extract.weights_sha256": VGG_SHA256}
     answer = run_food5k(clone, shared / "data" / "Food-5K", *set_params_of_dvc(changes))
     assert answer.returncode == 0, answer.stderr
-    assert "25,088 features an image, 14,714,688 parameters" in answer.stderr
+    assert "25,088 features per image, 14,714,688 parameters" in answer.stderr
     assert execute(clone, "dvc", "exp", "apply", "food5k-vgg16").returncode == 0
     metrics = json.loads((clone / "metrics" / "evaluation.json").read_text())
     assert metrics["n_images"] == 300

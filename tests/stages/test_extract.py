@@ -8,23 +8,18 @@ import numpy as np
 import pytest
 from pydantic import BaseModel
 
-from conftest import VGG16, draw_image, encode_image, write_images
+from conftest import VGG16, draw_image, encode_image
 from relearn import paths
 from relearn.dataset.manifest import ManifestRow, read_manifest, write_manifest
 from relearn.errors import IntegrityError, NetworkError, StoreError, UnfitFeature, ValidationFailed
+from relearn.features import computation
 from relearn.features.shards import read_features
+from relearn.features.store import FeatureSet, FeatureStore
 from relearn.images.decoding import decode_image
 from relearn.networks import recipe
 from relearn.params import read_params
 from relearn.stages import extract
 from relearn.storage.files import hash_bytes, hash_file, write_json
-
-
-class Upright:
-    """Stands for an extractor: the image as it is."""
-
-    def read_image(self, content):
-        return np.asarray(decode_image(content).rgb)
 
 
 def write_gate(passed=True, sha256=None):
@@ -46,29 +41,6 @@ def test_gate_stays_shut(workspace):
     write_gate(sha256="0" * 64)
     with pytest.raises(ValidationFailed, match=r"is about another data/manifest\.csv than the one here"):
         extract.check_gate()
-
-
-def test_image_is_checked_before_it_is_decoded(workspace):
-    content = encode_image(draw_image(1))
-    row = ManifestRow("training/a/1.png", "training", "a", hash_bytes(content), len(content), 12, 10, "RGB", "PNG")
-    with pytest.raises(IntegrityError, match=r"training/a/1\.png: cannot be read: No such file or directory; run"):
-        extract.read_prepared(Upright(), row)
-    write_images(paths.DATASET, [row.path], first_seed=2)
-    with pytest.raises(IntegrityError, match=rf"1\.png: wanted sha256 {row.sha256} \(data/manifest\.csv\), got other"):
-        extract.read_prepared(Upright(), row)
-    (paths.DATASET / row.path).write_bytes(content)
-    assert np.array_equal(extract.read_prepared(Upright(), row), draw_image(1))
-
-
-def test_listed_file_that_is_no_image(workspace):
-    Path(paths.DATASET).mkdir(parents=True)
-    (paths.DATASET / "x").write_bytes(b"text")
-    row = ManifestRow("x", "training", "a", hash_bytes(b"text"), 4, 1, 1, "L", "PNG")
-    with pytest.raises(IntegrityError, match=r"x: not an image .*, though data/manifest\.csv lists it"):
-        extract.read_prepared(Upright(), row)
-
-
-# --- never twice -----------------------------------------------------------------------------------------------------
 
 
 class Record(BaseModel):
@@ -117,7 +89,7 @@ class Fake:
 def fake(workspace, monkeypatch):
     """A class of its own for each test, in the place of the real one."""
     own = type("Own", (Fake,), {})
-    monkeypatch.setattr(extract, "Extractor", own)
+    monkeypatch.setattr(computation, "Extractor", own)
     return own
 
 
@@ -198,7 +170,7 @@ def test_copies_are_computed_once(fake, block):
         {"weights": "imagenet"},
     ],
 )
-def test_another_way_and_back_again(fake, block, change):
+def test_another_recipe_and_back_again(fake, block, change):
     write_set(5)
     extract.run(block)
     results = read_results()
@@ -210,7 +182,7 @@ def test_another_way_and_back_again(fake, block, change):
 
 
 @pytest.mark.parametrize("name", ["describe_hardware", "find_backend", "version"])
-def test_another_machine_is_another_way(fake, block, monkeypatch, name):
+def test_another_machine_is_another_recipe(fake, block, monkeypatch, name):
     write_set(5)
     extract.run(block)
     monkeypatch.setattr(recipe, name, lambda *arguments: {"x": 1} if name == "describe_hardware" else ("x", "2"))
@@ -257,11 +229,11 @@ def test_weights_that_changed_under_their_name_mix_no_features(fake, block, capl
     fake.sha256 = "1" * 64
     extract.run(block)
     assert fake.n_computed == 5 + 6
-    assert "the weights random are others than before; all images are computed again" in caplog.text
+    assert "the weights random have changed; all images are computed again" in caplog.text
     assert json.loads((paths.FEATURES / "extractor.json").read_text())["network_sha256"] == "1" * 64
 
 
-def test_record_names_the_weights_where_they_lie_now(fake, block, workspace):
+def test_record_names_the_weights_where_they_are_now(fake, block, workspace):
     write_set(5)
     for name in ("a.h5", "b.h5"):
         Path(name).write_bytes(b"weights")
@@ -273,15 +245,15 @@ def test_record_names_the_weights_where_they_lie_now(fake, block, workspace):
         extract.run(block.model_copy(update={"weights": "b.h5", "weights_sha256": hash_bytes(b"weights")}))
 
 
-def test_store_that_keeps_nothing_is_told(fake, block, monkeypatch):
+def test_store_that_keeps_nothing_is_reported(fake, block, monkeypatch):
     write_set(3)
-    monkeypatch.setattr(extract.FeatureSet, "read", lambda *arguments: None)
-    with pytest.raises(StoreError, match=r"what was written was not there to be read, 5 times, the last time in a new"):
+    monkeypatch.setattr(FeatureSet, "read", lambda *arguments: None)
+    with pytest.raises(StoreError, match=r"features were lost 5 times, the last time in a new file"):
         extract.run(block)
     assert paths.find_feature_store().with_name(f"{paths.find_feature_store().name}.damaged").exists()
 
 
-def test_store_with_bytes_of_chance_in_it_heals(fake, block, caplog):
+def test_store_with_random_bytes_in_it_heals(fake, block, caplog):
     write_set(23)
     extract.run(block)
     results = read_results()
@@ -298,34 +270,34 @@ def test_store_with_bytes_of_chance_in_it_heals(fake, block, caplog):
         assert read_results() == results
 
 
-def test_store_whose_index_hides_what_is_written_is_created_again(fake, block, monkeypatch, caplog):
+def test_store_whose_index_hides_what_is_written_is_recreated(fake, block, monkeypatch, caplog):
     write_set(3)
-    read = extract.FeatureSet.read
+    read = FeatureSet.read
     hidden = [True]
-    monkeypatch.setattr(extract.FeatureSet, "read", lambda *arguments: None if hidden else read(*arguments))
-    set_aside = extract.FeatureStore.set_aside
+    monkeypatch.setattr(FeatureSet, "read", lambda *arguments: None if hidden else read(*arguments))
+    set_aside = FeatureStore.set_aside
 
     def reveal(store, reason):
         set_aside(store, reason)
         hidden.clear()
 
-    monkeypatch.setattr(extract.FeatureStore, "set_aside", reveal)
+    monkeypatch.setattr(FeatureStore, "set_aside", reveal)
     extract.run(block)
-    assert "damaged (what was written was not there to be read, 4 times); moved to" in caplog.text
+    assert "damaged (features were lost 4 times); moved to" in caplog.text
     assert len(read_results()) > 1
 
 
-def test_batch_that_finds_no_memory_is_halved_and_that_is_remembered(fake, block, caplog):
+def test_batch_without_enough_memory_is_halved_and_that_is_remembered(fake, block, caplog):
     write_set(11)
     fake.largest_batch, fake.n_until_large = 2, 8
     extract.run(block)
-    assert "no memory for a batch of 4 images" in caplog.text
+    assert "too little memory for a batch of 4 images" in caplog.text
     assert json.loads((paths.FEATURES / "extractor.json").read_text())["batch_size"] == 2
     results = read_results()
     assert (fake.n_built, fake.n_computed) == (2, 8 + 11)
     with caplog.at_level("INFO"):
         extract.run(block)
-    assert "no memory was found for extract.batch_size 4, so it is 2; `relearn store prune " in caplog.text
+    assert "extract.batch_size 4 was too large for memory, so it is 2; `relearn store prune " in caplog.text
     assert (fake.n_built, fake.n_computed) == (2, 8 + 11)
     assert read_results() == results
 
@@ -333,7 +305,9 @@ def test_batch_that_finds_no_memory_is_halved_and_that_is_remembered(fake, block
 def test_no_memory_for_a_single_image(fake, block):
     write_set(3)
     fake.largest_batch = 0
-    with pytest.raises(NetworkError, match=r"extract\.image_size_px: there is no memory for a batch of 1 images"):
+    with pytest.raises(
+        NetworkError, match=r"extract\.image_size_px: there is too little memory for a batch of 1 images"
+    ):
         extract.run(block)
     assert fake.n_built == 3
 
