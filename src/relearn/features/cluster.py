@@ -63,18 +63,20 @@ def compute_on_cluster(
     import distributed
 
     with _connect() as client, _explain_losses():
+        resource = f"relearn-{client.id}"
         weights = Path(params.weights).read_bytes() if params.weights_are_file else None
-        admit = functools.partial(_admit_workers, client, (params, describe_recipe(params), weights), {})
-        options = {"pure": False, "retries": N_RETRIES, "resources": {_name_resource(client): 1}}
+        request = (resource, params, describe_recipe(params), weights)
+        differences: dict[str, str] = {}
         batches = group_items(rows, params.batch_size)
         tasks: dict[Any, list[ManifestRow]] = {}
         while True:
-            n_places, stayed = admit()
+            n_places, stayed = _admit_workers(client, request, differences)
             if not stayed:  # Dask does not look at waiting tasks again when a worker gets a resource
                 client.cancel(list(tasks))
                 batches, tasks = chain(list(tasks.values()), batches), {}
             while len(tasks) < n_places and (batch := next(batches, None)):
                 contents = [(row.path, read_content(row)) for row in batch]
+                options = {"pure": False, "retries": N_RETRIES, "resources": {resource: 1}}
                 tasks[client.submit(compute_batch, params, contents, **options)] = batch
             if n_places and not tasks:
                 return
@@ -91,32 +93,16 @@ def compute_on_cluster(
 
 
 def _admit_workers(client: Any, request: tuple[Any, ...], differences: dict[str, str]) -> tuple[int, bool]:
-    """Give new workers the resource that tasks need.
+    """Give new workers the resource, or note in what they differ.
 
-    Returns
-    -------
-    n_places : int
-        One task per thread of a worker with the resource, and one that waits there.
-    stayed : bool
-        Whether one of the workers had the resource before, and is still there.
-
-    Raises
-    ------
-    NetworkError
-        All workers have another recipe, or there has been none for a long time.
+    Return how many tasks the workers take, one per thread and one per worker that waits there, and whether one of them
+    had the resource before.
     """
-    resource = _name_resource(client)
-    if not (before := _list_workers(client)):
-        log.warning("the cluster has no workers; waiting for one")
-        try:
-            client.wait_for_workers(1, DESERTED_SECONDS)
-        except TimeoutError:
-            problem = f"the cluster has had no workers for {DESERTED_SECONDS} seconds"
-            raise NetworkError(problem, where=WHERE, advice=f"start some; {KEPT}") from None
-        return 0, False
+    resource = request[0]
+    before = _list_workers(client)
     lacking = {address for address, worker in before.items() if resource not in worker["resources"]}
     if new := lacking - differences.keys():
-        answers = client.run(admit_worker, *request, resource, workers=list(new), on_error="return")
+        answers = client.run(admit_worker, *request, workers=list(new), on_error="return")
         for address, answer in answers.items():
             if answer:
                 differences[address] = str(answer)
@@ -134,12 +120,16 @@ def _admit_workers(client: Any, request: tuple[Any, ...], differences: dict[str,
 
 
 def _list_workers(client: Any) -> dict[str, Any]:
-    workers: dict[str, Any] = client.scheduler_info(n_workers=-1)["workers"]
-    return workers
-
-
-def _name_resource(client: Any) -> str:
-    return f"relearn-{client.id}"
+    """Return what the scheduler knows of each worker, by address; wait for one if there is none."""
+    if workers := client.scheduler_info(n_workers=-1)["workers"]:
+        return dict(workers)
+    log.warning("the cluster has no workers; waiting for one")
+    try:
+        client.wait_for_workers(1, DESERTED_SECONDS)
+    except TimeoutError:
+        problem = f"the cluster has had no workers for {DESERTED_SECONDS} seconds"
+        raise NetworkError(problem, where=WHERE, advice=f"start some; {KEPT}") from None
+    return dict(client.scheduler_info(n_workers=-1)["workers"])
 
 
 def _connect() -> Any:
@@ -161,7 +151,7 @@ def _connect() -> Any:
     except (OSError, TimeoutError, ValueError) as error:
         problem = f"no scheduler answers at {address} ({error})"
         raise NetworkError(problem, where=ADDRESS, advice="`dask scheduler` starts one") from None
-    if not _list_workers(client):
+    if not client.scheduler_info(n_workers=-1)["workers"]:
         client.close()
         problem = f"the scheduler at {address} has no workers"
         raise NetworkError(problem, where=ADDRESS, advice=f"`dask worker {address}` starts one")
@@ -197,7 +187,7 @@ def _check_record(feature_set: FeatureSet, record: dict[str, Any]) -> None:
 
 
 async def admit_worker(
-    params: NetworkParams, recipe: dict[str, Any], weights: bytes | None, resource: str, dask_worker: Any
+    resource: str, params: NetworkParams, recipe: dict[str, Any], weights: bytes | None, dask_worker: Any
 ) -> str:
     """Let this worker take part if it has the recipe; return the difference, or an empty text."""
     own = describe_recipe(params)
