@@ -1,10 +1,16 @@
-"""`make setup` fills this folder's .venv and no other environment, whichever is active; targets run its programs."""
+"""`make setup` fills this folder's .venv and no other environment, whichever is active; targets run its programs.
 
+It installs what pyproject.toml declares, which is what the code imports.
+"""
+
+import ast
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -12,6 +18,15 @@ import pytest
 from conftest import ROOT
 
 PROGRAMS = ("python", "pip", "uv", "pytest", "ruff", "mypy", "dvc", "prefect", "relearn")
+# Which of the declared dependencies the code of a folder may import.
+BACKENDS = ("dependencies", "cpu", "gpu", "dask")
+MAY_IMPORT = {
+    "src": BACKENDS,
+    "flows": BACKENDS,
+    "pretraining": (*BACKENDS, "pretraining"),
+    "data": (*BACKENDS, "dev"),
+    "tests": (*BACKENDS, "dev"),
+}
 PROBE = "probe: ; @command -v python; python -c 'import relearn; print(relearn.__path__[0])'"
 
 
@@ -39,6 +54,29 @@ def list_packages(environment):
     return sorted(path.name for path in environment.glob("lib/python3.*/site-packages/*"))
 
 
+def normalize(requirement):
+    """Return the name of a distribution as locks spell it, without version, extras and markers."""
+    return re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", requirement)[0]).lower()
+
+
+def read_declared():
+    """Return the names of the distributions that pyproject.toml declares, by extra."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {"dependencies": project["dependencies"], **project["optional-dependencies"]}
+    return {extra: {normalize(requirement) for requirement in declared[extra]} for extra in declared}
+
+
+def list_imports(file):
+    """Return the names of the modules that a file imports, without what is below them."""
+    modules = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            modules |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            modules.add(node.module)
+    return {module.partition(".")[0] for module in modules}
+
+
 def shorten_lock(folder):
     """Leave of the lock what an installation of relearn itself takes, so that a test takes seconds."""
     packages = re.split(r"^(?=[a-z])", (ROOT / "requirements.lock").read_text(), flags=re.MULTILINE)
@@ -61,6 +99,21 @@ def test_every_recipe_takes_the_programs_of_this_folder():
             assert not re.search(rf"(?<![\w/$.-])({'|'.join(PROGRAMS)}) ", line.replace("$(UV) pip", "")), line
         if "$(UV)" in line:
             assert "--python $(BIN)/python" in line
+
+
+@pytest.mark.parametrize("folder", MAY_IMPORT)
+def test_what_is_imported_is_declared(folder):
+    declared = read_declared()
+    allowed = set.union(*(declared[extra] for extra in MAY_IMPORT[folder]))
+    distributions = packages_distributions()
+    own = {path.stem for name in MAY_IMPORT for path in (ROOT / name).iterdir()} | {"flows", "relearn"}
+    undeclared = {
+        (module, str(file.relative_to(ROOT)))
+        for file in (ROOT / folder).rglob("*.py")
+        for module in list_imports(file) - own - sys.stdlib_module_names
+        if not allowed & {normalize(distribution) for distribution in distributions.get(module, ())}
+    }
+    assert undeclared == set()
 
 
 @pytest.mark.slow
