@@ -66,6 +66,20 @@ def read_declared():
     return {extra: {normalize(requirement) for requirement in declared[extra]} for extra in declared}
 
 
+def split_lock(name):
+    """Return the text of each package of a lock."""
+    return re.split(r"^(?=[a-z])", (ROOT / name).read_text(), flags=re.MULTILINE)[1:]
+
+
+def read_lock(name):
+    """Return the text of each package of a lock by the package's name; of several versions together."""
+    packages = {}
+    for package in split_lock(name):
+        distribution = package.partition("==")[0]
+        packages[distribution] = packages.get(distribution, "") + package
+    return packages
+
+
 def list_imports(file):
     """Return the names of the modules that a file imports, without what is below them."""
     modules = set()
@@ -114,6 +128,11 @@ def test_what_is_imported_is_declared(folder):
         if not allowed & {normalize(distribution) for distribution in distributions.get(module, ())}
     }
     assert undeclared == set()
+
+
+def test_deploy_names_the_server_that_the_lock_has():
+    (version,) = re.findall(r"image: prefecthq/prefect:(\S+)-python3.11", (ROOT / "deploy/compose.yaml").read_text())
+    assert read_lock("requirements.lock")["prefect"].startswith(f"prefect=={version} ")
 
 
 @pytest.mark.slow
