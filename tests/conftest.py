@@ -22,10 +22,12 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from relearn import paths
-from relearn.dataset.manifest import ManifestRow
+from relearn.dataset import inspections
+from relearn.dataset.manifest import ManifestRow, read_manifest
 from relearn.features.shards import SplitFeatures, hash_features, write_features
-from relearn.params import TrainParams
-from relearn.storage.files import write_csv, write_folder, write_json
+from relearn.params import TrainParams, read_params
+from relearn.stages.restructure import run
+from relearn.storage.files import read_csv, write_csv, write_folder, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
@@ -99,6 +101,43 @@ def set_params() -> Callable[..., None]:
             YAML().dump(content, file)
 
     return set_params
+
+
+@pytest.fixture
+def use_layout(workspace: Path, set_params: Callable[..., None]) -> Callable[..., None]:
+    """Set the block restructure: `use_layout(layout="csv")`; the source is the folder `source`."""
+
+    def use_layout(**changes: Any) -> None:
+        set_params({"restructure.source": "source"} | {f"restructure.{key}": value for key, value in changes.items()})
+
+    return use_layout
+
+
+@pytest.fixture
+def forty(use_layout: Callable[..., None]) -> None:
+    """Forty images in four classes."""
+    use_layout(layout="class_folders")
+    write_images(Path("source"), [f"{label}/{n}.png" for label in "abcd" for n in range(10)])
+
+
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Treat every file as changed long ago, so that its content may be kept."""
+    monkeypatch.setattr(inspections, "SETTLED_SECONDS", -3600.0)
+
+
+def restructure() -> tuple[dict[str, ManifestRow], dict[str, str]]:
+    """Run the stage; return the rows by their paths, and the reasons of the excluded files."""
+    run(read_params(Path("params.yaml")).restructure)
+    return {row.path: row for row in read_manifest(paths.MANIFEST)}, dict(read_csv(paths.EXCLUDED, ("path", "reason")))
+
+
+def list_dataset() -> list[str]:
+    return sorted(path.relative_to(paths.DATASET).as_posix() for path in paths.DATASET.rglob("*") if path.is_file())
+
+
+def read_results() -> dict[str, bytes]:
+    return {path.as_posix(): path.read_bytes() for path in sorted(Path("data").rglob("*")) if path.is_file()}
 
 
 def make_split(seed: int, n_images: int = 60, n_classes: int = 3, n_features: int = 8) -> SplitFeatures:

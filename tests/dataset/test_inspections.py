@@ -15,12 +15,6 @@ DATABASE = Path("cache/inspections.sqlite")
 IMAGE = Inspection("a" * 64, 9, 3, 4, "RGB", "PNG", 1.5, "abc")
 
 
-@pytest.fixture
-def settled(monkeypatch):
-    """Take every file for one that was changed long ago."""
-    monkeypatch.setattr(inspections, "SETTLED_SECONDS", -3600.0)
-
-
 def test_content_is_told():
     content = encode_image(draw_image(1, (40, 30)))
     seen = inspect_content(content, hash_bytes(content))
