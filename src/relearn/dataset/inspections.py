@@ -65,7 +65,7 @@ def inspect_content(content: bytes, sha256: str) -> Inspection:
 class Inspections:
     """A database of inspections by content, and of contents by a file's path and stamp.
 
-    It only saves time. Every record has its own hash and that of the code that made it; an image is inspected again if
+    It only saves time. Every row has its own hash and that of the code that made it; an image is inspected again if
     they do not match, or if there is no database.
     """
 
@@ -94,8 +94,8 @@ class Inspections:
 
     def find_content(self, sha256: str) -> Inspection | None:
         """Return the inspection of these bytes, if this code made one."""
-        record = self._find(f"{self._recipe} {sha256}")
-        return Inspection(*json.loads(record)) if record is not None else None
+        text = self._find(f"{self._recipe} {sha256}")
+        return Inspection(*json.loads(text)) if text is not None else None
 
     def find_file(self, path: Path, stamp: str) -> Inspection | None:
         """Return the inspection of a file that has not changed since."""
@@ -113,13 +113,13 @@ class Inspections:
             self._add(f"{path.absolute()} {stamp}", sha256)
 
     def _find(self, key: str) -> str | None:
-        for record, check in self._execute("SELECT record, hash FROM record WHERE key = ?", (_hash_text(key),)):
-            if check == _hash_text(key + str(record)):
-                return str(record)
+        for text, check in self._execute("SELECT record, hash FROM record WHERE key = ?", (_hash_text(key),)):
+            if check == _hash_text(key + str(text)):
+                return str(text)
         return None
 
-    def _add(self, key: str, record: str) -> None:
-        row = _hash_text(key), record, _hash_text(key + record)
+    def _add(self, key: str, text: str) -> None:
+        row = _hash_text(key), text, _hash_text(key + text)
         self._execute("INSERT OR REPLACE INTO record VALUES (?, ?, ?)", row)
 
     def _execute(self, statement: str, values: tuple[str, ...]) -> list[Any]:

@@ -61,11 +61,11 @@ def compute_hashes(thumbnail: Image.Image) -> np.ndarray:
     """
     import imagehash
 
-    def crop(window: tuple[float, float, float, float]) -> Image.Image:
+    def _crop(window: tuple[float, float, float, float]) -> Image.Image:
         left, top, right, bottom = (fraction * THUMBNAIL_PX for fraction in window)
         return thumbnail.resize(thumbnail.size, Image.Resampling.LANCZOS, box=(left, top, right, bottom))
 
-    parts = [crop(window) for window in WINDOWS]
+    parts = [_crop(window) for window in WINDOWS]
     parts.append(thumbnail.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
     return np.array([np.packbits(imagehash.phash(part, hash_size=HASH_TERMS).hash) for part in parts])
 
