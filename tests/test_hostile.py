@@ -843,7 +843,6 @@ def wrap_in_tiff(jpeg):
 
 @pytest.mark.parametrize("wrap", [bytes, wrap_in_tiff])
 def test_scans_are_limited_by_the_pixels_that_they_go_over(monkeypatch, wrap):
-    assert limits.count_scans_read(images.MAX_PIXELS // 5) == limits.count_scans_read(1) == 100
     monkeypatch.setattr(limits, "MAX_SCANNED_PIXELS", 12 * 10 * 20)
     assert decode_image(wrap(make_scans(20))).rgb.size == SIZE
     with pytest.raises(ImageError, match=r"^unsupported \w+ file: 21 scans of .*, at most 20 are read; save it "):
