@@ -98,24 +98,24 @@ def test_number_of_threads_can_be_set(monkeypatch):
 
 def test_budget_lets_so_much_through_and_what_is_larger_alone():
     budget = Budget(10)
-    budget.take(6)
+    budget.acquire(6)
     passed = []
 
     def take(n_bytes):
-        budget.take(n_bytes)
+        budget.acquire(n_bytes)
         passed.append(n_bytes)
 
     small = threading.Thread(target=take, args=(5,))
     small.start()
     small.join(0.05)
     assert passed == []
-    budget.give_back(6)
+    budget.release(6)
     small.join(5)
     assert passed == [5]
     large = threading.Thread(target=take, args=(50,))
     large.start()
     large.join(0.05)
     assert passed == [5]
-    budget.give_back(5)
+    budget.release(5)
     large.join(5)
     assert passed == [5, 50]

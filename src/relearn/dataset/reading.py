@@ -79,7 +79,7 @@ class SourceReader:
                 self._n_files[place.label] += 1
                 known = self._inspections.find_file(self._source / file.path, stamp) if stamp else None
                 content = b"" if known else file.read()
-                self._budget.take(len(content))
+                self._budget.acquire(len(content))
                 yield FoundFile(file.path, place, content, stamp, known)
             except MisplacedFile as refusal:
                 yield Exclusion(file.path, str(refusal))
@@ -109,7 +109,7 @@ class SourceReader:
                 self._spool.add_content(seen.sha256, file.content)
             return SourceImage(file.path, *file.place, seen)
         finally:
-            self._budget.give_back(len(file.content))
+            self._budget.release(len(file.content))
 
     def _inspect_content(self, file: FoundFile) -> Inspection:
         """Return what is known of a file's bytes, or decode them."""

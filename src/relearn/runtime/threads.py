@@ -1,4 +1,4 @@
-"""Work on all cores, in order, without reading the whole input first."""
+"""Work on all cores, with results in order, without reading the whole input first."""
 
 import os
 import re
@@ -15,38 +15,39 @@ Result = TypeVar("Result")
 
 
 def count_threads() -> int:
-    """Return `RELEARN_THREADS`, or else the number of cores that this process may use."""
+    """Return `RELEARN_THREADS`, by default the number of cores that this process may use."""
     if wanted := os.environ.get("RELEARN_THREADS"):
         if not re.fullmatch("[1-9][0-9]{0,5}", wanted):
-            raise ParamsError(f"RELEARN_THREADS: wanted a whole number of at least 1, got {wanted[:40]!r}; unset it")
+            where, advice = "RELEARN_THREADS", "unset it"
+            raise ParamsError(where=where, wanted="a whole number of at least 1", got=repr(wanted[:40]), advice=advice)
         return int(wanted)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Budget:
-    """So many bytes may be in memory at once; more wait. What is larger than all of them goes alone."""
+    """A limit for the bytes in memory at once; a request above the whole limit is granted when nothing else is."""
 
     def __init__(self, n_bytes: int) -> None:
         self._free = self._total = n_bytes
         self._changed = threading.Condition()
 
-    def take(self, n_bytes: int) -> None:
-        """Wait until there is room."""
+    def acquire(self, n_bytes: int) -> None:
+        """Wait until there is room for `n_bytes`."""
         with self._changed:
             self._changed.wait_for(lambda: n_bytes <= self._free or self._free == self._total)
             self._free -= n_bytes
 
-    def give_back(self, n_bytes: int) -> None:
-        """Make room again."""
+    def release(self, n_bytes: int) -> None:
+        """Return `n_bytes` to the limit."""
         with self._changed:
             self._free += n_bytes
             self._changed.notify()
 
 
 def map_ahead(function: Callable[[Item], Result], items: Iterable[Item], n_ahead: int) -> Iterator[Result]:
-    """Yield `function(item)` in the order of `items`, computed in threads up to `n_ahead` items before it is asked for.
+    """Yield `function(item)` in the order of `items`, computed in threads up to `n_ahead` items in advance.
 
-    `items` is advanced by the calling thread alone. The first exception ends the iteration and the work ahead of it.
+    Only the calling thread advances `items`. The first exception ends the iteration and the work in advance.
     """
     waiting: deque[Future[Result]] = deque()
     executor = ThreadPoolExecutor(count_threads())
@@ -62,9 +63,9 @@ def map_ahead(function: Callable[[Item], Result], items: Iterable[Item], n_ahead
 
 
 def prefetch(items: Iterable[Item], n_ahead: int) -> Iterator[Item]:
-    """Yield `items`, which a thread of its own advances, up to `n_ahead` (at least 1) before they are asked for.
+    """Yield `items`, which a separate thread advances up to `n_ahead` (at least 1) in advance.
 
-    The first is there as soon as it is made. An exception of `items`, a generator, is raised where its item would come.
+    The first item is there as soon as it is made. An exception in the generator `items` is raised in place of its item.
     """
     arriving = iter(items)
     end = object()
