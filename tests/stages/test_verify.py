@@ -146,7 +146,7 @@ def test_damaged_features_are_told(write):
     write()
     shard = sorted(paths.FEATURES.glob("training-*.npy"))[0]
     shard.write_bytes(shard.read_bytes()[:-4] + b"\0\0\0\1")
-    with pytest.raises(IntegrityError, match=r"training-0\.npy: not the bytes that shards\.csv names"):
+    with pytest.raises(IntegrityError, match=r"training-0\.npy: wanted sha256 \w+ \(shards\.csv\), got other bytes"):
         run(PARAMS)
 
 

@@ -1,4 +1,4 @@
-"""`data/features/`: one row of numbers for each image of the manifest, in `.npy` shards, a split never shared."""
+"""`data/features/`: one row of numbers per image of the manifest, in `.npy` shards of a single split each."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -12,11 +12,11 @@ from relearn.errors import IntegrityError
 from relearn.runtime.threads import count_threads, map_ahead
 from relearn.storage.files import hash_file, read_csv, read_json, write_array, write_csv, write_json
 
-# A new image writes the shard anew that it falls into, and DVC keeps the old one beside the new one. So shards are
-# small, but not so many that DVC spends its time on files.
+# A new image changes its shard, and DVC keeps the old one beside the new one. So shards are small, but not so many that
+# DVC spends its time on files.
 SHARD_BYTES = 2 * 1024 * 1024
 SHARD_ROWS = 32
-MOST_SHARDS = 4096
+MAX_SHARDS = 4096
 
 INDEX = "index.csv"
 SHARDS = "shards.csv"
@@ -24,11 +24,13 @@ EXTRACTOR = "extractor.json"
 HASHES = "hashes.json"
 HASHED = {"index_sha256": INDEX, "shards_sha256": SHARDS, "extractor_sha256": EXTRACTOR}
 
+RECOMPUTE = "run `dvc repro --force extract`"
+
 SHARDS_HEADER = ("shard", "sha256", "n_images", "n_features", "dtype")
 
 
 class IndexRow(NamedTuple):
-    """Where the features of an image are; `row` is a number in the shard, from 0, as text."""
+    """Where the features of an image are; `row` is its number in the shard, from 0, as text."""
 
     shard: str
     row: str
@@ -46,12 +48,12 @@ class SplitFeatures(NamedTuple):
 
     @property
     def features(self) -> np.ndarray:
-        """All rows in memory, (images, n_features) float32; (0, 0) where there is none."""
+        """All rows in memory, (images, n_features) float32; (0, 0) if there are none."""
         return np.concatenate(self.blocks).astype(np.float32, copy=False) if self.blocks else np.empty((0, 0), "f4")
 
 
 class ShardsOnDisk(Sequence[np.ndarray]):
-    """Shards that are read, memory-mapped, when they are asked for."""
+    """Shards that are memory-mapped on access."""
 
     def __init__(self, files: Sequence[Path]) -> None:
         self._files = files
@@ -66,20 +68,20 @@ class ShardsOnDisk(Sequence[np.ndarray]):
 def write_features(
     folder: Path, manifest: Sequence[ManifestRow], read: Callable[[str], np.ndarray], record: dict[str, Any]
 ) -> None:
-    """Write the features of the manifest's images, a few shards in memory at a time.
+    """Write the features of the manifest's images, with a few shards in memory at a time.
 
     Parameters
     ----------
     read
-        Returns the features of an image by its sha256: `record["n_features"]` of the type `record["feature_dtype"]`.
+        Returns the features of an image by its sha256: `record["n_features"]` of type `record["feature_dtype"]`.
     """
     dtype = np.dtype(record["feature_dtype"]).newbyteorder("<")
     n_features = int(record["n_features"])
     plan = []
     for split in SPLITS:
         images = [image for image in manifest if image.split == split]
-        most_rows = choose_shard_rows(len(images), n_features * dtype.itemsize)
-        for prefix, group in plan_shards(images, most_rows):
+        max_rows = choose_shard_rows(len(images), n_features * dtype.itemsize)
+        for prefix, group in plan_shards(images, max_rows):
             plan.append((f"{split}-{prefix}.npy" if prefix else f"{split}.npy", group))
 
     def write_shard(part: tuple[str, Sequence[ManifestRow]]) -> tuple[object, ...]:
@@ -101,32 +103,32 @@ def write_features(
 
 
 def seal_features(folder: Path) -> None:
-    """Write the hashes of the index, the list of shards and the recipe, which `hash_features` checks."""
+    """Write the hashes of the index, the list of shards and the extractor's record, which `hash_features` checks."""
     write_json(folder / HASHES, {key: hash_file(folder / name) for key, name in HASHED.items()})
 
 
 def choose_shard_rows(n_images: int, row_bytes: int) -> int:
-    """Return the most rows of a shard: a number that changes only where the set has doubled."""
+    """Return the maximum number of rows per shard, which changes only when the set has doubled."""
     n_rows = SHARD_ROWS
-    while n_rows * MOST_SHARDS < n_images:
+    while n_rows * MAX_SHARDS < n_images:
         n_rows *= 2
     return max(1, min(n_rows, SHARD_BYTES // row_bytes))
 
 
 def plan_shards(
-    images: Sequence[ManifestRow], most_rows: int, prefix: str = ""
+    images: Sequence[ManifestRow], max_rows: int, prefix: str = ""
 ) -> Iterator[tuple[str, Sequence[ManifestRow]]]:
-    """Cut images into groups of at most `most_rows` by the first bits of their sha256.
+    """Cut images into groups of at most `max_rows` by the first bits of their sha256.
 
-    A group that is too large is halved by the next bit, and no other one is touched: so an image more changes one
-    group, or two. After 64 bits, as copies of one image have them all alike, it stays as large as it is.
+    A group that is too large is split by the next bit, and no other one changes: one more image changes one group or
+    two. After 64 bits, which only copies of one image share, a group stays as large as it is.
 
     Returns
     -------
     iterator of (bits as text, images in their order)
         Ordered by the bits, which is the order of the hashes.
     """
-    if len(images) <= most_rows or len(prefix) == 64:
+    if len(images) <= max_rows or len(prefix) == 64:
         if images:
             yield prefix, images
         return
@@ -135,16 +137,16 @@ def plan_shards(
     for image in images:
         halves[int(image.sha256[digit], 16) >> (3 - bit) & 1].append(image)
     for value, half in enumerate(halves):
-        yield from plan_shards(half, most_rows, f"{prefix}{value}")
+        yield from plan_shards(half, max_rows, f"{prefix}{value}")
 
 
 def read_index(folder: Path) -> list[IndexRow]:
-    """Read which image each row belongs to, in the order of the shards' rows."""
+    """Read which image each row belongs to, in the order of the rows."""
     return [IndexRow(*row) for row in read_csv(folder / INDEX, IndexRow._fields)]
 
 
 def iterate_shards(folder: Path, split: str | None = None) -> Iterator[tuple[list[IndexRow], np.ndarray]]:
-    """Yield the shards of one split, or of all, checked: the images of its rows, and the features.
+    """Yield the shards of one split, or of all, after checking them: the images of the rows, and the features.
 
     Raises
     ------
@@ -162,23 +164,25 @@ def iterate_shards(folder: Path, split: str | None = None) -> Iterator[tuple[lis
             continue
         path = folder / shard
         if not path.is_file():
-            raise IntegrityError(f"{path}: no such file, though {SHARDS} names it; run `dvc repro extract`")
+            problem = f"no such file, though {SHARDS} names it"
+            raise IntegrityError(problem, where=path, advice="run `dvc repro extract`")
         if hash_file(path) != sha256:
-            raise IntegrityError(f"{path}: not the bytes that {SHARDS} names; run `dvc repro --force extract`")
+            wanted = f"sha256 {sha256} ({SHARDS})"
+            raise IntegrityError(where=path, wanted=wanted, got="other bytes", advice=RECOMPUTE)
         try:
             values = np.load(path, allow_pickle=False)
         except (ValueError, EOFError) as error:
-            raise IntegrityError(f"{path}: wanted an array, got: {error}; run `dvc repro --force extract`") from None
+            raise IntegrityError(where=path, wanted="an array", got=error, advice=RECOMPUTE) from None
         if [str(size) for size in values.shape] != [n_images, n_features] or len(values) != len(in_shard):
-            raise IntegrityError(f"{path}: wanted {n_images} rows of {n_features}, got {values.shape}")
+            wanted = f"{n_images} rows of {n_features}"
+            raise IntegrityError(where=path, wanted=wanted, got=values.shape, advice=RECOMPUTE)
         if [row.row for row in in_shard] != [str(number) for number in range(len(in_shard))]:
-            raise IntegrityError(f"{folder / INDEX}: the rows of {shard} are not in order; run `dvc repro extract`")
+            raise IntegrityError(f"the rows of {shard} are not in order", where=folder / INDEX, advice=RECOMPUTE)
         n_rows += len(values)
         yield in_shard, values
     if n_rows != len(index):
-        raise IntegrityError(
-            f"{folder}: {len(index)} images in {INDEX}, {n_rows} in the shards; run `dvc repro extract`"
-        )
+        wanted = f"{len(index)} images in the shards ({INDEX})"
+        raise IntegrityError(where=folder, wanted=wanted, got=n_rows, advice=RECOMPUTE)
 
 
 def read_features(folder: Path, split: str, memory_bytes: int | None = None) -> SplitFeatures:
@@ -187,12 +191,12 @@ def read_features(folder: Path, split: str, memory_bytes: int | None = None) -> 
     Parameters
     ----------
     memory_bytes : int, optional
-        What is larger stays on the disk once it was checked.
+        Features beyond this size stay on the disk after they were checked.
 
     Returns
     -------
     SplitFeatures
-        Rows in the order of the manifest; none where the split has no image.
+        Rows in the order of the manifest; none if the split has no image.
 
     Raises
     ------
@@ -216,25 +220,27 @@ def read_features(folder: Path, split: str, memory_bytes: int | None = None) -> 
 
 
 def hash_features(folder: Path) -> dict[str, str]:
-    """Return the hashes of the two files that name all shards, once these and the recipe are proved to be `extract`'s.
+    """Return the hashes of the two files that name all shards, after checking them and the extractor's record.
 
     Raises
     ------
     IntegrityError
-        The index, the list of shards or the recipe is missing, or not the one that `extract` wrote beside the others.
+        The index, the list of shards or the record is missing, or differs from the one that `extract` wrote.
     """
     recorded = read_json(folder / HASHES, HASHED)
     for key, name in HASHED.items():
         if not (folder / name).is_file():
-            raise IntegrityError(f"{folder / name}: no such file; run `dvc repro --force extract`")
+            raise IntegrityError("no such file", where=folder / name, advice=RECOMPUTE)
         if (found := hash_file(folder / name)) != recorded[key]:
             raise IntegrityError(
-                f"{folder / name}: wanted sha256 {recorded[key]} ({HASHES}), got {found}; it was changed by hand; run "
-                "`dvc repro --force extract`"
+                where=folder / name,
+                wanted=f"sha256 {recorded[key]} ({HASHES})",
+                got=found,
+                advice=f"it was changed by hand; {RECOMPUTE}",
             )
     return {key: recorded[key] for key in ("index_sha256", "shards_sha256")}
 
 
 def describe_features(folder: Path) -> dict[str, Any]:
-    """Return what a classifier records of its features: their hashes, and how they were made."""
+    """Return what a classifier records about its features: their hashes, and the extractor's record."""
     return {"features": hash_features(folder), "extractor": read_json(folder / EXTRACTOR)}

@@ -1,4 +1,4 @@
-"""What of the machine decides the last bits of a feature, told without importing a network's libraries."""
+"""The parts of a machine that decide the last bits of a feature, found without importing a network's libraries."""
 
 import functools
 import importlib.metadata
@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from relearn.errors import NetworkError
-from relearn.runtime.backend import SETTINGS
+from relearn.runtime.backend import HOW_TO_INSTALL, SETTINGS
 
-# oneDNN and the backends choose their code by these.
+# Instruction sets by which oneDNN and the backends choose their code.
 _INSTRUCTIONS = (
     "avx2",
     "avx512f",
@@ -26,7 +26,7 @@ _INSTRUCTIONS = (
     "bf16",
 )
 
-# Variables that begin so may choose other code, or another way to compute; those that end so do not.
+# Variables with these prefixes may choose other code, unless they have one of the suffixes.
 _SWITCHES = (
     "DNNL_",
     "JAX_",
@@ -45,7 +45,7 @@ BACKENDS = {"tensorflow": ("tensorflow", "tensorflow-cpu"), "jax": ("jax",), "to
 
 @functools.cache
 def read_instructions() -> tuple[str, ...]:
-    """Return those of the processor's instruction sets that matter; none where Linux does not tell them."""
+    """Return the processor's instruction sets that matter; none if Linux does not list them."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -55,7 +55,7 @@ def read_instructions() -> tuple[str, ...]:
 
 
 class GPU(NamedTuple):
-    """A graphics processor, and the version of CUDA's instructions that it has."""
+    """A graphics processor and the version of its CUDA instructions."""
 
     name: str
     compute_capability: float
@@ -63,7 +63,7 @@ class GPU(NamedTuple):
 
 @functools.cache
 def list_gpus() -> tuple[GPU, ...]:
-    """Return the GPUs that NVIDIA's driver knows and this process may use, if keras' backend can use any."""
+    """Return the GPUs that NVIDIA's driver knows and this process may use, if keras' backend can use them."""
     if not _backend_uses_gpus():
         return ()
     try:
@@ -79,11 +79,11 @@ def list_gpus() -> tuple[GPU, ...]:
     numbers = [number.strip() for number in visible.split(",")]
     if all(number.isdecimal() for number in numbers):
         return tuple(gpus[int(number)] for number in numbers if int(number) < len(gpus))
-    return () if visible in ("", "-1") else tuple(gpus)  # by their UUID
+    return () if visible in ("", "-1") else tuple(gpus)  # UUIDs
 
 
 def _backend_uses_gpus() -> bool:
-    """Tell whether what is installed of keras' backend was built for GPUs."""
+    """Return whether the installed packages of keras' backend were built for GPUs."""
     name, version = find_backend()
     if name == "torch":
         return "+cpu" not in version
@@ -94,7 +94,7 @@ def _backend_uses_gpus() -> bool:
 
 
 def describe_hardware() -> dict[str, object]:
-    """Return what of this machine and its settings a feature's last bits may depend on."""
+    """Return the parts of this machine and its settings that may decide the last bits of a feature."""
     return {
         "machine": platform.machine(),
         "instructions": list(read_instructions()),
@@ -108,9 +108,9 @@ def describe_hardware() -> dict[str, object]:
 
 
 def choose_precision(wanted: str) -> str:
-    """Return float32 or bfloat16; `auto` is bfloat16 where the hardware multiplies matrices in it.
+    """Return float32 or bfloat16; `auto` is bfloat16 if the hardware multiplies matrices in it.
 
-    That is AMX or AVX512-BF16 of a processor, and a GPU from compute capability 8.0 (Ampere) on.
+    That is a processor with AMX or AVX512-BF16, or a GPU of at least compute capability 8.0 (Ampere).
     """
     if wanted != "auto":
         return wanted
@@ -120,25 +120,22 @@ def choose_precision(wanted: str) -> str:
 
 
 def find_backend() -> tuple[str, str]:
-    """Return the name and version of keras' backend, found as keras finds it.
+    """Return the name and version of the backend that keras will use.
 
     Raises
     ------
     NetworkError
-        It is not installed, or keras has no such backend.
+        It is not installed, or keras does not know it.
     """
     name = os.environ.get("KERAS_BACKEND") or _read_keras_config().get("backend", "tensorflow")
     if name not in BACKENDS:
-        raise NetworkError(f"KERAS_BACKEND: wanted one of {', '.join(BACKENDS)}, got {name!r}")
+        raise NetworkError(where="KERAS_BACKEND", wanted=f"one of {', '.join(BACKENDS)}", got=repr(name))
     for distribution in BACKENDS[name]:
         try:
             return name, importlib.metadata.version(distribution)
         except importlib.metadata.PackageNotFoundError:
             continue
-    raise NetworkError(
-        f"keras' backend {name} is not installed; `make setup` installs TensorFlow, another one is to be installed by "
-        "hand and named in KERAS_BACKEND"
-    )
+    raise NetworkError(f"keras' backend {name} is not installed", advice=HOW_TO_INSTALL)
 
 
 def _read_keras_config() -> dict[str, str]:

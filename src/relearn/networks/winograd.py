@@ -1,12 +1,12 @@
-"""Convolutions of 3 x 3 with a quarter of the multiplications: Winograd's minimal filtering, F(4 x 4, 3 x 3).
+"""3x3 convolutions with a quarter of the multiplications: Winograd's minimal filtering, F(4x4, 3x3).
 
-Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, 2015 (arXiv 1509.09308): 4 x 4 outputs y of a channel
-come from 6 x 6 inputs d and the kernel g by y = A^T [(G g G^T) * (B^T d B)] A, with 36 products in place of 144. Summed
-over the channels each of the 36 is a product of matrices. cuDNN does so on GPUs; oneDNN, by which TensorFlow convolves
-on CPUs, does not.
+Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, 2015 (arXiv 1509.09308): 4x4 outputs y of a channel
+come from 6x6 inputs d and the kernel g by y = A^T [(G g G^T) * (B^T d B)] A, with 36 products in place of 144. Summed
+over the channels each of the 36 is a matrix product. cuDNN does so on GPUs; oneDNN, which TensorFlow uses on CPUs, does
+not.
 
-The transformations are compiled by XLA. As TensorFlow's own operations every sum in them would pass over memory by
-itself, and the bits would depend on the number of threads.
+XLA compiles the transformations. As separate operations of TensorFlow, each sum in them would pass over memory, and the
+bits would depend on the number of threads.
 """
 
 import functools
@@ -20,12 +20,12 @@ from relearn.networks.rewriting import rewrite_network
 
 TILE = 4
 
-# With fewer an image, compiling (up to a second a layer) is not earned back in a few hundred images.
-_LEAST_MULTIPLICATIONS = 4e8
-# The transformations cost as much for each input and output channel, the products for each pair of them.
-_LEAST_CHANNELS = 160
-# Tiles that hang over the border compute what is thrown away.
-_MOST_OVERHANG = 1.4
+# With fewer per image, a few hundred images do not make up for the compilation (up to a second per layer).
+_MIN_MULTIPLICATIONS = 4e8
+# The transformations cost the same for each input and output channel, the products for each pair of them.
+_MIN_CHANNELS = 160
+# Tiles that hang over the border compute outputs that are dropped.
+_MAX_OVERHANG = 1.4
 
 G = np.array(
     [
@@ -40,7 +40,7 @@ G = np.array(
 
 
 def is_supported(precision: str) -> bool:
-    """Tell whether it was seen to gain: float32 in TensorFlow on a CPU of x86-64."""
+    """Return whether it was measured to gain: float32 in TensorFlow on an x86-64 CPU."""
     return (
         precision == "float32"
         and find_backend()[0] == "tensorflow"
@@ -50,21 +50,21 @@ def is_supported(precision: str) -> bool:
 
 
 def is_worthwhile(height_px: int, width_px: int, n_in: int, n_out: int) -> bool:
-    """Tell whether a convolution of 3 x 3 with outputs of this size gains by the transformation.
+    """Return whether a 3x3 convolution with outputs of this size gains by the transformation.
 
-    The bounds are measured ones (`benchmarks/README.md`): the harmonic mean of the numbers of channels is to be above
-    160, the tiles are not to hang far over, and there must be enough to compute.
+    The bounds were measured (`benchmarks/README.md`): the harmonic mean of the numbers of channels must be above 160,
+    the tiles must not hang far over the border, and there must be enough to compute.
     """
     overhang = _count_tiles(height_px) * _count_tiles(width_px) * TILE**2 / (height_px * width_px)
     return (
-        9 * height_px * width_px * n_in * n_out >= _LEAST_MULTIPLICATIONS
-        and 2 / (1 / n_in + 1 / n_out) > _LEAST_CHANNELS
-        and overhang <= _MOST_OVERHANG
+        9 * height_px * width_px * n_in * n_out >= _MIN_MULTIPLICATIONS
+        and 2 / (1 / n_in + 1 / n_out) > _MIN_CHANNELS
+        and overhang <= _MAX_OVERHANG
     )
 
 
 def transform_kernel(kernel: np.ndarray) -> np.ndarray:
-    """Return G g G^T of each pair of channels, computed in float64.
+    """Return G g G^T for each pair of channels, computed in float64.
 
     Parameters
     ----------
@@ -79,9 +79,9 @@ def transform_kernel(kernel: np.ndarray) -> np.ndarray:
 
 
 def transform_convolutions(keras: Any, model: Any) -> Any:
-    """Return a network that computes the same with fewer multiplications; the model itself where none gains.
+    """Return an equivalent network with fewer multiplications; the model itself if no layer gains.
 
-    The features differ by some millionths of the greatest, as they do from one library to the next.
+    The features differ by some millionths of the largest, as they do between libraries.
     """
     gaining = {layer.name for layer in model.layers if type(layer) is keras.layers.Conv2D and _gains(layer)}
     if not gaining:
@@ -101,11 +101,11 @@ def _gains(layer: Any) -> bool:
 
 
 def _define_layer(keras: Any) -> Any:
-    """Return the class of layers that stand for a convolution."""
+    """Return the class of layers that replace a convolution."""
     ops = keras.ops
 
     class WinogradConv2D(keras.layers.Layer):  # type: ignore[misc]
-        """A `Conv2D` of 3 x 3, stride 1 and padding `same`, for inference alone."""
+        """A 3x3 `Conv2D` with stride 1 and padding `same`, only for inference."""
 
         def __init__(self, convolution: Any) -> None:
             super().__init__(name=convolution.name)
@@ -116,9 +116,11 @@ def _define_layer(keras: Any) -> Any:
             self._activation = convolution.activation
 
         def compute_output_spec(self, inputs: Any) -> Any:
+            """Return shape and type of the output, as keras asks for them."""
             return keras.KerasTensor((*inputs.shape[:-1], self._bias.shape[0]), self.compute_dtype)
 
         def call(self, inputs: Any) -> Any:
+            """Return the output of the convolution."""
             transform_rows, transform_columns, transform_back = _compile_transformations(keras)
             products = [
                 ops.matmul(part, self._kernels[6 * i + j])
@@ -132,7 +134,7 @@ def _define_layer(keras: Any) -> Any:
 
 @functools.cache
 def _compile_transformations(keras: Any) -> tuple[Any, ...]:
-    """Return the steps before and after the products; all layers share them, so each shape is compiled once."""
+    """Return the steps before and after the products; all layers share them, so that each shape is compiled once."""
     import tensorflow as tf
 
     ops = keras.ops
@@ -154,7 +156,7 @@ def _compile_transformations(keras: Any) -> tuple[Any, ...]:
         return [ops.reshape(part, (-1, n_channels)) for part in parts]
 
     def transform_back(products: list[Any], bias: Any, size_px: tuple[int, int], activation: Any) -> Any:
-        """Return the layer's output from A^T m A of the 36 products, put together to (n, height, width, channels)."""
+        """Return the layer's output from A^T m A of the 36 products, joined to (n, height, width, channels)."""
         height, width = size_px
         n_rows, n_columns, n_channels = _count_tiles(height), _count_tiles(width), bias.shape[0]
         parts = [ops.reshape(product, (-1, n_rows, n_columns, n_channels)) for product in products]
@@ -172,7 +174,7 @@ def _count_tiles(size_px: int) -> int:
 
 
 def _multiply_by_b(d: list[Any]) -> list[Any]:
-    """Return B^T d of six arrays, of which the last two begin the next tile."""
+    """Return B^T d of six arrays, the last two of which begin the next tile."""
     even, even_4 = d[4] - d[2], d[4] - 4.0 * d[2]
     odd, odd_4 = 2.0 * (d[3] - d[1]), d[3] - 4.0 * d[1]
     return [

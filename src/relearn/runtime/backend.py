@@ -1,4 +1,4 @@
-"""keras, imported in one way: it costs seconds and half a gigabyte, and a file in the home folder may change it."""
+"""The import of keras, which takes seconds and half a gigabyte, and which a file in the home folder may change."""
 
 import contextlib
 import os
@@ -10,13 +10,14 @@ from typing import Any
 
 from relearn.errors import NetworkError
 
-# TensorFlow takes oneDNN by itself only on processors with AVX512-VNNI or newer, and other code for convolutions on
-# all others. With oneDNN the features of a network have the same bits on both.
+# By default TensorFlow uses oneDNN only on processors with AVX512-VNNI or newer, and other code for convolutions on the
+# rest. With oneDNN the features of a network have the same bits on both.
 SETTINGS = {"TF_ENABLE_ONEDNN_OPTS": "1"} if platform.machine() in ("x86_64", "AMD64") else {}
+HOW_TO_INSTALL = "`make setup` installs TensorFlow; install another backend by hand and name it in KERAS_BACKEND"
 
 
 def import_keras(precision: str) -> Any:
-    """Import keras for `float32` or `bfloat16`, images with their channels last.
+    """Import keras for `float32` or `bfloat16`, with the channels of images last.
 
     Raises
     ------
@@ -29,15 +30,16 @@ def import_keras(precision: str) -> Any:
         with _hold_stderr():
             import keras
     except (ImportError, ValueError) as error:
-        reason = " ".join(str(error).split())  # TensorFlow's is a traceback, with the cause behind the last `Error:`
-        advice = "`make setup` installs TensorFlow, another one is to be installed by hand and named in KERAS_BACKEND"
+        reason = " ".join(str(error).split())  # TensorFlow's is a traceback, with the cause after the last `Error:`
+        advice = HOW_TO_INSTALL
         if "failed to map segment" in reason or "allocate memory" in reason:
             advice = "there is too little memory: raise the limits (ulimit -a), or use a larger machine"
         raise NetworkError(
             f"keras cannot be imported with the backend {os.environ.get('KERAS_BACKEND', 'tensorflow')}: "
-            f"{reason.rsplit('Error: ', 1)[-1][:200]}; {advice}"
+            f"{reason.rsplit('Error: ', 1)[-1][:200]}",
+            advice=advice,
         ) from None
-    # ~/.keras/keras.json may say otherwise, and the features would be others.
+    # ~/.keras/keras.json may have other values, with which the features would differ.
     keras.config.set_floatx("float32")
     keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
     keras.config.set_image_data_format("channels_last")
@@ -46,9 +48,9 @@ def import_keras(precision: str) -> Any:
 
 @contextlib.contextmanager
 def _hold_stderr() -> Iterator[None]:
-    """Hold back what native code prints while a block runs, and print it only if the block fails.
+    """Hold back the output of native code while a block runs, and print it only if the block fails.
 
-    TensorFlow tells about oneDNN at every import, before it reads the level of its log.
+    TensorFlow logs a line about oneDNN at every import, before it reads its log level.
     """
     sys.stderr.flush()
     shown = os.dup(2)

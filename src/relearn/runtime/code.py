@@ -1,4 +1,4 @@
-"""The code that decides a result, by hash: part of the key of what is kept for later."""
+"""The hash of the code that decides a result: part of the key of stored results."""
 
 from functools import cache
 from pathlib import Path
@@ -10,9 +10,9 @@ ROOT = Path(__file__).parent.parent
 
 @cache
 def hash_code(*packages: str) -> dict[str, str]:
-    """Return the SHA-256 of packages of relearn by name: of their modules, all of them, whichever is imported.
+    """Return the SHA-256 of all modules in each of these packages of relearn, by name.
 
-    It is computed once a process, so that it is the code that this process imported.
+    It is computed once per process, so that it is the hash of the imported code.
     """
     return {package: _hash_package(ROOT / package) for package in packages}
 

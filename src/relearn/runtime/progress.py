@@ -1,4 +1,4 @@
-"""How far a long run is: a bar on a terminal, a line now and then in a log."""
+"""The progress of a long run: a bar on a terminal, a line every few seconds in a log."""
 
 import logging
 import sys
@@ -22,14 +22,14 @@ def track_progress(
     count: Callable[[Item], float] = lambda _: 1,
     quiet_seconds: float = 0.0,
 ) -> Iterator[Item]:
-    """Yield `items` and show how many of `n_items` are done, the pace, and the time that is left.
+    """Yield `items` and show how many of `n_items` are done, the pace, and the time left.
 
     Parameters
     ----------
     count
-        Returns how many an item counts for; it may be a part of one.
+        Returns how much an item counts; it may be a fraction.
     quiet_seconds
-        What takes less shows nothing.
+        A run that takes less shows nothing.
     """
     counted = ((item, count(item)) for item in items)
     show = _draw_bar if sys.stderr.isatty() else _log_lines
@@ -86,7 +86,7 @@ def _log_lines(
 
 
 def _format(n_done: float) -> str:
-    """Return a number of items, with two decimals if the last one is not done."""
+    """Return a number of items, with two decimals if the last item is not done."""
     return f"{n_done:.2f}".removesuffix(".00")
 
 

@@ -1,7 +1,7 @@
 """Names and messages as a terminal, a Markdown page and a JSON file may show them.
 
-The name of a file or a class comes from anyone who can add an image. It must neither steer a terminal nor become
-part of a page.
+The name of a file or a class comes from anyone who can add an image. It must neither control a terminal nor become part
+of a page.
 """
 
 import json
@@ -9,7 +9,7 @@ import string
 import unicodedata
 from typing import Any
 
-# Control characters, marks of direction, lone surrogates, separators of lines. Joiners are part of words and emoji.
+# Control characters, direction marks, lone surrogates, line separators. Joiners are part of words and emoji.
 _UNPRINTABLE = ("Cc", "Cf", "Cs", "Zl", "Zp")
 _JOINERS = "\u200c\u200d"
 _MARKDOWN = set(string.punctuation) - set("/,;?%'\"")
@@ -17,7 +17,7 @@ _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", "\\": "&#92;
 
 
 def is_control_character(character: str) -> bool:
-    """Return whether a character breaks a line or steers a terminal; spaces and joiners of all kinds do not."""
+    """Return whether a character breaks a line or controls a terminal; spaces and joiners of all kinds do not."""
     return unicodedata.category(character) in ("Cc", "Zl", "Zp")
 
 
@@ -27,7 +27,7 @@ def holds_control_character(name: str) -> bool:
 
 
 def escape_controls(text: str) -> str:
-    r"""Return text in one line that a terminal prints as it stands: what it would obey is written as in JSON, `\n`."""
+    r"""Return text in one line that a terminal prints as it is, with control characters escaped as in JSON: `\n`."""
     if text.isprintable():
         return text
     return "".join(json.dumps(c)[1:-1] if _is_unprintable(c) else c for c in text)
@@ -38,19 +38,19 @@ def _is_unprintable(character: str) -> bool:
 
 
 def escape_lines(text: str) -> str:
-    """Return text of several lines with each of them escaped by `escape_controls`."""
+    """Return text of several lines, each escaped by `escape_controls`."""
     return "\n".join(map(escape_controls, text.split("\n")))
 
 
 def escape_markdown(text: str) -> str:
-    """Return text that Markdown and HTML show as it stands, also in the cell of a table.
+    """Return text that Markdown and HTML show as it is, also in a table cell.
 
-    CommonMark 0.31, sections 2.4 and 2.5: a backslash takes the meaning from any ASCII punctuation, and an entity has
-    none. What begins HTML, a cell or an escape is an entity, for some renderers look for these first.
+    CommonMark 0.31, sections 2.4 and 2.5: a backslash removes the meaning of any ASCII punctuation, and an entity has
+    none. Characters that begin HTML, a cell or an escape become entities, because some renderers look for these first.
     """
     return "".join(_ENTITIES.get(c, f"\\{c}") if c in _MARKDOWN else c for c in escape_controls(text))
 
 
 def format_json(value: Any) -> str:
-    """Return `value` as JSON of two spaces of indent that is safe to print on a terminal."""
+    """Return `value` as indented JSON that is safe to print on a terminal."""
     return escape_lines(json.dumps(value, indent=2, ensure_ascii=False))
