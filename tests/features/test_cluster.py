@@ -4,14 +4,21 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from conftest import SMALL, execute, make_environment, repro, wait_for_stored, write_small_set
+from conftest import ROOT, SMALL, VGG16, execute, make_environment, repro, wait_for_stored, write_small_set
+from relearn.dataset.manifest import ManifestRow
 from relearn.errors import NetworkError
 from relearn.features import cluster
-from relearn.storage.files import hash_file
+from relearn.features.store import FeatureStore
+from relearn.params import read_params
+from relearn.storage.files import hash_bytes, hash_file
 
 pytestmark = pytest.mark.slow
 
@@ -199,3 +206,136 @@ def test_nobody_answers(monkeypatch):
         NetworkError, match=r"no scheduler answers at tcp://127\.0\.0\.1:9 .*; `dask scheduler` starts one"
     ):
         cluster._connect()
+
+
+# --- with workers in threads of this process ------------------------------------------------------------------------
+
+
+class Fake:
+    """Stands for an extractor: an image's features are its first bytes."""
+
+    sha256 = "0" * 64
+
+    def __init__(self):
+        self.record = SimpleNamespace(model_dump=lambda: {"network_sha256": self.sha256, "weights": "random"})
+
+    def read_image(self, content):
+        return np.frombuffer(content[:4], np.uint8)
+
+    def compute_features(self, images):
+        return np.array(images, np.float32)
+
+
+@pytest.fixture
+def threads(workspace, monkeypatch):
+    """A cluster without workers, whose workers share this process and a fake extractor."""
+    import distributed
+
+    fake = Fake()
+    monkeypatch.setattr(cluster, "_build_extractor", lambda params: fake)
+    monkeypatch.setattr(cluster, "LOOK_SECONDS", 0.1)
+    with distributed.LocalCluster(
+        n_workers=0, threads_per_worker=2, processes=False, protocol="tcp://", dashboard_address=None, host="127.0.0.1"
+    ) as opened:
+        monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", opened.scheduler_address)
+        yield SimpleNamespace(fake=fake, cluster=opened)
+
+
+def scale(threads, n_workers):
+    threads.cluster.scale(n_workers)
+    for _ in range(200):
+        if len(threads.cluster.scheduler.workers) == n_workers:
+            return
+        time.sleep(0.05)
+    raise AssertionError(threads.cluster)
+
+
+def make_rows(n_images):
+    rows = []
+    for number in range(n_images):
+        content = number.to_bytes(4, "big")
+        rows.append(ManifestRow(f"{number}.png", "training", "a", hash_bytes(content), 4, 1, 1, "RGB", "PNG"))
+    return rows
+
+
+def read_content(row):
+    return int(row.path.removesuffix(".png")).to_bytes(4, "big")
+
+
+def compute(rows, read=read_content):
+    """Yield the hash of each image that is done, and check all features in the end."""
+    params = read_params(ROOT / "params.yaml").extract.model_copy(update=VGG16 | {"batch_size": 3})
+    with FeatureStore(Path("features.sqlite")) as store:
+        feature_set = store.open_feature_set({"a": 1})
+        yield from cluster.compute_on_cluster(params, rows, read, feature_set)
+        for row in rows:
+            assert bytes(feature_set.read(row.sha256, np.dtype("<f4")).astype(np.uint8)) == read_content(row)
+
+
+def test_no_more_images_are_read_than_workers_take(threads):
+    scale(threads, 2)
+    rows, n_read = make_rows(60), 0
+
+    def read(row):
+        nonlocal n_read
+        n_read += 1
+        return read_content(row)
+
+    n_places = 2 * (2 + 1)
+    done = []
+    for image in compute(rows, read):
+        done.append(image)
+        assert n_read - len(done) <= 3 * n_places
+    assert sorted(done) == sorted(row.sha256 for row in rows)
+
+
+def test_batches_of_lost_workers_are_computed_by_one_that_comes_when_all_are_gone(threads):
+    scale(threads, 1)
+    leaving = threading.Event()
+    compute_features = threads.fake.compute_features
+
+    def wait(images):
+        leaving.wait(20)
+        return compute_features(images)
+
+    threads.fake.compute_features = wait
+    found = compute(make_rows(12))
+    first = threading.Thread(target=lambda: (time.sleep(1), scale(threads, 0), leaving.set(), scale(threads, 1)))
+    first.start()
+    assert len(list(found)) == 12
+    first.join()
+
+
+def test_failed_batch_is_repeated(threads):
+    scale(threads, 1)
+    failures = [OSError("x")] * cluster.N_RETRIES
+    read_image = threads.fake.read_image
+
+    def fail(content):
+        if failures:
+            raise failures.pop()
+        return read_image(content)
+
+    threads.fake.read_image = fail
+    assert len(list(compute(make_rows(6)))) == 6
+    assert not failures
+
+
+def test_other_network_is_noticed(threads):
+    scale(threads, 1)
+    found = compute(make_rows(30))
+    next(found)
+    threads.fake.sha256 = "1" * 64
+    with pytest.raises(NetworkError, match=r"wanted a worker's network with the same weights as before \(0{8}\), got"):
+        list(found)
+
+
+def test_deserted_cluster_is_an_error(threads, monkeypatch, caplog):
+    scale(threads, 1)
+    monkeypatch.setattr(cluster, "DESERTED_SECONDS", 0.5)
+    found = compute(make_rows(30))
+    next(found)
+    scale(threads, 0)
+    with pytest.raises(NetworkError, match=r"the cluster has had no workers for 0\.5 seconds; start some; what came"):
+        list(found)
+    assert "the cluster has no workers; waiting for one" in caplog.text
