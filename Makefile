@@ -35,7 +35,7 @@ UV = take() { value="$$2"; [ "$$value" ] || value=$$($(PIP) config get global.$$
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-fast test-long check format data-docs food5k pretrain flow ui retrain schedule lock clean
+.PHONY: help setup repro test test-fast test-long check format food5k pretrain flow ui retrain schedule lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 12
@@ -82,9 +82,6 @@ food5k: $(READY)  ## VGG16 with ImageNet weights on Food-5K as a DVC experiment 
 
 pretrain: $(READY)  ## train mini_vgg on CIFAR-10 again, an hour on two cores; see pretraining/README.md
 	cd pretraining && ../$(BIN)/dvc repro
-
-data-docs: $(READY)  ## write Great Expectations' own pages on the images to reports/data_docs/
-	@$(BIN)/relearn data-docs
 
 flow: $(READY)  ## run the pipeline as a Prefect flow (PREFECT_API_URL names a server, else a temporary one)
 	@$(BIN)/python -m flows.pipeline

@@ -214,7 +214,7 @@ def test_help_imports_nothing_heavy():
 
 def test_ci_runs_the_commands_of_the_readme():
     script = (ROOT / ".ci" / "run").read_text()
-    for target in ("check", "test", "repro", "data-docs"):
+    for target in ("check", "test", "repro"):
         assert re.search(rf"^make {target}$", script, re.MULTILINE)
         assert f"make {target}" in (ROOT / "README.md").read_text()
 

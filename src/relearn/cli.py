@@ -267,17 +267,6 @@ def prune_store(
         print(f"{len(chosen)} removed, {(before - opened.measure_bytes()) / 1e6:,.1f} MB given back")
 
 
-@app.command()
-def data_docs() -> None:
-    """Write Great Expectations' own pages on the images to reports/data_docs/."""
-    from relearn.gates.checks import plan_validation
-    from relearn.gates.data_docs import write_data_docs
-    from relearn.stages.validate import read_data
-
-    block = read_params(paths.PARAMS).validate_
-    print(write_data_docs(paths.DATA_DOCS, *plan_validation(read_data(), block)))
-
-
 def main() -> None:
     """Run the command line; the one place where an error becomes an exit code."""
     handler = logging.StreamHandler(sys.stderr)

@@ -56,7 +56,6 @@ SOURCE = Path("data/source.json")
 
 VALIDATION_REPORT = Path("reports/validation.json")
 VALIDATION_PAGE = Path("reports/validation.html")
-DATA_DOCS = Path("reports/data_docs")
 
 FEATURES = Path("data/features")
 VERIFICATION_REPORT = Path("reports/verification.json")
