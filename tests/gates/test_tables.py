@@ -15,11 +15,11 @@ def make_manifest(*rows):
 
 
 MANIFEST = make_manifest(("training", "a", 6), ("training", "b", 2), ("validation", "a", 1), ("evaluation", "b", 3))
-SIGHTINGS = pd.DataFrame({"contrast": ["1.5"] * len(MANIFEST)})
+DETAILS = pd.DataFrame({"contrast": ["1.5"] * len(MANIFEST)})
 
 
 def test_images_are_described():
-    images = describe_images(MANIFEST, SIGHTINGS)
+    images = describe_images(MANIFEST, DETAILS)
     assert set(images["aspect_ratio"]) == {2.0}
     assert set(images["contrast"]) == {1.5}
     assert images["width_px"].dtype == "int64"
@@ -32,7 +32,7 @@ def test_cells_of_the_wrong_kind_are_named():
     manifest.loc[0, ["bytes", "split"]] = ["0", "test"]
     manifest.loc[1, ["sha256", "width_px"]] = ["A" * 64, "8.5"]
     manifest.loc[2, ["sha256", "label"]] = None
-    images = describe_images(manifest, SIGHTINGS)
+    images = describe_images(manifest, DETAILS)
     assert list(images["mistyped"][:4]) == ["bytes split", "width_px sha256", "", ""]
     assert list(images["missing"][:3]) == ["", "", "label sha256"]
 
@@ -57,6 +57,7 @@ def test_classes_now_and_before():
     assert list(table["n_images"]) == [1, 6, 4, 0, 10]
     assert list(table["n_before"]) == [0, 8, 4, 1, 12]
     assert list(table["n_of_name"]) == [2, 2, 1, 0, 1]
+    assert list(table["name"]) == list(table["spelled"]) == ["A", "a", "b", "c", "all of these classes"]
     assert list(table["share_gone"][1:]) == [0.25, 0, 1, 0.166667]
 
 

@@ -1,7 +1,6 @@
 import json
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from conftest import write_rows
@@ -11,7 +10,7 @@ from relearn.errors import IntegrityError, ValidationFailed
 from relearn.features.shards import hash_features
 from relearn.params import VerifyParams
 from relearn.stages.train import check_verified
-from relearn.stages.verify import compare_order, find_twins, run
+from relearn.stages.verify import run
 from relearn.storage.files import read_json, write_csv, write_folder
 
 PARAMS = VerifyParams.model_validate({name: {"severity": "error"} for name in VerifyParams.model_fields})
@@ -125,13 +124,6 @@ def test_features_alike_in_one_split_are_no_matter(write):
     run(PARAMS)
 
 
-def test_order_names_rows_that_are_missing_or_too_many():
-    row = ManifestRow("x", "training", "a", "1", 1, 1, 1, "L", "PNG")
-    table = compare_order([row, row._replace(sha256="2")], [])
-    assert list(table["found"]) == ["nothing", "nothing"]
-    assert list(table["is_same"]) == [False, False]
-
-
 def test_training_waits_for_these_very_features(features):
     report = json.loads(paths.VERIFICATION_REPORT.read_text())
     paths.VERIFICATION_REPORT.write_text(json.dumps(report | {"index_sha256": "0"}))
@@ -148,20 +140,3 @@ def test_damaged_features_are_told(write):
     shard.write_bytes(shard.read_bytes()[:-4] + b"\0\0\0\1")
     with pytest.raises(IntegrityError, match=r"training-0\.npy: wanted sha256 \w+ \(shards\.csv\), got other bytes"):
         run(PARAMS)
-
-
-def test_twins_are_of_other_bytes_and_another_split_and_quickly_found():
-    rows = pd.DataFrame(
-        {
-            "split": ["training", "training", "evaluation", "evaluation", "training"],
-            "sha256": ["1", "2", "1", "3", "4"],
-            "content": ["x", "x", "x", "x", "y"],
-            "path": ["a", "b", "c", "d", "e"],
-        }
-    )
-    assert find_twins(rows) == ["d", "c", "b", "a", ""]
-    assert find_twins(rows[:1]) == [""]
-    n_rows = 50_000  # of a network that gives the same for each image
-    same = pd.DataFrame({"split": ["training", "evaluation"] * (n_rows // 2), "content": "x"})
-    same["sha256"] = same["path"] = same.index.astype(str)
-    assert all(find_twins(same))

@@ -1,372 +1,249 @@
-"""What the gate wants of the images: each check an expectation, with its severity and threshold from the parameters."""
+"""What the gate wants of the images: a row for each check. Its rule is the field of that name in the parameters."""
 
-from collections import Counter
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from relearn import paths
-from relearn.dataset.manifest import Exclusion, ManifestRow, find_form
+from relearn.dataset.manifest import ManifestRow
 from relearn.errors import IntegrityError
-from relearn.gates.expectations import Check, Row, Table, name_path
-from relearn.gates.near_duplicates import mark_near_duplicates
-from relearn.gates.tables import compare_classes, compare_splits, count_images, describe_images
-from relearn.params import NearDuplicates, ValidateParams
+from relearn.gates.expectations import Check, Finding, Row, Table, describe_findings, expect, has_errors, run_checks
+from relearn.gates.tables import Data, make_tables
+from relearn.params import Rule, ValidateParams
 
 N_COPIES_SHOWN = 6
 
-# What a person has left out, by a name or a parameter, is not what went wrong with the files that were meant.
-NOT_MEANT = {"hidden file", "system file", "outside the subfolder", "not listed"}
+COLUMNS = list(ManifestRow._fields)
 
 
-# The checks against the last committed data.
-HISTORY = ("vanished_classes", "new_classes", "shrinkage")
+def _expect_values(column: str, **options: Any) -> Callable[[Rule], Any]:
+    """Expect the values of a column between the thresholds of the rule, or those given."""
+    return expect("ColumnValuesToBeBetween", column=column, **options)
 
 
-# The column of groups that near duplicates must not be in two of.
-NEAR = {"split": "near_duplicates_across_splits", "label": "near_duplicates_across_labels"}
+def _expect_one_of(column: str, **options: Any) -> Callable[[Rule], Any]:
+    """Expect the values of a column to be those that the rule allows, or those given."""
+    return expect("ColumnValuesToBeInSet", column=column, **options)
 
 
-class Reference(NamedTuple):
-    """The data of a commit: which one, and how many images each class had."""
-
-    commit: str
-    classes: dict[str, int]
+def _list_image(row: Row, _: pd.DataFrame) -> list[str]:
+    return [row["path"]]
 
 
-class Data(NamedTuple):
-    """All that the gate looks at: two tables with a row an image, as text, and what is known of their source."""
-
-    manifest: pd.DataFrame
-    sightings: pd.DataFrame
-    hashes: np.ndarray
-    excluded: list[Exclusion]
-    source: str
-    n_files: int
-    before: Reference | None
-    is_accepted: bool
+def _list_copies(row: Row, images: pd.DataFrame) -> list[str]:
+    """Return images of the same bytes, one of each split and label first."""
+    copies = images[images["sha256"] == row["sha256"]]
+    firsts = ~copies.duplicated(["split", "label"])
+    return list(pd.concat([copies[firsts], copies[~firsts]])["path"].head(N_COPIES_SHOWN))
 
 
-def plan_validation(data: Data, params: ValidateParams) -> tuple[dict[str, Table], list[Check]]:
-    """Return the tables and their checks; where the columns are wrong, there is nothing else to look at.
+def _read_note(table: Table) -> str:
+    return table.note
+
+
+def _count_files(table: Table) -> str:
+    (counts,) = table.frame.to_dict("records")
+    return "{n_kept:,} kept and {n_excluded:,} excluded of {n_found:,} found".format_map(counts)
+
+
+def _count_twins(images: pd.DataFrame, group: str) -> str:
+    n_left = int((~images["is_compared"]).sum())
+    counted = f"{int(images[f'has_twin_{group}'].sum()):,} of {len(images) - n_left:,} images with one"
+    return counted + (f"; {n_left:,} too small or too uniform to compare" if n_left else "")
+
+
+def _plan_near_duplicates(group: str) -> Check:
+    return Check(
+        "images",
+        lambda rule: (
+            f"no copy in another {group}, re-encoded, resized, slightly cropped" + " or mirrored" * rule.mirrored
+        ),
+        _expect_values(f"has_twin_{group}", max_value=0),
+        f"{{path}} (like {{twin_{group}}}, distance {{distance_{group}:.0f}})",
+        lambda row, _: [row["path"], row[f"twin_{group}"]],
+        lambda table: _count_twins(table.frame, group),
+    )
+
+
+CHECKS = {
+    "columns": Check(
+        "manifest", f"the columns {', '.join(COLUMNS)}", expect("TableColumnsToMatchOrderedList", column_list=COLUMNS)
+    ),
+    "complete": Check(
+        "images", "a value in every cell", _expect_one_of("missing", value_set=[""]), "{path} (no {missing})"
+    ),
+    "types": Check(
+        "images",
+        "whole positive numbers, SHA-256 in hexadecimal, known splits",
+        _expect_one_of("mistyped", value_set=[""]),
+        "{path} ({mistyped})",
+    ),
+    "unique_paths": Check("images", "a path once", _expect_values("n_of_path", max_value=1)),
+    "counts_add_up": Check(
+        "files",
+        "as many files kept and excluded as found",
+        expect("ColumnMaxToBeBetween", column="n_unaccounted", min_value=0, max_value=0),
+        observe=_count_files,
+    ),
+    "excluded_share": Check(
+        "files",
+        lambda rule: f"at most {rule.max:.1%} of the files excluded, apart from hidden and unlisted ones",
+        expect("ColumnMaxToBeBetween", column="excluded_share"),
+        observe=_read_note,
+    ),
+    "classes": Check(
+        "classes",
+        lambda rule: f"at least {rule.min} classes",
+        expect("ColumnUniqueValueCountToBeBetween", column="label"),
+    ),
+    "class_names": Check(
+        "classes",
+        "names of classes that differ by more than upper and lower case",
+        _expect_values("n_of_name", max_value=1),
+        "{spelled}",
+    ),
+    "every_class_in_every_split": Check(
+        "class_counts",
+        "an image of every class in every split",
+        _expect_values("n_images", min_value=1),
+        "{split}/{label} ({n_images:,})",
+    ),
+    "min_images": Check(
+        "class_counts",
+        lambda rule: f"at least {rule.min:,} images of every class in every split",
+        _expect_values("n_images"),
+        "{split}/{label} ({n_images:,})",
+    ),
+    "class_balance": Check(
+        "splits",
+        lambda rule: f"at most {rule.max:g} times as many images in a split's largest class as in its smallest",
+        _expect_values("ratio"),
+        "{split} ({largest} {n_largest:,}, {smallest} {n_smallest:,})",
+    ),
+    "split_balance": Check(
+        "class_counts",
+        lambda rule: f"a class's share of a split within {rule.max:g} of its share of training",
+        _expect_values("share_gap"),
+        "{split}/{label} ({share:.1%}, off by {share_gap:.1%})",
+    ),
+    "copies_across_splits": Check(
+        "images", "the same bytes in one split only", _expect_values("n_splits", max_value=1), list_images=_list_copies
+    ),
+    "copies_across_labels": Check(
+        "images", "the same bytes under one label", _expect_values("n_labels", max_value=1), list_images=_list_copies
+    ),
+    "near_duplicates_across_splits": _plan_near_duplicates("split"),
+    "near_duplicates_across_labels": _plan_near_duplicates("label"),
+    "width_px": Check(
+        "images",
+        lambda rule: f"{rule.min:,} to {rule.max:,} px of width",
+        _expect_values("width_px"),
+        "{path} ({width_px} px)",
+        _list_image,
+    ),
+    "height_px": Check(
+        "images",
+        lambda rule: f"{rule.min:,} to {rule.max:,} px of height",
+        _expect_values("height_px"),
+        "{path} ({height_px} px)",
+        _list_image,
+    ),
+    "aspect_ratio": Check(
+        "images",
+        lambda rule: f"sides of at most {rule.max:g} to 1",
+        _expect_values("aspect_ratio"),
+        "{path} ({width_px} x {height_px} px)",
+        _list_image,
+    ),
+    "formats": Check(
+        "images",
+        lambda rule: f"a format of {', '.join(rule.allowed)}",
+        _expect_one_of("format"),
+        "{path} ({format})",
+        _list_image,
+    ),
+    "modes": Check(
+        "images",
+        lambda rule: f"a colour mode of {', '.join(rule.allowed)}",
+        _expect_one_of("mode"),
+        "{path} ({mode})",
+        _list_image,
+    ),
+    "contrast": Check(
+        "images",
+        lambda rule: f"brightness that deviates by at least {rule.min:g} of 255",
+        _expect_values("contrast"),
+        "{path} ({contrast:g})",
+        _list_image,
+    ),
+    "vanished_classes": Check(
+        "classes_before",
+        "an image of each class that there was in the last committed data",
+        _expect_values("n_images", min_value=1),
+        "{name}",
+        observe=_read_note,
+        compares_commits=True,
+    ),
+    "new_classes": Check(
+        "classes",
+        "no class that there was not in the last committed data",
+        _expect_values("n_before", min_value=1),
+        "{name}",
+        observe=_read_note,
+        compares_commits=True,
+    ),
+    "shrinkage": Check(
+        "class_sizes",
+        lambda rule: (
+            f"at most {rule.max:.1%} fewer images than in the last committed data, in each class and all of these"
+        ),
+        _expect_values("share_gone"),
+        "{name} ({n_images:,}, was {n_before:,.0f})",
+        observe=_read_note,
+        compares_commits=True,
+    ),
+}
+
+
+HISTORY = {name for name, check in CHECKS.items() if check.compares_commits}
+
+
+def check_data(data: Data, params: ValidateParams) -> list[Finding]:
+    """Run every check, in the order of `params`. If the columns are wrong, no other check can be run.
+
+    What differs from the last committed data is no error once a commit holds it.
 
     Raises
     ------
     IntegrityError
-        The columns are wrong, and their check would let that pass.
+        The columns are wrong, and their check is no error.
     """
-    tables = {"manifest": Table(data.manifest, "images")}
-    checks = [_plan_column_check(params)]
-    if list(data.manifest.columns) == list(ManifestRow._fields):
+    tables, rules = {"manifest": Table(data.manifest, "images")}, dict(params)
+    if list(data.manifest.columns) == COLUMNS:
         tables |= make_tables(data, params)
-        checks += _plan_image_checks(tables["images"].frame, params) + _plan_file_checks(data, params)
-        checks += _plan_class_checks(data, params)
-        checks += [_plan_near_check(tables["images"].frame, group, getattr(params, NEAR[group])) for group in NEAR]
-    elif params.columns.severity != "error":
+    elif params.columns.severity == "error":
+        rules = {"columns": params.columns}
+    else:
         raise IntegrityError(
-            f"{paths.MANIFEST}: {checks[0].wanted} are missing, got {', '.join(data.manifest.columns)}; nothing can be "
-            "checked; run `dvc repro --force restructure`"
+            where=paths.MANIFEST,
+            wanted=f"the columns {', '.join(COLUMNS)}",
+            got=", ".join(data.manifest.columns),
+            advice="run `dvc repro --force restructure`",
         )
-    order = list(ValidateParams.model_fields)
-    return tables, sorted(checks, key=lambda check: order.index(check.name))
-
-
-def make_tables(data: Data, params: ValidateParams) -> dict[str, Table]:
-    """Return the tables that the checks are about."""
-    counts = count_images(data.manifest)
-    classes = compare_classes(count_labels(data.manifest), data.before.classes if data.before else None)
-    before = classes[classes["n_before"] > 0]
-    lost, n_meant = _list_lost(data)
-    files = pd.DataFrame(
-        {
-            "n_unaccounted": [data.n_files - len(data.manifest) - len(data.excluded)],
-            "excluded_share": [round(len(lost) / max(n_meant, 1), 6)],
-        }
-    )
-    images = describe_images(data.manifest, data.sightings)
-    for group, name in NEAR.items():
-        rule = getattr(params, name)
-        if rule.severity != "off":
-            images = mark_near_duplicates(images, data.hashes, rule, group)
-    return {
-        "images": Table(images, "images"),
-        "files": Table(files, "sets of files"),
-        "class_counts": Table(counts, "pairs of split and class"),
-        "splits": Table(compare_splits(counts), "splits"),
-        "classes": Table(classes[(classes["n_images"] > 0) & classes["label"].notna()], "classes"),
-        "classes_before": Table(before[before["label"].notna()], "classes"),
-        "class_sizes": Table(before[before["n_images"] > 0], "counts"),
-    }
-
-
-def _plan_column_check(params: ValidateParams) -> Check:
-    import great_expectations.expectations as gxe
-
-    columns = list(ManifestRow._fields)
-    expectation = gxe.ExpectTableColumnsToMatchOrderedList(column_list=columns)
-    return Check("columns", params.columns.severity, f"the columns {', '.join(columns)}", "manifest", expectation)
-
-
-def _plan_file_checks(data: Data, params: ValidateParams) -> list[Check]:
-    import great_expectations.expectations as gxe
-
-    n_kept, n_excluded = len(data.manifest), len(data.excluded)
-    most = params.excluded_share.max
+    findings = run_checks(tables, CHECKS, rules)
+    if not data.is_accepted:
+        return findings
     return [
-        Check(
-            "counts_add_up",
-            params.counts_add_up.severity,
-            "as many files kept and excluded as found",
-            "files",
-            gxe.ExpectColumnMaxToBeBetween(column="n_unaccounted", min_value=0, max_value=0),
-            observed=f"{n_kept:,} kept and {n_excluded:,} excluded of {data.n_files:,} found",
-        ),
-        Check(
-            "excluded_share",
-            params.excluded_share.severity,
-            f"at most {most:.1%} of the files excluded, apart from hidden and unlisted ones",
-            "files",
-            gxe.ExpectColumnMaxToBeBetween(column="excluded_share", max_value=most),
-            observed=_describe_excluded(data),
-        ),
+        finding._replace(severity="warn") if finding.name in HISTORY and has_errors([finding]) else finding
+        for finding in findings
     ]
 
 
-def _plan_class_checks(data: Data, params: ValidateParams) -> list[Check]:
-    """Plan the checks of classes in their splits, and against the last committed data."""
-    import great_expectations.expectations as gxe
-
-    def expect_between(column: str, least: float | None = None, most: float | None = None) -> gxe.Expectation:
-        return gxe.ExpectColumnValuesToBeBetween(column=column, min_value=least, max_value=most)
-
-    def name_count(row: Row) -> str:
-        return f"{row['split']}/{row['label']} ({row['n_images']:,})"
-
-    n_classes, n_images = params.classes.min, params.min_images.min
-    ratio, gap, loss = params.class_balance.max, params.split_balance.max, params.shrinkage.max
-    unknown = "" if data.before else f"no commit here has other data of {data.source} that passed"
-    return [
-        Check(
-            "classes",
-            params.classes.severity,
-            f"at least {n_classes} classes",
-            "classes",
-            gxe.ExpectColumnUniqueValueCountToBeBetween(column="label", min_value=n_classes),
-        ),
-        Check(
-            "class_names",
-            params.class_names.severity,
-            "names of classes that differ by more than upper and lower case",
-            "classes",
-            expect_between("n_of_name", most=1),
-            _spell_class,
-        ),
-        Check(
-            "every_class_in_every_split",
-            params.every_class_in_every_split.severity,
-            "an image of every class in every split",
-            "class_counts",
-            expect_between("n_images", 1),
-            name_count,
-        ),
-        Check(
-            "min_images",
-            params.min_images.severity,
-            f"at least {n_images:,} images of every class in every split",
-            "class_counts",
-            expect_between("n_images", n_images),
-            name_count,
-        ),
-        Check(
-            "class_balance",
-            params.class_balance.severity,
-            f"at most {ratio:g} times as many images in a split's largest class as in its smallest",
-            "splits",
-            expect_between("ratio", most=ratio),
-            "{split} ({largest} {n_largest:,}, {smallest} {n_smallest:,})".format_map,
-        ),
-        Check(
-            "split_balance",
-            params.split_balance.severity,
-            f"a class's share of a split within {gap:g} of its share of training",
-            "class_counts",
-            expect_between("share_gap", most=gap),
-            "{split}/{label} ({share:.1%}, off by {share_gap:.1%})".format_map,
-        ),
-        Check(
-            "vanished_classes",
-            params.vanished_classes.severity,
-            "an image of each class that there was in the last committed data",
-            "classes_before",
-            expect_between("n_images", 1),
-            _name_class,
-            observed=unknown,
-        ),
-        Check(
-            "new_classes",
-            params.new_classes.severity,
-            "no class that there was not in the last committed data",
-            "classes",
-            expect_between("n_before", 1),
-            _name_class,
-            observed=unknown,
-        ),
-        Check(
-            "shrinkage",
-            params.shrinkage.severity,
-            f"at most {loss:.1%} fewer images than in the last committed data, in each class and all of these",
-            "class_sizes",
-            expect_between("share_gone", most=loss),
-            lambda row: f"{_name_class(row)} ({row['n_images']:,}, was {row['n_before']:,.0f})",
-            observed=unknown,
-        ),
-    ]
-
-
-def _name_class(row: Row) -> str:
-    return "all of these classes" if pd.isna(row["label"]) else str(row["label"])
-
-
-def _spell_class(row: Row) -> str:
-    """Return a class with the normal form of its accents, which two names that look the same may differ in."""
-    name = _name_class(row)
-    return name if name.isascii() else f"{name} (accents in Unicode {find_form(name)})"
-
-
-def _list_lost(data: Data) -> tuple[list[Exclusion], int]:
-    """Return the excluded files that were meant to be images, and of how many that were meant."""
-    lost = [exclusion for exclusion in data.excluded if exclusion.kind not in NOT_MEANT]
-    return lost, data.n_files - len(data.excluded) + len(lost)
-
-
-def _describe_excluded(data: Data) -> str:
-    """Say how many files were excluded that were meant, and of the most frequent kinds an example."""
-    lost, n_meant = _list_lost(data)
-    kinds = Counter(exclusion.kind for exclusion in lost).most_common(3)
-    examples = {exclusion.kind: exclusion for exclusion in reversed(lost)}
-    told = [f"{n:,} {kind}, such as {examples[kind].path}" for kind, n in kinds]
-    return f"{len(lost):,} of {n_meant:,} ({len(lost) / max(n_meant, 1):.1%})" + (
-        f": {'; '.join(told)}" if told else ""
-    )
-
-
-def _plan_near_check(images: pd.DataFrame, group: str, rule: NearDuplicates) -> Check:
-    import great_expectations.expectations as gxe
-
-    has_twin, twin, distance = (f"{name}_{group}" for name in ("has_twin", "twin", "distance"))
-    observed = ""
-    if has_twin in images:
-        n_left = int((~images["is_compared"]).sum())
-        observed = f"{int(images[has_twin].sum()):,} of {len(images) - n_left:,} images with one"
-        observed += f"; {n_left:,} too small or too uniform to compare" if n_left else ""
-    return Check(
-        NEAR[group],
-        rule.severity,
-        f"no copy in another {group}, re-encoded, resized, slightly cropped" + " or mirrored" * rule.mirrored,
-        "images",
-        gxe.ExpectColumnValuesToBeBetween(column=has_twin, max_value=0),
-        lambda row: f"{row['path']} (like {row[twin]}, distance {row[distance]:.0f})",
-        lambda row: [row["path"], row[twin]],
-        observed,
-    )
-
-
-def _plan_image_checks(images: pd.DataFrame, params: ValidateParams) -> list[Check]:
-    """Plan the checks of single images, and of images against each other."""
-    import great_expectations.expectations as gxe
-
-    def expect_between(column: str, least: float | None = None, most: float | None = None) -> gxe.Expectation:
-        return gxe.ExpectColumnValuesToBeBetween(column=column, min_value=least, max_value=most)
-
-    def expect_in(column: str, values: Sequence[str]) -> gxe.Expectation:
-        return gxe.ExpectColumnValuesToBeInSet(column=column, value_set=list(values))
-
-    def plan(name: str, wanted: str, expectation: gxe.Expectation, detail: str = "", **options: Any) -> Check:
-        """Plan a check that names a row by its path and `detail`, a format of the row's cells."""
-        name_row = (lambda row: f"{row['path']} ({detail.format_map(row)})") if detail else name_path
-        return Check(name, getattr(params, name).severity, wanted, "images", expectation, name_row, **options)
-
-    def list_image(row: Row) -> list[str]:
-        return [row["path"]]
-
-    def list_copies(row: Row) -> list[str]:
-        copies = images[images["sha256"] == row["sha256"]]
-        firsts = ~copies.duplicated(["split", "label"])
-        return list(pd.concat([copies[firsts], copies[~firsts]])["path"].head(N_COPIES_SHOWN))
-
-    width, height, ratio = params.width_px, params.height_px, params.aspect_ratio.max
-    formats, modes, contrast = params.formats.allowed, params.modes.allowed, params.contrast.min
-    none = "^$"
-    return [
-        plan(
-            "complete",
-            "a value in every cell",
-            gxe.ExpectColumnValuesToMatchRegex(column="missing", regex=none),
-            "no {missing}",
-        ),
-        plan(
-            "types",
-            "whole positive numbers, SHA-256 in hexadecimal, known splits",
-            gxe.ExpectColumnValuesToMatchRegex(column="mistyped", regex=none),
-            "{mistyped}",
-        ),
-        plan("unique_paths", "a path once", expect_between("n_of_path", most=1)),
-        plan(
-            "copies_across_splits",
-            "the same bytes in one split only",
-            expect_between("n_splits", most=1),
-            list_images=list_copies,
-        ),
-        plan(
-            "copies_across_labels",
-            "the same bytes under one label",
-            expect_between("n_labels", most=1),
-            list_images=list_copies,
-        ),
-        plan(
-            "width_px",
-            f"{width.min:,} to {width.max:,} px of width",
-            expect_between("width_px", width.min, width.max),
-            "{width_px} px",
-            list_images=list_image,
-        ),
-        plan(
-            "height_px",
-            f"{height.min:,} to {height.max:,} px of height",
-            expect_between("height_px", height.min, height.max),
-            "{height_px} px",
-            list_images=list_image,
-        ),
-        plan(
-            "aspect_ratio",
-            f"sides of at most {ratio:g} to 1",
-            expect_between("aspect_ratio", most=ratio),
-            "{width_px} x {height_px} px",
-            list_images=list_image,
-        ),
-        plan(
-            "formats",
-            f"a format of {', '.join(formats)}",
-            expect_in("format", formats),
-            "{format}",
-            list_images=list_image,
-        ),
-        plan(
-            "modes", f"a colour mode of {', '.join(modes)}", expect_in("mode", modes), "{mode}", list_images=list_image
-        ),
-        plan(
-            "contrast",
-            f"brightness that deviates by at least {contrast:g} of 255",
-            expect_between("contrast", contrast),
-            "{contrast:g}",
-            list_images=list_image,
-        ),
-    ]
-
-
-def count_labels(manifest: pd.DataFrame) -> dict[str, int]:
-    """Count the images of each class, ordered by name."""
-    labels = manifest["label"].dropna() if "label" in manifest else pd.Series(dtype="str")
-    return {str(label): int(n) for label, n in sorted(labels.value_counts().items())}
+def describe_verdict(findings: list[Finding], n_images: int) -> list[str]:
+    """Return the verdict, what failed, and what to do about it: at most 20 lines."""
+    lines = describe_findings(findings, f"{paths.MANIFEST}: {n_images:,} images", "validate")
+    if changed := [finding.name for finding in findings if finding.name in HISTORY and has_errors([finding])]:
+        overrides = " ".join(f"-S validate.{name}.severity=warn" for name in changed)
+        lines.append(f"  if that is meant: dvc exp run {overrides}; then commit, and set it back to error")
+    return [*lines, f"  {paths.VALIDATION_PAGE} shows it all"]

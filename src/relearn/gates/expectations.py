@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pandas as pd
 
 from relearn.errors import ValidationFailed
+from relearn.params import Rule
 from relearn.runtime.text import escape_controls
 
 if TYPE_CHECKING:
@@ -17,38 +18,52 @@ N_ROWS_NAMED = 20  # in the report; the terminal names fewer
 N_ROWS_SHOWN = 3
 N_LINES = 15  # of failed checks on the terminal
 
+# What Great Expectations calls the thresholds of a rule.
+OPTIONS = {"min": "min_value", "max": "max_value", "allowed": "value_set"}
 
 Row = Mapping[Hashable, Any]
 
 
 class Table(NamedTuple):
-    """A data frame to check, and what its rows are called."""
+    """A data frame to check, what its rows are called, and a note that checks can report instead of their number."""
 
     frame: pd.DataFrame
     unit: str
-
-
-def name_path(row: Row) -> str:
-    """Return the path of a row that is an image."""
-    return str(row["path"])
+    note: str = ""
 
 
 class Check(NamedTuple):
-    """An expectation of a table, and how a person is told of it.
+    """A check of a table. Its name and its rule (severity and thresholds) stand in the parameters.
 
-    `severity` is error, warn or off; `wanted` says the expectation in words; `name_row` names a row that failed, and
-    `list_images` tells which images show why. `observed`, where it is given, says better what was found than the
-    number of rows does.
+    Parameters
+    ----------
+    table
+        The name of the table.
+    wanted
+        The sentence of what is wanted, or what makes it from the rule.
+    expect
+        Makes the expectation from the rule; see `expect`.
+    row_format
+        How a failed row is named: a format of its cells.
+    list_images
+        Returns, of a failed row and its frame, the paths of the images that show why it failed.
+    observe
+        Returns what was found, if the number of rows does not say it best.
+    compares_commits
+        Whether the check compares with the last committed data, so that a commit accepts what failed.
     """
 
-    name: str
-    severity: str
-    wanted: str
     table: str
-    expectation: "Expectation"
-    name_row: Callable[[Row], str] = name_path
-    list_images: Callable[[Row], list[str]] | None = None
-    observed: str = ""
+    wanted: str | Callable[[Any], str]
+    expect: Callable[[Rule], "Expectation"]
+    row_format: str = "{path}"
+    list_images: Callable[[Row, pd.DataFrame], list[str]] | None = None
+    observe: Callable[[Table], str] | None = None
+    compares_commits: bool = False
+
+    def describe(self, rule: Rule) -> str:
+        """Return the sentence of what is wanted."""
+        return self.wanted if isinstance(self.wanted, str) else self.wanted(rule)
 
 
 class Finding(NamedTuple):
@@ -64,13 +79,34 @@ class Finding(NamedTuple):
     images: list[list[str]]
 
 
+def expect(kind: str, **options: Any) -> Callable[[Rule], "Expectation"]:
+    """Return what makes an expectation from a rule.
+
+    Parameters
+    ----------
+    kind
+        The name of the expectation in Great Expectations, without Expect.
+    options
+        Its options, in addition to the thresholds of the rule (min, max, allowed).
+    """
+
+    def _make_expectation(rule: Rule) -> "Expectation":
+        import great_expectations.expectations as gxe
+
+        thresholds = {OPTIONS[key]: value for key, value in rule if key in OPTIONS}
+        expectation: Expectation = getattr(gxe, f"Expect{kind}")(**thresholds, **options)
+        return expectation
+
+    return _make_expectation
+
+
 def has_errors(findings: Iterable[Finding]) -> bool:
-    """Tell whether a check failed whose severity is error."""
+    """Return whether a check failed whose severity is error."""
     return any(not finding.passed and finding.severity == "error" for finding in findings)
 
 
 def describe_failure(finding: Finding) -> str:
-    """Say of one failed check in one line: wanted, found, where."""
+    """Describe a failed check in one line: wanted, got, where."""
     shown = finding.rows[:N_ROWS_SHOWN]
     more = finding.n_failed - len(shown)
     rows = ", ".join(shown) + (f" and {more:,} more" if shown and more else "")
@@ -78,8 +114,11 @@ def describe_failure(finding: Finding) -> str:
     return escape_controls(text)
 
 
-def describe_findings(findings: list[Finding], subject: str) -> list[str]:
-    """Return the verdict on `subject`, and a line for each check that failed, errors first: at most 17 lines."""
+def describe_findings(findings: list[Finding], subject: str, block: str) -> list[str]:
+    """Return the verdict on `subject`, the checks that failed, errors first, and what to do: at most 18 lines.
+
+    `block` is the block of `params.yaml` that has the rules.
+    """
     failed = sorted((finding for finding in findings if not finding.passed), key=lambda finding: finding.severity)
     n_errors = sum(finding.severity == "error" for finding in failed)
     n_off = sum(finding.severity == "off" for finding in findings)
@@ -87,32 +126,45 @@ def describe_findings(findings: list[Finding], subject: str) -> list[str]:
     verdict = ([] if n_errors else ["passed"]) + [f"{n} {word}" for word, n in counts.items() if n]
     lines = [f"{subject}, {len(findings) - n_off} checks: {', '.join(verdict)}"]
     lines += [f"  {finding.severity:5}  {describe_failure(finding)}" for finding in failed[:N_LINES]]
-    return lines + ([f"  and {len(failed) - N_LINES} more"] if len(failed) > N_LINES else [])
+    lines += [f"  and {len(failed) - N_LINES} more"] * (len(failed) > N_LINES)
+    return lines + [f"  fix the data, or change the block {block} of params.yaml"] * (n_errors > 0)
 
 
-def run_checks(tables: Mapping[str, Table], checks: list[Check]) -> list[Finding]:
-    """Run the checks over their tables with Great Expectations, in memory; the findings come in the checks' order.
+def run_checks(tables: Mapping[str, Table], checks: Mapping[str, Check], rules: Mapping[str, Rule]) -> list[Finding]:
+    """Run the check of each rule over its table with Great Expectations, in memory.
 
-    A check that is off is not run, and its finding says so.
+    The findings come in the order of the rules. A check that is off is not run, and its finding says so.
+
+    Raises
+    ------
+    ValidationFailed
+        A check could not be run.
     """
     results: dict[str, Any] = {}
     for name, table in tables.items():
-        if asked := [check for check in checks if check.table == name and check.severity != "off"]:
-            results |= _run_suite(name, table.frame, asked)
-    return [_read_result(check, results.get(check.name), tables[check.table].unit) for check in checks]
+        asked = {key: rule for key, rule in rules.items() if checks[key].table == name and rule.severity != "off"}
+        if asked:
+            results |= _run_suite(name, table.frame, checks, asked)
+    return [
+        _read_result(name, checks[name], rule, results.get(name), tables[checks[name].table])
+        for name, rule in rules.items()
+    ]
 
 
-def _run_suite(name: str, frame: pd.DataFrame, checks: list[Check]) -> dict[str, Any]:
-    """Run the checks of one table; return the results by the checks' names."""
+def _run_suite(
+    table: str, frame: pd.DataFrame, checks: Mapping[str, Check], rules: Mapping[str, Rule]
+) -> dict[str, Any]:
+    """Run the checks of one table; return the results by the names of the checks."""
+    batch = _open_batch(table, frame)
     import great_expectations as gx
 
-    _, asset = open_asset(name)
-    batch = asset.add_batch_definition_whole_dataframe("whole").get_batch({"dataframe": frame})
-    for check in checks:
-        check.expectation.meta = {"check": check.name}
+    suite = gx.ExpectationSuite(name=table)
+    for name, rule in rules.items():
+        expectation = checks[name].expect(rule)
+        expectation.meta = {"check": name}
         # Expectations that are equal but for their meta are merged; their descriptions differ.
-        check.expectation.description = f"{check.name}: {check.wanted}"
-    suite = gx.ExpectationSuite(name=name, expectations=[check.expectation for check in checks])
+        expectation.description = f"{name}: {checks[name].describe(rule)}"
+        suite.add_expectation(expectation)
     outcome = batch.validate(
         suite,
         # Listing every row that failed takes 20 s a check on a million rows; the first ones take none.
@@ -125,8 +177,8 @@ def _run_suite(name: str, frame: pd.DataFrame, checks: list[Check]) -> dict[str,
     return {result.expectation_config.meta["check"]: result for result in outcome.results}
 
 
-def open_asset(name: str) -> tuple[Any, Any]:
-    """Return a Great Expectations context that leaves nothing on the disk and calls nobody, and an asset in it."""
+def _open_batch(table: str, frame: pd.DataFrame) -> Any:
+    """Return a frame as a batch of a context that leaves nothing on the disk and calls nobody."""
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     import great_expectations as gx
     from great_expectations.data_context.types.base import ProgressBarsConfig
@@ -134,37 +186,36 @@ def open_asset(name: str) -> tuple[Any, Any]:
     logging.getLogger("great_expectations.data_context.types.base").setLevel(logging.WARNING)
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
-    return context, context.data_sources.add_pandas("tables").add_dataframe_asset(name)
+    asset = context.data_sources.add_pandas("tables").add_dataframe_asset(table)
+    return asset.add_batch_definition_whole_dataframe("whole").get_batch({"dataframe": frame})
 
 
-def _read_result(check: Check, result: Any, unit: str) -> Finding:
+def _read_result(name: str, check: Check, rule: Rule, result: Any, table: Table) -> Finding:
+    finding = Finding(name, rule.severity, check.describe(rule), "not looked at", True, 0, [], [])
     if result is None:
-        return Finding(check.name, check.severity, check.wanted, "not looked at", True, 0, [], [])
-    raise_exception(check, result.exception_info)
+        return finding
+    _raise_exception(name, result.exception_info)
     found, passed = result.result, bool(result.success)
+    said = check.observe(table) if check.observe else ""
     if "element_count" not in found:  # an expectation of the table or of a column as a whole
         value = found["observed_value"]
-        observed = check.observed or (", ".join(map(str, value)) if isinstance(value, list) else str(value))
-        return Finding(check.name, check.severity, check.wanted, observed, passed, int(not passed), [], [])
+        observed = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        return finding._replace(observed=said or observed, passed=passed, n_failed=int(not passed))
     n_failed, n_rows = int(found["unexpected_count"]), int(found["element_count"])
-    observed = f"{n_failed:,} of {n_rows:,} {unit} that fail" if n_failed else f"{n_rows:,} {unit}"
+    observed = f"{n_failed:,} of {n_rows:,} {table.unit} that fail" if n_failed else f"{n_rows:,} {table.unit}"
     failed = found["unexpected_rows"].head(N_ROWS_NAMED).to_dict("records") if n_failed else []
-    return Finding(
-        check.name,
-        check.severity,
-        check.wanted,
-        check.observed or observed,
-        passed,
-        n_failed,
-        [check.name_row(row) for row in failed],
-        [list(group) for group in dict.fromkeys(tuple(check.list_images(row)) for row in failed)]
-        if check.list_images
-        else [],
+    images = [tuple(check.list_images(row, table.frame)) for row in failed] if check.list_images else []
+    return finding._replace(
+        observed=said or observed,
+        passed=passed,
+        n_failed=n_failed,
+        rows=[check.row_format.format_map(row) for row in failed],
+        images=[list(group) for group in dict.fromkeys(images)],
     )
 
 
-def raise_exception(check: Check, info: Mapping[str, Any]) -> None:
-    """Raise what stopped a check; Great Expectations tells it at the top or below the name of a metric."""
+def _raise_exception(name: str, info: Mapping[str, Any]) -> None:
+    """Raise what stopped a check. Great Expectations reports it at the top or below the name of a metric."""
     for part in (info, *(nested for nested in info.values() if isinstance(nested, Mapping))):
         if part.get("raised_exception"):
-            raise ValidationFailed(f"{check.name}: could not be checked: {part['exception_message']}")
+            raise ValidationFailed(f"could not be checked: {part['exception_message']}", where=name)
