@@ -39,8 +39,8 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from relearn.features.shards import ShardsOnDisk
+from relearn.heads.calibration import UNCALIBRATED
 from relearn.heads.coordinates import Standard, find_coordinates
-from relearn.heads.fitted import Calibration
 from relearn.heads.logistic import LogisticRegressionProblem
 from relearn.networks.extractor import Extractor
 from relearn.params import HEADS, ExtractParams, read_params
@@ -297,7 +297,7 @@ def measure_tolerance(path, n_classes, n_images):
     classes = [str(number) for number in range(int(truth.max()) + 1)]
 
     def answer(coefficients, intercepts):
-        probabilities = Calibration("none", []).compute_probabilities(rows @ coefficients + intercepts)
+        probabilities = UNCALIBRATED.compute_probabilities(rows @ coefficients + intercepts)
         return Judged(classes, other_truth, probabilities.argmax(axis=1), probabilities)
 
     def describe(judged):

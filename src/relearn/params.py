@@ -3,10 +3,11 @@
 import re
 import reprlib
 from collections.abc import Collection, Iterator
+from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model, model_validator
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.composer import MaxDepthExceededError
@@ -308,23 +309,47 @@ Tolerance = Annotated[float, Field(ge=1e-8, lt=1)]
 FeatureShare = Literal["sqrt", "log2"] | Annotated[float, Field(gt=0, le=1)] | None
 
 
-class LogisticRegressionParams(Block):
-    """Multinomial, L2-penalised; C weighs the images against the penalty. See `logistic`."""
+class HeadParams(Block):
+    """The options of one kind of head; a list holds values to try."""
+
+    has_probabilities: ClassVar[bool] = True  # without a calibration
+    takes_class_weight: ClassVar[bool] = True
+
+    def list_candidates(self) -> list[dict[str, Any]]:
+        """Return each combination of the values to try, by ascending C if there is one."""
+        values = {name: value if isinstance(value, list) else [value] for name, value in self if name != "head"}
+        ordered = sorted(values)
+        combinations = [dict(zip(ordered, c, strict=True)) for c in product(*(values[name] for name in ordered))]
+        combinations.sort(key=lambda options: options.get("C", 0.0))
+        return [{name: options[name] for name in values} for options in combinations]
+
+
+class NearestCentroidParams(HeadParams):
+    """scikit-learn's `NearestCentroid` by Euclidean distance."""
+
+    has_probabilities: ClassVar[bool] = False
+    takes_class_weight: ClassVar[bool] = False
+    shrink_threshold: Grid[Positive | None]
+
+
+class LogisticRegressionParams(HeadParams):
+    """Multinomial, L2-penalized; C weighs the images against the penalty. See `heads.logistic`."""
 
     C: Grid[PenaltyC]
     tol: Tolerance
     max_iter: Count
 
 
-class LinearSVMParams(Block):
+class LinearSVMParams(HeadParams):
     """scikit-learn's `LinearSVC` with the squared hinge loss, in the primal; one class against the rest."""
 
+    has_probabilities: ClassVar[bool] = False
     C: Grid[PenaltyC]
     tol: Tolerance
     max_iter: Count
 
 
-class TreeParams(Block):
+class TreeParams(HeadParams):
     """What scikit-learn's tree and forest have in common."""
 
     criterion: Grid[Literal["gini", "entropy", "log_loss"]]
@@ -345,13 +370,7 @@ class RandomForestParams(TreeParams):
     max_features: Grid[FeatureShare]
 
 
-class NearestCentroidParams(Block):
-    """scikit-learn's `NearestCentroid` by Euclidean distance."""
-
-    shrink_threshold: Grid[Positive | None]
-
-
-class DenseParams(Block):
+class DenseParams(HeadParams):
     """A hidden layer with ReLU and dropout, trained by keras with AdamW; the best epoch by validation loss is kept."""
 
     units: Grid[Annotated[int, Field(ge=1, le=65_536)]]
@@ -363,48 +382,32 @@ class DenseParams(Block):
     patience: Count
 
 
-class LogisticRegressionSearch(LogisticRegressionParams):
-    """An entry of `train.search`; so are the others below."""
+class HeadBlocks(Block):
+    """The block of each kind of head, the simplest kind first."""
 
-    head: Literal["logistic_regression"]
-
-
-class LinearSVMSearch(LinearSVMParams):  # noqa: D101
-    head: Literal["linear_svm"]
-
-
-class DecisionTreeSearch(DecisionTreeParams):  # noqa: D101
-    head: Literal["decision_tree"]
+    nearest_centroid: NearestCentroidParams
+    logistic_regression: LogisticRegressionParams
+    linear_svm: LinearSVMParams
+    decision_tree: DecisionTreeParams
+    random_forest: RandomForestParams
+    dense: DenseParams
 
 
-class RandomForestSearch(RandomForestParams):  # noqa: D101
-    head: Literal["random_forest"]
+HEADS = tuple(HeadBlocks.model_fields)
 
 
-class NearestCentroidSearch(NearestCentroidParams):  # noqa: D101
-    head: Literal["nearest_centroid"]
+def _name_head(head: str) -> Any:
+    """Return the model of an entry of `train.search`: the block of a head, and its name."""
+    block: Any = HeadBlocks.model_fields[head].annotation
+    fields: Any = {"head": (Literal[head], ...)}
+    return create_model(f"{block.__name__}Search", __base__=block, **fields)
 
 
-class DenseSearch(DenseParams):  # noqa: D101
-    head: Literal["dense"]
+SearchEntry: Any = Annotated[Union[tuple(map(_name_head, HEADS))], Field(discriminator="head")]  # noqa: UP007
 
 
-SearchEntry = Annotated[
-    NearestCentroidSearch
-    | LogisticRegressionSearch
-    | LinearSVMSearch
-    | DecisionTreeSearch
-    | RandomForestSearch
-    | DenseSearch,
-    Field(discriminator="head"),
-]
-# The simpler ones first.
-HEADS = ("nearest_centroid", "logistic_regression", "linear_svm", "decision_tree", "random_forest", "dense")
-HEADS_WITHOUT_PROBABILITIES = ("nearest_centroid", "linear_svm")
-
-
-class TrainParams(Block):
-    """The head: which, how it is chosen, and the options of each, where a list is values to try."""
+class SelectionParams(Block):
+    """Which head, and how it is chosen, calibrated and fitted."""
 
     head: Literal[HEADS]  # type: ignore[valid-type]
     scale: bool
@@ -416,12 +419,11 @@ class TrainParams(Block):
     must_converge: bool
     memory_limit_mb: Count
     seed: Seed
-    nearest_centroid: NearestCentroidParams
-    logistic_regression: LogisticRegressionParams
-    linear_svm: LinearSVMParams
-    decision_tree: DecisionTreeParams
-    random_forest: RandomForestParams
-    dense: DenseParams
+
+
+class TrainParams(HeadBlocks, SelectionParams):
+    """The head: which, how it is chosen, the options of each, and a search in place of a single head."""
+
     search: list[SearchEntry]
 
     @model_validator(mode="before")
@@ -434,21 +436,21 @@ class TrainParams(Block):
         return {**values, "search": entries}
 
     @model_validator(mode="after")
-    def _give_probabilities(self) -> "TrainParams":
-        if self.calibration == "none" and (bare := {head for head, _ in self.grids} & set(HEADS_WITHOUT_PROBABILITIES)):
-            raise ValueError(
-                f"calibration: auto, temperature, sigmoid or isotonic with {', '.join(sorted(bare))}, got none"
-            )
-        if self.class_weight is not None and "nearest_centroid" in {head for head, _ in self.grids}:
-            raise ValueError("class_weight: null with nearest_centroid, which knows no weights")
+    def _suit_heads(self) -> "TrainParams":
+        bare = sorted({head for head, grid in self.grids if not grid.has_probabilities})
+        if self.calibration == "none" and bare:
+            raise ValueError(f"calibration: auto, temperature, sigmoid or isotonic with {', '.join(bare)}, got none")
+        unweighted = sorted({head for head, grid in self.grids if not grid.takes_class_weight})
+        if self.class_weight is not None and unweighted:
+            raise ValueError(f"class_weight: null with {', '.join(unweighted)}, which takes no weights")
         return self
 
     @property
-    def grids(self) -> list[tuple[str, dict[str, Any]]]:
-        """The heads to try, each with its options as lists of values: those of `search`, or else the one of `head`."""
+    def grids(self) -> list[tuple[str, HeadParams]]:
+        """The heads to try, each with its options: those of `search`, or else the one of `head`."""
         if not self.search:
-            return [(self.head, getattr(self, self.head).model_dump())]
-        return [(entry.head, entry.model_dump(exclude={"head"})) for entry in self.search]
+            return [(self.head, getattr(self, self.head))]
+        return [(entry.head, entry) for entry in self.search]
 
 
 def _complete_entry(entry: object, values: dict[str, Any]) -> object:

@@ -9,7 +9,9 @@ from onnx import TensorProto, helper, numpy_helper
 from sklearn.tree import DecisionTreeClassifier
 
 from relearn.errors import IntegrityError
-from relearn.heads.fitted import Calibration, LayeredHead, TreeHead, export_head
+from relearn.heads.calibration import UNCALIBRATED
+from relearn.heads.export import export_head
+from relearn.heads.fitted import LayeredHead, TreeHead
 from relearn.inference import classifier as module
 from relearn.inference.classifier import hash_record, read_classifier, write_classifier
 from relearn.storage.files import hash_bytes
@@ -24,14 +26,14 @@ def make_linear():
     rng = np.random.default_rng(1)
     layers = [(rng.normal(size=(N_FEATURES, 3)), rng.normal(size=3))]
     head = LayeredHead(np.zeros(N_FEATURES), np.ones(N_FEATURES), layers, has_probabilities=True)
-    return onnx.load_from_string(export_head(head, Calibration("none", []), CLASSES, [ROWS]))
+    return onnx.load_from_string(export_head(head, UNCALIBRATED, CLASSES, [ROWS]))
 
 
 def make_tree():
     rng = np.random.default_rng(2)
     estimator = DecisionTreeClassifier(max_depth=3, random_state=0)
     estimator.fit(rng.normal(size=(60, N_FEATURES)), np.arange(60) % 3)
-    return onnx.load_from_string(export_head(TreeHead(estimator), Calibration("none", []), CLASSES, [ROWS]))
+    return onnx.load_from_string(export_head(TreeHead(estimator), UNCALIBRATED, CLASSES, [ROWS]))
 
 
 def answer(folder, content, record=None):
@@ -544,4 +546,4 @@ def test_own_head_that_could_not_be_opened_is_not_written():
     rows = np.arange(1200, dtype=np.float32)[:, np.newaxis]
     estimator = DecisionTreeClassifier().fit(rows, np.arange(1200) % 2, sample_weight=1.02 ** np.arange(1200))
     with pytest.raises(IntegrityError, match=r"head\.onnx: wanted trees of at most 1,000 levels, got more; set max_de"):
-        export_head(TreeHead(estimator), Calibration("none", []), ["a", "b"], [rows])
+        export_head(TreeHead(estimator), UNCALIBRATED, ["a", "b"], [rows])

@@ -98,7 +98,9 @@ def test_each_check_fails_on_what_it_is_for(write, name):
         run(PARAMS)
     failed = [finding["name"] for finding in read_json(paths.VERIFICATION_REPORT)["findings"] if not finding["passed"]]
     assert failed == [name]
-    with pytest.raises(ValidationFailed, match=r"the features did not pass: see reports/verification\.json"):
+    with pytest.raises(
+        ValidationFailed, match=r"verification\.json: wanted features that pass, got some that did not; fix"
+    ):
         check_verified()
 
 
@@ -127,7 +129,9 @@ def test_features_alike_in_one_split_are_no_matter(write):
 def test_training_waits_for_these_very_features(features):
     report = json.loads(paths.VERIFICATION_REPORT.read_text())
     paths.VERIFICATION_REPORT.write_text(json.dumps(report | {"index_sha256": "0"}))
-    with pytest.raises(ValidationFailed, match=r"verification\.json is about other features than data/features; run"):
+    with pytest.raises(
+        ValidationFailed, match=r"verification\.json: wanted a report on data/features, got one on other features; run"
+    ):
         check_verified()
     paths.VERIFICATION_REPORT.unlink()
     with pytest.raises(IntegrityError, match=r"reports/verification\.json: no such file; run `dvc repro`"):

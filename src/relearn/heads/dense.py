@@ -1,76 +1,71 @@
-"""A dense head with dropout, trained by keras on features that are there already."""
+"""A dense head: a hidden layer with dropout, trained by keras on features."""
 
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
 from relearn.errors import TrainingError
+from relearn.heads.fitted import LayeredHead
+from relearn.heads.options import Options
+from relearn.heads.training_data import TrainingData
 from relearn.runtime.backend import import_keras
 
-Layers = list[tuple[np.ndarray, np.ndarray]]
+
+@dataclass(frozen=True)
+class DenseOptions(Options):
+    """Those of `relearn.params.DenseParams`."""
+
+    units: int
+    dropout: float
+    learning_rate: float
+    weight_decay: float
+    batch_size: int
+    epochs: int
+    patience: int
 
 
-def fit_dense(
-    *,
-    training: np.ndarray,
-    truth: np.ndarray,
-    row_weights: np.ndarray,
-    validation: np.ndarray,
-    validation_truth: np.ndarray,
-    n_classes: int,
-    options: dict[str, Any],
-    seed: int,
-) -> tuple[Layers, int, bool]:
-    """Train a hidden layer and an output layer, and return them as they were after the best epoch.
+def fit_dense(options: DenseOptions, data: TrainingData, sample_weights: np.ndarray) -> LayeredHead:
+    """Train a hidden layer and an output layer, and keep the best epoch, that of the lowest validation loss.
 
-    The best epoch is that of the lowest validation loss; training ends `patience` epochs after it, or after `epochs`.
-
-    Parameters
-    ----------
-    training, validation : ndarray (images, n_features) float32
-        Standardised.
-    options
-        Those of `train.dense`, one value each.
-
-    Returns
-    -------
-    layers
-        Weights (inputs, outputs) and biases (outputs,) of the two layers, float64.
-    n_epochs
-        The best epoch, from 1.
-    ended
-        Whether the validation loss stopped falling before `epochs` were over.
+    Training ends `patience` epochs after the best epoch, and has then converged, or after `epochs`.
     """
+    present = sample_weights > 0
     keras = import_keras("float32")
-    keras.utils.set_random_seed(seed)
+    keras.utils.set_random_seed(data.params.seed)
     model = keras.Sequential(
         [
-            keras.Input((training.shape[1],)),
-            keras.layers.Dense(options["units"], activation="relu"),
-            keras.layers.Dropout(options["dropout"]),
-            keras.layers.Dense(n_classes),
+            keras.Input((len(data.mean),)),
+            keras.layers.Dense(options.units, activation="relu"),
+            keras.layers.Dropout(options.dropout),
+            keras.layers.Dense(len(data.classes)),
         ]
     )
     model.compile(
-        optimizer=keras.optimizers.AdamW(options["learning_rate"], weight_decay=options["weight_decay"]),
+        optimizer=keras.optimizers.AdamW(options.learning_rate, weight_decay=options.weight_decay),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
-    stop = keras.callbacks.EarlyStopping(patience=options["patience"], restore_best_weights=True)
+    validation = data.standardize(data.validation.features).astype(np.float32)
     history = model.fit(
-        training,
-        truth,
-        sample_weight=row_weights,
-        validation_data=(validation, validation_truth),
-        batch_size=options["batch_size"],
-        epochs=options["epochs"],
-        callbacks=[stop],
+        data.standardize(data.training.features[present]).astype(np.float32),
+        data.labels[present],
+        sample_weight=sample_weights[present],
+        validation_data=(validation, data.validation_labels),
+        batch_size=options.batch_size,
+        epochs=options.epochs,
+        callbacks=[keras.callbacks.EarlyStopping(patience=options.patience, restore_best_weights=True)],
         verbose=0,
     )
     losses = history.history["val_loss"]
     if not np.isfinite(losses).all():
+        epoch = int(np.flatnonzero(~np.isfinite(losses))[0]) + 1
         raise TrainingError(
-            f"train.dense.learning_rate: {options['learning_rate']:g} made the loss NaN or infinite in epoch "
-            f"{int(np.flatnonzero(~np.isfinite(losses))[0]) + 1}; lower it"
+            where=f"train.dense.learning_rate {options.learning_rate:g}",
+            wanted="a finite validation loss",
+            got=f"NaN or infinity in epoch {epoch}",
+            advice="lower it",
         )
-    layers = [tuple(np.asarray(w, np.float64) for w in layer.get_weights()) for layer in model.layers if layer.weights]
-    return layers, int(np.argmin(losses)) + 1, len(losses) < options["epochs"]  # type: ignore[return-value]
+    hidden, output = ([np.asarray(w, np.float64) for w in layer.get_weights()] for layer in model.layers[::2])
+    if len(data.classes) == 2:  # a softmax over two outputs is the logistic function of their difference
+        output = [output[0][:, 1:] - output[0][:, :1], output[1][1:] - output[1][:1]]
+    layers = [(hidden[0], hidden[1]), (output[0], output[1])]
+    return LayeredHead(data.mean, data.scale, layers, True, int(np.argmin(losses)) + 1, len(losses) < options.epochs)

@@ -1,0 +1,28 @@
+"""An ONNX graph in the making."""
+
+from typing import Any
+
+import numpy as np
+
+
+class Graph:
+    """The nodes and constants of an ONNX graph, in the order of their adding."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+
+    def add(self, operator: str, *inputs: str | np.ndarray, output: str | None = None, **attributes: Any) -> str:
+        """Add a node whose inputs are names, or arrays that become constants; return the name of its output."""
+        from onnx import helper, numpy_helper
+
+        names = []
+        for value in inputs:
+            if isinstance(value, str):
+                names.append(value)
+                continue
+            names.append(f"constant_{len(self.constants)}")
+            self.constants.append(numpy_helper.from_array(value, names[-1]))
+        output = output or f"{operator.lower()}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(operator, names, [output], **attributes))
+        return output

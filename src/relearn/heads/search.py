@@ -1,0 +1,118 @@
+"""The trials of heads, judged on validation or in folds of training."""
+
+import logging
+import math
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from relearn.errors import TrainingError
+from relearn.heads.fitted import Head
+from relearn.heads.kinds import KINDS, fit_heads
+from relearn.heads.options import Options
+from relearn.heads.scoring import compute_scores, judge_scores
+from relearn.heads.selection import Trial
+from relearn.heads.training_data import TrainingData
+from relearn.params import HeadParams
+
+log = logging.getLogger(__name__)
+
+
+class _Result(NamedTuple):
+    """The last fields of a `Trial`."""
+
+    right: np.ndarray
+    log_loss: float | None
+    standard_error: float
+    fitted: Head | None
+    n_iter: int | None
+    converged: bool
+
+
+def try_heads(data: TrainingData) -> list[Trial]:
+    """Fit and judge every head that the parameters ask for."""
+    return [trial for head, grid in data.params.grids for trial in try_head(head, grid, data)]
+
+
+def try_head(head: str, grid: HeadParams, data: TrainingData) -> list[Trial]:
+    """Fit one kind of head with every set of options in a grid, and judge each."""
+    candidates = grid.list_candidates()
+    varied = [name for name in candidates[0] if len({str(options[name]) for options in candidates}) > 1]
+    started = time.monotonic()
+    options = [KINDS[head].options(**candidate) for candidate in candidates]
+    in_folds = data.params.select_by == "folds"
+    results = _judge_in_folds(head, options, data) if in_folds else _judge_on_validation(head, options, data)
+    trials = []
+    for candidate, typed, result in zip(candidates, options, results, strict=True):
+        name = " ".join([head, *(f"{key}={candidate[key]}" for key in varied)])
+        trial = Trial(name, head, typed, *result)
+        where = f"in {data.params.n_folds} folds" if in_folds else "on validation"
+        iterations = "" if trial.n_iter is None else f", {trial.n_iter} iterations"
+        log.info("%s: %.4f %s%s", name, trial.accuracy, where, iterations)
+        trials.append(trial)
+    log.info("%s: %d tried in %.1f s", head, len(trials), time.monotonic() - started)
+    return trials
+
+
+def _judge_on_validation(head: str, candidates: Sequence[Options], data: TrainingData) -> Iterator[_Result]:
+    for fitted in fit_heads(head, candidates, data, data.compute_sample_weights()):
+        scores = compute_scores(fitted, data.validation.blocks)
+        right, losses = judge_scores(fitted, scores, data.validation_labels)
+        accuracy = right.mean()
+        standard_error = math.sqrt(accuracy * (1 - accuracy) / len(right))
+        log_loss = None if losses is None else float(losses.mean())
+        yield _Result(right, log_loss, standard_error, fitted, fitted.n_iter, fitted.converged)
+
+
+def _judge_in_folds(head: str, candidates: Sequence[Options], data: TrainingData) -> Iterator[_Result]:
+    fold_of = assign_folds(data)
+    weights = data.compute_sample_weights()
+    fitted_by_fold = [
+        fit_heads(head, candidates, data, np.where(fold_of == fold, 0, weights)) for fold in range(data.params.n_folds)
+    ]
+    for heads in zip(*fitted_by_fold, strict=True):
+        yield _judge_folds(heads, fold_of, data)
+
+
+def _judge_folds(heads: Sequence[Head], fold_of: np.ndarray, data: TrainingData) -> _Result:
+    """Judge each image by the head that was fitted without its fold."""
+    right, losses = np.empty(len(data.labels), bool), np.empty(len(data.labels))
+    for fold, fitted in enumerate(heads):
+        rows = fold_of == fold
+        scores = compute_scores(fitted, data.training.blocks, rows)
+        right[rows], fold_losses = judge_scores(fitted, scores, data.labels[rows])
+        losses[rows] = math.nan if fold_losses is None else fold_losses
+    accuracies = [right[fold_of == fold].mean() for fold in range(len(heads))]
+    standard_error = float(np.std(accuracies, ddof=1) / math.sqrt(len(heads)))
+    n_iter = None if heads[0].n_iter is None else max(fitted.n_iter or 0 for fitted in heads)
+    log_loss = float(losses.mean()) if heads[0].has_probabilities else None
+    return _Result(right, log_loss, standard_error, None, n_iter, all(fitted.converged for fitted in heads))
+
+
+def assign_folds(data: TrainingData) -> np.ndarray:
+    """Return the fold of each training image, (images,) int64; copies of an image are in one fold.
+
+    Raises
+    ------
+    TrainingError
+        A class has fewer images than there are folds.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    n_folds, n_images = data.params.n_folds, np.bincount(data.labels)
+    rarest = int(n_images.argmin())
+    if n_images[rarest] < n_folds:
+        raise TrainingError(
+            where="training",
+            wanted=f"at least {n_folds} images of every class (train.n_folds)",
+            got=f"{n_images[rarest]} of class {data.classes[rarest]}",
+            advice="lower train.n_folds or set train.select_by to validation",
+        )
+    fold_of = np.empty(len(data.labels), np.int64)
+    # A head that was fitted on an image knows its copies.
+    folds: Any = StratifiedGroupKFold(n_folds, shuffle=True, random_state=data.params.seed)
+    for fold, (_, held_out) in enumerate(folds.split(fold_of, data.labels, data.training.sha256)):
+        fold_of[held_out] = fold
+    return fold_of

@@ -1,0 +1,137 @@
+"""The training split as the heads read it."""
+
+from collections.abc import Iterator
+from functools import cached_property
+
+import numpy as np
+
+from relearn.errors import TrainingError
+from relearn.features.shards import SplitFeatures
+from relearn.heads.coordinates import Coordinates, Standard, find_coordinates
+from relearn.params import TrainParams
+
+
+class TrainingData:
+    """The training split in each form that a head reads, made once, on demand.
+
+    Parameters
+    ----------
+    n_linear_fits
+        For how many fits `coordinates` are; None finds uncorrelated columns whatever they cost.
+
+    Attributes
+    ----------
+    labels, validation_labels : ndarray (images,) int64
+        The index of each image's class in `classes`, which are in alphabetical order.
+    mean, scale : ndarray (n_features,) float64
+        What standardizes a feature; scale is 1 if `train.scale` is false.
+    memory_bytes : int
+        What a head may take; the splits, as far as they are in memory, have the other half.
+    """
+
+    def __init__(
+        self,
+        training: SplitFeatures,
+        validation: SplitFeatures,
+        params: TrainParams,
+        n_linear_fits: int | None = None,
+    ) -> None:
+        from sklearn.preprocessing import StandardScaler
+
+        self.params = params
+        self.training, self.validation = training, validation
+        self.classes = sorted(set(training.labels))
+        self.labels = np.searchsorted(self.classes, training.labels)
+        self.validation_labels = np.searchsorted(self.classes, validation.labels)
+        self.memory_bytes = params.memory_limit_mb * 500_000
+        self.n_linear_fits = n_linear_fits
+        scaler = StandardScaler()
+        for block in iterate_finite("training", training):
+            scaler.partial_fit(block.astype(np.float64))
+        for _ in iterate_finite("validation", validation):
+            pass
+        self.mean = np.asarray(scaler.mean_, np.float64)
+        self.variance = np.asarray(scaler.var_, np.float64)
+        self.scale = np.asarray(scaler.scale_, np.float64) if params.scale else np.ones_like(self.mean)
+        if not np.any(scaler.var_):
+            raise TrainingError(
+                where="training",
+                wanted="features that differ between images",
+                got=f"the same {len(self.mean):,} for all {len(self.labels):,}",
+                advice="check extract.layer and extract.weights",
+            )
+
+    @cached_property
+    def coordinates(self) -> Coordinates:
+        """The rows for a linear model."""
+        return find_coordinates(
+            self.training.blocks,
+            Standard(self.mean, self.scale, self.variance),
+            len(self.labels),
+            self.memory_bytes,
+            len(self.classes),
+            n_fits=self.n_linear_fits,
+        )
+
+    def standardize(self, features: np.ndarray) -> np.ndarray:
+        """Return features (images, n_features) standardized, float64."""
+        return np.asarray((features - self.mean) / self.scale)
+
+    def compute_sample_weights(self) -> np.ndarray:
+        """Return the weight of each row by `train.class_weight`, (images,) float64; their mean is 1 if balanced."""
+        match self.params.class_weight:
+            case None:
+                weights = np.ones(len(self.classes))
+            case "balanced":
+                weights = len(self.labels) / (len(self.classes) * np.bincount(self.labels))
+            case dict() as given:
+                if set(given) != set(self.classes):
+                    raise TrainingError(
+                        where="train.class_weight",
+                        wanted=f"a weight for each of {', '.join(self.classes)}",
+                        got=f"those of {', '.join(given)}",
+                        advice="name each class once",
+                    )
+                weights = np.array([given[name] for name in self.classes])
+        return np.asarray(weights[self.labels])
+
+
+def check_labels(training: list[str], validation: list[str]) -> None:
+    """Raise `TrainingError` unless there are classes to learn, and images to choose a head by."""
+    if len(set(training)) < 2:
+        raise TrainingError(
+            where="training",
+            wanted="at least 2 classes",
+            got=sorted(set(training)),
+            advice="add images of another",
+        )
+    if not validation:
+        raise TrainingError(
+            where="validation",
+            wanted="images to choose a head by",
+            got="none",
+            advice="raise restructure.fractions.validation",
+        )
+    if unknown := sorted(set(validation) - set(training)):
+        raise TrainingError(
+            where="validation",
+            wanted="the classes of training",
+            got=f"also {unknown}",
+            advice="add them to training",
+        )
+
+
+def iterate_finite(split: str, features: SplitFeatures) -> Iterator[np.ndarray]:
+    """Yield the blocks of a split; raise `TrainingError` at NaN or infinity."""
+    n_rows = 0
+    for block in features.blocks:
+        if not (finite := np.isfinite(block).all(axis=1)).all():
+            image = features.sha256[n_rows + int(np.flatnonzero(~finite)[0])]
+            raise TrainingError(
+                where=split,
+                wanted="finite features",
+                got=f"NaN or infinity for image {image}",
+                advice="see `dvc repro verify`",
+            )
+        n_rows += len(block)
+        yield block

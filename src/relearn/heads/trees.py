@@ -1,0 +1,56 @@
+"""scikit-learn's decision tree and random forest."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from relearn.heads.fitted import TreeHead
+from relearn.heads.options import Options
+from relearn.heads.training_data import TrainingData
+from relearn.runtime.threads import count_threads
+
+
+@dataclass(frozen=True)
+class TreeOptions(Options):
+    """Those of `relearn.params.TreeParams`."""
+
+    criterion: Literal["gini", "entropy", "log_loss"]
+    max_depth: int | None
+    min_samples_leaf: int
+
+
+@dataclass(frozen=True)
+class DecisionTreeOptions(TreeOptions):
+    """Those of `relearn.params.DecisionTreeParams`."""
+
+    ccp_alpha: float
+
+
+@dataclass(frozen=True)
+class RandomForestOptions(TreeOptions):
+    """Those of `relearn.params.RandomForestParams`."""
+
+    n_estimators: int
+    max_features: Literal["sqrt", "log2"] | float | None
+
+
+def fit_decision_tree(options: DecisionTreeOptions, data: TrainingData, sample_weights: np.ndarray) -> TreeHead:
+    """Fit scikit-learn's `DecisionTreeClassifier`."""
+    from sklearn.tree import DecisionTreeClassifier
+
+    present = sample_weights > 0
+    tree = DecisionTreeClassifier(**options.to_dict(), random_state=data.params.seed)
+    tree.fit(data.training.features[present], data.labels[present], sample_weights[present])
+    return TreeHead(tree)
+
+
+def fit_random_forest(options: RandomForestOptions, data: TrainingData, sample_weights: np.ndarray) -> TreeHead:
+    """Fit scikit-learn's `RandomForestClassifier`."""
+    from sklearn.ensemble import RandomForestClassifier
+
+    present = sample_weights > 0
+    forest = RandomForestClassifier(**options.to_dict(), random_state=data.params.seed, n_jobs=count_threads())
+    forest.fit(data.training.features[present], data.labels[present], sample_weights[present])
+    forest.n_jobs = 1  # threads would add up the trees' answers in any order
+    return TreeHead(forest)

@@ -1,0 +1,65 @@
+import pytest
+
+from heads.samples import make_right, make_trial
+from relearn.heads.selection import choose_trial
+
+
+def test_choice_is_accuracy_then_loss_then_smallest():
+    trials = [
+        make_trial("linear_svm", make_right(80), 0.1, C=1),
+        make_trial("linear_svm", make_right(90), 0.5, C=2),
+        make_trial("linear_svm", make_right(90), 0.4, C=3),
+        make_trial("linear_svm", make_right(90), 0.4, C=0.5),
+    ]
+    for given in (trials, trials[::-1]):
+        assert choose_trial(given, False)[0].options.C == 0.5
+
+
+def test_one_standard_error_takes_the_simplest_that_is_near():
+    trials = [
+        make_trial("linear_svm", make_right(85), C=0.01, standard_error=0.03),
+        make_trial("linear_svm", make_right(88), C=0.1, standard_error=0.03),
+        make_trial("linear_svm", make_right(90), C=1, standard_error=0.03),
+    ]
+    assert choose_trial(trials, False)[0].options.C == 1
+    chosen, verdicts = choose_trial(trials, True)
+    assert chosen.options.C == 0.1
+    assert verdicts == ["no clear difference", "chosen: simpler than linear_svm, within one standard error", "the best"]
+
+
+def test_between_heads_a_tie_goes_to_the_simpler():
+    worse, near, best = make_right(60), make_right(88), make_right(90)
+    trials = [
+        make_trial("random_forest", best, n_estimators=10),
+        make_trial("logistic_regression", near, C=1.0),
+        make_trial("nearest_centroid", worse, shrink_threshold=None),
+    ]
+    chosen, verdicts = choose_trial(trials, False)
+    assert chosen.head == "logistic_regression"
+    assert verdicts == ["the best", "chosen: simpler than random_forest, no clear difference", "worse"]
+    chosen, verdicts = choose_trial([trials[0], trials[2]], False)
+    assert (chosen.head, verdicts) == ("random_forest", ["chosen: the best", "worse"])
+
+
+@pytest.mark.parametrize(
+    ("head", "simpler", "other"),
+    [
+        ("decision_tree", {"max_depth": 2}, {"max_depth": None}),
+        ("random_forest", {"min_samples_leaf": 5}, {"min_samples_leaf": 1}),
+        ("nearest_centroid", {"shrink_threshold": 1.0}, {"shrink_threshold": None}),
+        ("logistic_regression", {"C": 0.1}, {"C": 1}),
+        ("dense", {"units": 8, "dropout": 0.1}, {"units": 16, "dropout": 0.2}),
+        ("dense", {"dropout": 0.2}, {"dropout": 0.1}),
+    ],
+)
+def test_what_is_simpler(head, simpler, other):
+    assert make_trial(head, [True], **simpler).complexity < make_trial(head, [True], **other).complexity
+
+
+def test_simpler_kind_is_simpler_whatever_its_options():
+    assert make_trial("linear_svm", [True], C=1e9).complexity < make_trial("decision_tree", [True]).complexity
+
+
+def test_not_converged_is_in_the_verdict():
+    trial = make_trial("linear_svm", make_right(90))._replace(converged=False)
+    assert choose_trial([trial], False)[1] == ["chosen: the best, not converged"]

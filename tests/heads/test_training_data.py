@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+
+from conftest import make_split, make_train_params
+from relearn.errors import TrainingError
+from relearn.heads.kinds import KINDS, fit_heads, prepare_data
+from relearn.heads.training_data import check_labels
+
+
+@pytest.mark.parametrize("class_weight", ["balanced", {"class 0": 5.0, "class 1": 0.2, "class 2": 1.0}])
+@pytest.mark.parametrize("head", ["logistic_regression", "linear_svm", "random_forest"])
+def test_weights_of_classes(class_weight, head):
+    from sklearn.utils.class_weight import compute_sample_weight
+
+    training, validation = make_split(1, 91), make_split(2)
+    params = make_train_params(head, class_weight=class_weight)
+    data = prepare_data(training, validation, params)
+    np.testing.assert_allclose(data.compute_sample_weights(), compute_sample_weight(class_weight, training.labels))
+    options = KINDS[head].options(**params.grids[0][1].list_candidates()[0])
+    plain, weighted = (fit_heads(head, [options], data, w)[0] for w in (np.ones(91), data.compute_sample_weights()))
+    assert not np.array_equal(plain.compute_scores(validation.features), weighted.compute_scores(validation.features))
+
+
+def test_weights_that_name_no_class_are_reported():
+    data = prepare_data(make_split(1), make_split(2), make_train_params(class_weight={"class 0": 1.0, "cat": 2.0}))
+    message = r"train\.class_weight: wanted a weight for each of class 0, class 1, class 2, got those of class 0, cat"
+    with pytest.raises(TrainingError, match=message):
+        data.compute_sample_weights()
+    with pytest.raises(ValueError, match="class_weight: null with nearest_centroid, which takes no weights"):
+        make_train_params("nearest_centroid", class_weight="balanced")
+
+
+def test_nan_in_a_shard_is_reported():
+    training = make_split(1)
+    training.blocks[0][7, 3] = np.nan
+    with pytest.raises(
+        TrainingError, match=f"wanted finite features, got NaN or infinity for image {training.sha256[7]}"
+    ):
+        prepare_data(training, make_split(2), make_train_params())
+
+
+def test_nan_in_validation_is_reported():
+    validation = make_split(2)
+    validation.blocks[0][7, 3] = np.inf
+    with pytest.raises(
+        TrainingError, match=f"validation: wanted finite features, got NaN or infinity for image {validation.sha256[7]}"
+    ):
+        prepare_data(make_split(1), validation, make_train_params())
+
+
+def test_features_that_are_constant_are_reported():
+    training = make_split(1)
+    training.blocks[0][:] = 3
+    with pytest.raises(
+        TrainingError, match=r"wanted features that differ between images, got the same 8 for all 60; check"
+    ):
+        prepare_data(training, make_split(2), make_train_params())
+
+
+@pytest.mark.parametrize(
+    ("training", "validation", "message"),
+    [
+        (["a", "a"], ["a"], r"training: wanted at least 2 classes, got \['a'\]"),
+        ([], [], r"training: wanted at least 2 classes, got \[\]"),
+        (["a", "b"], [], "validation: wanted images to choose a head by, got none"),
+        (["a", "b"], ["c"], r"validation: wanted the classes of training, got also \['c'\]"),
+    ],
+)
+def test_labels_that_allow_no_training(training, validation, message):
+    with pytest.raises(TrainingError, match=message):
+        check_labels(training, validation)
