@@ -130,6 +130,11 @@ def test_search_tries_heads_and_says_why(features):
     assert paths.SEARCH.read_bytes() == before
 
 
+def test_equal_entries_of_a_search_are_both_tried(features):
+    run(make_train_params(search=[{"head": "nearest_centroid"}] * 2))
+    assert [row["verdict"] for row in read_search()] == ["chosen: the best", "no clear difference"]
+
+
 def test_refit_that_does_not_converge_is_reported(features, caplog):
     """In folds each fit begins where the one before ended; the last one starts anew."""
     params = make_train_params(options={"tol": 1e-6, "max_iter": 999}, select_by="folds")

@@ -1,8 +1,8 @@
 """What a head in ONNX may hold, checked before onnxruntime opens it.
 
-A folder of a classifier may come from somebody else, and the hashes in it only prove that its files belong together.
-What passes here is what `heads.export_head` could have written: it computes with the given features and constants,
-without loops, files or code, and in memory and time that grow with its own size.
+A classifier may come from anybody, and the hashes in its folder only prove that the files belong together. What passes
+here is what `relearn.heads.export` could have written: it computes with the given features and constants, without
+loops, files or code, and its memory and time grow with its own size.
 """
 
 import math
@@ -15,7 +15,7 @@ from relearn.errors import IntegrityError
 
 MAX_HEAD_BYTES = 2**30
 MAX_TREE_DEPTH = 1000  # onnxruntime builds a tree by recursion
-# Of ONNX; those that onnxruntime has known for years.
+# Types and versions of ONNX; onnxruntime has supported these versions for years.
 FLOAT = 1
 INT64 = 7
 STRING = 8
@@ -29,7 +29,7 @@ IMAGES = "images"  # the name of the first axis
 TREES = "TreeEnsembleClassifier"
 TREE_NODES = ("treeids", "nodeids", "featureids", "modes", "truenodeids", "falsenodeids", "values")
 TREE_CLASSES = ("treeids", "nodeids", "ids", "weights")
-# Each operator with its attributes.
+# The attributes of each operator that is allowed.
 OPERATORS: dict[tuple[str, str], set[str]] = {
     **{("", name): set() for name in ("Sub", "Div", "Relu", "MatMul", "Add", "Mul", "Max", "Min", "Log")},
     **{("", name): set() for name in ("Sigmoid", "Equal", "Where")},
@@ -47,12 +47,12 @@ OPERATORS: dict[tuple[str, str], set[str]] = {
 
 
 def check_head(content: bytes, n_features: int, classes: Sequence[str]) -> None:
-    """Check that a head takes `features`, and answers `label` and `probabilities` as promised, by harmless means.
+    """Check that a head takes `features` and returns `label` and `probabilities`, by known operators alone.
 
     Raises
     ------
     IntegrityError
-        It does not; the text begins with what was wanted, and the caller names the file.
+        It does not; the caller adds the path to the text.
     """
     from google.protobuf.message import DecodeError
     from onnx import load_model_from_string
@@ -61,7 +61,7 @@ def check_head(content: bytes, n_features: int, classes: Sequence[str]) -> None:
     try:
         model = load_model_from_string(content)
     except DecodeError:
-        raise IntegrityError("wanted ONNX, got other bytes") from None
+        raise IntegrityError(wanted="ONNX", got="other bytes") from None
     graph = model.graph
     opsets = sorted((opset.domain, opset.version) for opset in model.opset_import)
     _want(opsets == sorted(OPSETS.items()), f"the operator sets {OPSETS}", f"{dict(opsets)}")
@@ -91,7 +91,7 @@ def check_head(content: bytes, n_features: int, classes: Sequence[str]) -> None:
 
 def _want(is_met: bool, wanted: str, got: str) -> None:
     if not is_met:
-        raise IntegrityError(f"wanted {wanted}, got {got}")
+        raise IntegrityError(wanted=wanted, got=got)
 
 
 def _check_ends(graph: Any, n_features: int, n_classes: int) -> None:
@@ -100,7 +100,7 @@ def _check_ends(graph: Any, n_features: int, n_classes: int) -> None:
         ([("features", FLOAT, [None, n_features])], graph.input, "input"),
         ([("label", STRING, [None]), ("probabilities", FLOAT, [None, n_classes])], graph.output, "output"),
     ):
-        told = [
+        listed = [
             (
                 value.name,
                 value.type.tensor_type.elem_type,
@@ -108,11 +108,11 @@ def _check_ends(graph: Any, n_features: int, n_classes: int) -> None:
             )
             for value in found
         ]
-        _want(told == wanted, f"the {kind} (name, type, shape) {wanted}", f"{told}"[:300])
+        _want(listed == wanted, f"the {kind} (name, type, shape) {wanted}", f"{listed}"[:300])
 
 
 def _check_constant(tensor: Any) -> None:
-    """Check that a constant is whole, in the file itself, and no larger than its bytes."""
+    """Check that a constant is complete, stored in the file itself, and no larger than its bytes."""
     named = f"constant {tensor.name[:60]!r}"
     is_external = tensor.data_location != tensor.DEFAULT or tensor.external_data
     _want(not is_external, f"{named} in the file itself", "a reference to another file")
@@ -128,11 +128,12 @@ def _check_constant(tensor: Any) -> None:
 
 
 def _check_operator(node: Any) -> None:
-    """Check that a node is of an operator that heads are made of, with attributes that hold plain values."""
+    """Check that the operator of a node is one of `OPERATORS`, with attributes that hold plain values."""
     domain = "" if node.domain == "ai.onnx" else node.domain
     known = OPERATORS.get((domain, node.op_type))
     if known is None or node.overload:
-        raise IntegrityError(f"wanted no operator but those of heads, got {f'{domain}:{node.op_type}'[:60]!r}")
+        operator = f"{domain}:{node.op_type}"[:60]
+        raise IntegrityError(wanted="no operator but those of heads", got=repr(operator))
     plain = {"INT", "INTS", "FLOATS", "STRING", "STRINGS"}
     for attribute in node.attribute:
         kind = attribute.AttributeType.Name(attribute.type)
@@ -141,10 +142,10 @@ def _check_operator(node: Any) -> None:
 
 
 def _check_trees(node: Any, n_features: int, n_classes: int) -> None:
-    """Check that trees are trees: onnxruntime follows the numbers in them without looking.
+    """Check that trees are trees, because onnxruntime follows the indices in them without a check.
 
-    Nodes are numbered from 0 in each tree, a parent before its children, each the child of one parent; features and
-    classes are there.
+    In each tree nodes are numbered from 0, a parent before its children, each the child of one parent. Features and
+    classes exist.
     """
     from onnx.helper import get_attribute_value
 
@@ -201,13 +202,13 @@ def _check_depth(roots: np.ndarray, parents: np.ndarray, children: np.ndarray, n
         level = level[level >= 0]
         if not len(level):
             return
-    raise IntegrityError(f"wanted trees of at most {MAX_TREE_DEPTH:,} levels, got more; set max_depth")
+    raise IntegrityError(wanted=f"trees of at most {MAX_TREE_DEPTH:,} levels", got="more", advice="set max_depth")
 
 
 def _check_shapes(model: Any, max_width: int, n_classes: int) -> None:
-    """Check that every value is of shape (images,) or (images, width), by ONNX' own inference, without the constants.
+    """Check by ONNX's own inference that every value is of shape (images,) or (images, width).
 
-    So no value has more rows than there are images, or is wider than what the file itself holds.
+    So no value has more rows than there are images, or more columns than the file itself has numbers along an axis.
     """
     from onnx import ModelProto, checker, helper, shape_inference
 
@@ -236,7 +237,8 @@ def _check_shapes(model: Any, max_width: int, n_classes: int) -> None:
         checker.check_model(skeleton)
         inferred: ModelProto = shape_inference.infer_shapes(skeleton, check_type=True, strict_mode=True)
     except (checker.ValidationError, shape_inference.InferenceError, ValueError) as error:
-        raise IntegrityError(f"wanted values of shape (images, n), got: {' '.join(str(error).split())[:300]}") from None
+        problem = " ".join(str(error).split())[:300]
+        raise IntegrityError(wanted="values of shape (images, n)", got=problem) from None
     found = {value.name: value for value in inferred.graph.value_info}
     for name in (name for node in nodes for name in node.output if name not in ("label", "probabilities")):
         _want(name in found, "values of a known type and shape", f"one of none: {name[:60]!r}")
@@ -251,7 +253,7 @@ def _read_dims(value: Any) -> list[int | str]:
 
 
 def _check_label(graph: Any, constants: dict[str, Any], classes: Sequence[str]) -> None:
-    """Check that the label is the class of the largest probability, and the classes those of the record."""
+    """Check that the label is the class of the largest probability, and the classes are those of the record."""
     made = {name: node for node in graph.node for name in node.output}
     gather = made.get("label")
     names, number = [*(gather.input if gather else []), "", ""][:2]
@@ -264,5 +266,5 @@ def _check_label(graph: Any, constants: dict[str, Any], classes: Sequence[str]) 
         and {attribute.name: attribute.i for attribute in largest.attribute} == {"axis": 1, "keepdims": 0}
     )
     _want(is_largest, "the label of the largest probability", "another")
-    told = list(constants[names].string_data) if names in constants else []
-    _want(told == [name.encode() for name in classes], "the classes of the record, in their order", "others")
+    listed = list(constants[names].string_data) if names in constants else []
+    _want(listed == [name.encode() for name in classes], "the classes of the record, in their order", "others")
