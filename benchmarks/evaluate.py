@@ -16,8 +16,10 @@ import numpy as np
 from sklearn import metrics as reference
 
 from relearn import paths
+from relearn.evaluation.metrics import CLASS_HEADER, compute_metrics, judge, report_classes
+from relearn.evaluation.predictions import Predictions, write_predictions
 from relearn.params import EvaluateParams
-from relearn.stages.evaluate import CLASS_HEADER, compute_metrics, judge, report_classes, write_plots
+from relearn.stages.evaluate import write_plots
 from relearn.storage.files import write_csv
 
 N_REFERENCE = 10
@@ -36,14 +38,14 @@ def make_predictions(n_images, n_classes):
 
 def resample_plainly(judged):
     rng = np.random.default_rng(0)
-    strata = [np.flatnonzero(judged.truth == label) for label in np.unique(judged.truth)]
+    strata = [np.flatnonzero(judged.labels == label) for label in np.unique(judged.labels)]
     for _ in range(N_REFERENCE):
         drawn = np.concatenate([rng.choice(stratum, len(stratum)) for stratum in strata])
-        truth, predicted, scores = judged.truth[drawn], judged.predicted[drawn], judged.probabilities[drawn]
-        reference.balanced_accuracy_score(truth, predicted)
-        reference.f1_score(truth, predicted, average="macro")
-        reference.log_loss(truth, scores, labels=range(len(judged.classes)))
-        reference.roc_auc_score(truth, scores, multi_class="ovr")
+        labels, predicted, scores = judged.labels[drawn], judged.predicted[drawn], judged.probabilities[drawn]
+        reference.balanced_accuracy_score(labels, predicted)
+        reference.f1_score(labels, predicted, average="macro")
+        reference.log_loss(labels, scores, labels=range(len(judged.classes)))
+        reference.roc_auc_score(labels, scores, multi_class="ovr")
 
 
 def main():
@@ -56,7 +58,11 @@ def main():
         start = time.monotonic()
         paths.CONFUSION.parent.mkdir(parents=True)
         write_csv(paths.CLASS_REPORT, CLASS_HEADER, report_classes(judged))
-        write_csv(Path("predictions.csv"), judged.classes, [[f"{p:.6f}" for p in row] for row in judged.probabilities])
+        names = [judged.classes[number] for number in judged.labels]
+        predicted = [judged.classes[number] for number in judged.predicted]
+        write_predictions(
+            Path("p.csv"), Predictions(judged.classes, names, names, names, predicted, judged.probabilities)
+        )
         write_plots(judged)
         print(f"tables and plots: {time.monotonic() - start:.1f} s")
     start = time.monotonic()

@@ -38,13 +38,13 @@ import numpy as np
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
+from relearn.evaluation.metrics import Judged, compute_value, prepare_calibration_error, prepare_log_loss
 from relearn.features.shards import ShardsOnDisk
 from relearn.heads.calibration import UNCALIBRATED
 from relearn.heads.coordinates import Standard, find_coordinates
 from relearn.heads.logistic import LogisticRegressionProblem
 from relearn.networks.extractor import Extractor
 from relearn.params import HEADS, ExtractParams, read_params
-from relearn.stages.evaluate import Judged, compute_calibration_error, compute_log_loss
 from relearn.storage.files import hash_file
 
 VALUES_OF_C = np.logspace(-6, 2, 13)
@@ -301,8 +301,9 @@ def measure_tolerance(path, n_classes, n_images):
         return Judged(classes, other_truth, probabilities.argmax(axis=1), probabilities)
 
     def describe(judged):
-        accuracy = (judged.truth == judged.predicted).mean()
-        return np.array([accuracy, compute_log_loss(judged), compute_calibration_error(judged, 15)])
+        accuracy = (judged.labels == judged.predicted).mean()
+        metrics = (prepare_log_loss(judged), prepare_calibration_error(judged, 15))
+        return np.array([accuracy, *(compute_value(metric, judged) for metric in metrics)])
 
     def fit(tolerance):
         (solutions, coefficients), (_, cores) = measure_time(fit_ours, features, truth, VALUES_TO_CHOOSE, tolerance)

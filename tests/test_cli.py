@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from conftest import write_images
 from relearn import cli, paths
 from relearn.errors import IntegrityError, SourceError
+from relearn.evaluation.metrics import CLASS_HEADER
 from relearn.stages import restructure
-from relearn.stages.evaluate import CLASS_HEADER
 from relearn.storage.files import write_csv, write_json
 
 

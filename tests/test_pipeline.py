@@ -191,7 +191,7 @@ def test_heavy_libraries_are_imported_where_they_are_allowed():
         "prefect": {"flows"},
         "great_expectations": {"gates", "verify"},
         "keras": {"backend", "mini_vgg"},
-        "sklearn": {"heads", "train", "evaluate"},
+        "sklearn": {"heads", "train", "evaluation"},
         "tensorflow": {"winograd"},  # for its compiler; where another backend is, nothing of it runs
         "dvc": {"compare", "lineage"},
         "pickle": set(),

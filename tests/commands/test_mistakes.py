@@ -3,9 +3,9 @@ from typer.testing import CliRunner
 
 from conftest import render_markdown, write_images
 from relearn import cli, paths
-from relearn.commands.compare import HEADER
 from relearn.commands.mistakes import describe_markdown, find_mistakes, write_mistakes
-from relearn.errors import ComparisonError
+from relearn.errors import IntegrityError
+from relearn.evaluation.predictions import HEADER
 from relearn.storage.files import write_csv
 
 ROWS = [
@@ -24,9 +24,9 @@ def predictions(workspace):
     return workspace
 
 
-def test_the_surest_mistakes_come_first(predictions):
+def test_the_most_confident_mistakes_come_first(predictions):
     shown, n_mistakes, n_images = find_mistakes()
-    assert [(mistake.path, mistake.sureness) for mistake in shown] == [
+    assert [(mistake.path, mistake.confidence) for mistake in shown] == [
         ("evaluation/cat/<b>.png", 0.9),
         ("evaluation/dog/gone.png", 0.8),
         ("evaluation/cat/1.png", 0.6),
@@ -42,18 +42,18 @@ def test_the_page_needs_nothing_but_itself(predictions):
     page = paths.MISTAKES_PAGE.read_text()
     assert "3 of 4 evaluation images are wrong" in page
     assert page.count('<img src="data:image/jpeg;base64,') == 2
-    assert "cat, taken for dog: 2" in page
+    assert "cat, predicted as dog: 2" in page
     assert "&lt;b&gt;.png" in page
     assert "cannot be read" in page
     assert "http" not in page
-    assert page.index("cat, taken for dog") < page.index("dog, taken for cat")
+    assert page.index("cat, predicted as dog") < page.index("dog, predicted as cat")
 
 
 def test_markdown_has_the_first(predictions):
     text = describe_markdown(2)
-    assert text.startswith("3 of 4 evaluation images are wrong; the surest:\n\n![](data:image/jpeg;base64,")
-    assert text.count("taken for") == 2
-    assert r"evaluation/dog/gone\.png, taken for cat (80.0 %)" in text
+    assert text.startswith("3 of 4 evaluation images are wrong; the most confident:\n\n![](data:image/jpeg;base64,")
+    assert text.count("predicted as") == 2
+    assert r"evaluation/dog/gone\.png, predicted as cat (80.0 %)" in text
 
 
 def test_names_are_not_live_in_markdown(workspace):
@@ -61,12 +61,12 @@ def test_names_are_not_live_in_markdown(workspace):
     row = (path, "0" * 64, "cat", label, 0.1, 0.9)
     write_csv(paths.PREDICTIONS, (*HEADER, "probability_cat", f"probability_{label}"), [row])
     shown, tags = render_markdown(describe_markdown(1))
-    assert f"{path}, taken for {label} (90.0 %)" in shown
+    assert f"{path}, predicted as {label} (90.0 %)" in shown
     assert tags == {"p"}
 
 
 def test_no_mistakes_and_no_predictions(workspace):
-    with pytest.raises(ComparisonError, match=r"predictions.csv: no such file; run `dvc repro`"):
+    with pytest.raises(IntegrityError, match=r"predictions.csv: no such file; run `dvc repro`"):
         write_mistakes(paths.MISTAKES_PAGE)
     write_csv(paths.PREDICTIONS, (*HEADER, "probability_a", "probability_b"), [("a/0.png", "0" * 64, "a", "a", 1, 0)])
     assert write_mistakes(paths.MISTAKES_PAGE) == 0

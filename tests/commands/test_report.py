@@ -3,7 +3,7 @@ import pytest
 from relearn import paths
 from relearn.commands.report import describe_evaluation
 from relearn.errors import IntegrityError
-from relearn.stages.evaluate import CLASS_HEADER
+from relearn.evaluation.metrics import CLASS_HEADER
 from relearn.storage.files import write_csv, write_json
 
 

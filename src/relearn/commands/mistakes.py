@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from relearn.commands.compare import WORKSPACE, read_predictions
+from relearn import paths
+from relearn.evaluation.predictions import read_predictions
 from relearn.images.thumbnails import draw_picture
 from relearn.runtime.text import escape_markdown
 from relearn.storage.files import write_file
@@ -13,35 +14,37 @@ N_SHOWN = 500
 
 
 class Mistake(NamedTuple):
-    """An image taken for another class, how sure the classifier was (0 to 1), and its picture as a data URI."""
+    """An image that was predicted wrong, the probability of the predicted class, and its picture as a data URI."""
 
     path: str
     label: str
     predicted: str
-    sureness: float
+    confidence: float
     uri: str
 
 
 def find_mistakes(n_shown: int = N_SHOWN) -> tuple[list[Mistake], int, int]:
-    """Return the surest mistakes by `reports/predictions.csv`, and the numbers of all mistakes and of all images.
+    """Return the most confident mistakes of `reports/predictions.csv`, and the numbers of all mistakes and images.
 
     Raises
     ------
-    ComparisonError
-        There are no predictions.
+    IntegrityError
+        There are no predictions, or they are damaged.
     """
-    predictions = read_predictions(WORKSPACE)
+    predictions = read_predictions(paths.PREDICTIONS)
     wrong = []
-    for path, _, label, predicted, *probabilities in predictions.rows.values():
-        if label != predicted:
-            wrong.append((float(probabilities[predictions.classes.index(predicted)]), path, label, predicted))
+    for row, is_right in enumerate(predictions.right):
+        if not is_right:
+            predicted = predictions.predicted[row]
+            confidence = float(predictions.probabilities[row, predictions.classes.index(predicted)])
+            wrong.append((confidence, predictions.paths[row], predictions.labels[row], predicted))
     wrong.sort(key=lambda mistake: (-mistake[0], mistake[1]))
     shown = [Mistake(path, label, predicted, p, draw_picture(path)) for p, path, label, predicted in wrong[:n_shown]]
-    return shown, len(wrong), len(predictions.rows)
+    return shown, len(wrong), len(predictions.paths)
 
 
 def write_mistakes(path: Path) -> int:
-    """Write the page, which needs nothing but itself, and return how many images are wrong."""
+    """Write the page, which needs no other file, and return the number of mistakes."""
     from jinja2 import Environment, StrictUndefined
 
     shown, n_mistakes, n_images = find_mistakes()
@@ -61,11 +64,11 @@ def write_mistakes(path: Path) -> int:
 
 
 def describe_markdown(n_shown: int) -> str:
-    """Return the surest mistakes as Markdown, each picture in the text itself."""
+    """Return the most confident mistakes as Markdown, each picture in the text itself."""
     shown, n_mistakes, n_images = find_mistakes(n_shown)
-    lines = [f"{n_mistakes:,} of {n_images:,} evaluation images are wrong" + "; the surest:" * bool(shown), ""]
+    lines = [f"{n_mistakes:,} of {n_images:,} evaluation images are wrong" + "; the most confident:" * bool(shown), ""]
     for mistake in shown:
         path, predicted = escape_markdown(mistake.path), escape_markdown(mistake.predicted)
-        text = f"{path}, taken for {predicted} ({100 * mistake.sureness:.1f} %)"
+        text = f"{path}, predicted as {predicted} ({100 * mistake.confidence:.1f} %)"
         lines += [f"![]({mistake.uri}) {text}" if mistake.uri else text, ""]
     return "\n".join(lines)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from relearn import paths
-from relearn.stages.evaluate import CLASS_HEADER
+from relearn.evaluation.metrics import CLASS_HEADER
 from relearn.storage.files import read_csv, read_json
 
 

@@ -1,15 +1,18 @@
-"""How sure a share of right answers is, or another number that images give."""
+"""Confidence intervals of shares, and of metrics by a bootstrap."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from relearn.runtime.progress import track_progress
+
 CONFIDENCE = 0.95
 CHUNK_NUMBERS = 2**19  # so that what is computed of resamples together stays in a core's cache
+QUIET_SECONDS = 3.0  # a bootstrap shows its progress after these
 
 
 def compute_wilson_interval(n_right: int, n_images: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Return the interval of a share (Wilson 1927, by scipy); also right where all or none are."""
+    """Return the interval of a share (Wilson 1927, by scipy); it also holds for shares of 0 and 1."""
     from scipy.stats import binomtest
 
     interval = binomtest(n_right, n_images).proportion_ci(confidence, "wilson")
@@ -19,7 +22,7 @@ def compute_wilson_interval(n_right: int, n_images: int, confidence: float = CON
 def compute_difference_interval(
     first: tuple[int, int], second: tuple[int, int], confidence: float
 ) -> tuple[float, float]:
-    """Return the interval of the difference of two shares of different things, second - first, each as (k, n).
+    """Return the interval of the difference of two independent shares, second - first, each as (k, n).
 
     Newcombe 1998, "Interval estimation for the difference between independent proportions", method 10: each end has the
     distances of the two shares to the ends of their Wilson intervals, added in squares.
@@ -32,28 +35,47 @@ def compute_difference_interval(
     return low, q - p + ((q_high - q) ** 2 + (p - p_low) ** 2) ** 0.5
 
 
-def draw_resamples(truth: np.ndarray, n_resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield resamples of images, several at a time: (resamples, images) int64, the numbers of the images drawn.
-
-    Stratified: each class is drawn with replacement from its own images, as many as it has, so that none can vanish
-    from a sample (Efron and Tibshirani 1993, chapter 8). The same seed draws the same samples.
+def bootstrap(
+    labels: np.ndarray, compute: Callable[[np.ndarray], np.ndarray], n_resamples: int, seed: int, name: str
+) -> np.ndarray:
+    """Return the ends of the percentile intervals of some metrics, (2, metrics), and show the progress.
 
     Parameters
     ----------
-    truth : ndarray (images,) int64
+    labels : ndarray (images,) int64
+        The class of each image; see `draw_resamples`.
+    compute : callable
+        Takes resamples (resamples, images), and returns the metrics of each, (resamples, metrics).
+    name : str
+        What the progress is called.
+    """
+    resamples = draw_resamples(labels, n_resamples, seed)
+    shown = track_progress(resamples, n_resamples, name, "resamples", count=len, quiet_seconds=QUIET_SECONDS)
+    return find_percentiles(np.concatenate([compute(drawn) for drawn in shown]))
+
+
+def draw_resamples(labels: np.ndarray, n_resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield resamples of images, several at a time: (resamples, images) int64, the numbers of the images drawn.
+
+    Stratified: each class is drawn with replacement from its own images, as many as it has, so that no class vanishes
+    from a resample (Efron and Tibshirani 1993, chapter 8). The same seed draws the same resamples.
+
+    Parameters
+    ----------
+    labels : ndarray (images,) int64
         The class of each image.
     """
     rng = np.random.default_rng(seed)
-    ordered = np.argsort(truth, kind="stable")
-    _, first, sizes = np.unique(truth[ordered], return_index=True, return_counts=True)
+    ordered = np.argsort(labels, kind="stable")
+    _, first, sizes = np.unique(labels[ordered], return_index=True, return_counts=True)
     first, sizes = np.repeat(first, sizes), np.repeat(sizes, sizes)
-    n_together = max(1, CHUNK_NUMBERS // len(truth))
+    n_together = max(1, CHUNK_NUMBERS // len(labels))
     for start in range(0, n_resamples, n_together):
-        shape = (min(n_together, n_resamples - start), len(truth))
+        shape = (min(n_together, n_resamples - start), len(labels))
         yield ordered[first + rng.integers(0, sizes, shape)]
 
 
 def find_percentiles(values: np.ndarray) -> np.ndarray:
-    """Return the ends of the interval that has `CONFIDENCE` of the resamples: (2, ...) of values (resamples, ...)."""
+    """Return the ends of the interval that holds `CONFIDENCE` of the resamples: (2, ...) of values (resamples, ...)."""
     tail = 50 * (1 - CONFIDENCE)
     return np.asarray(np.percentile(values, [tail, 100 - tail], axis=0))

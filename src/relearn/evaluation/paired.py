@@ -1,4 +1,4 @@
-"""Whether one classifier is better than another on the same images."""
+"""McNemar's exact test: whether one classifier is better than another on the same images."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from relearn.evaluation.intervals import CONFIDENCE
 
 
 class Paired(NamedTuple):
-    """Two classifiers on the same images: how many each alone got right, and McNemar's exact test of that."""
+    """Two classifiers on the same images: how many each alone predicted right, and McNemar's exact test of that."""
 
     n_images: int
     n_only_first: int
@@ -24,10 +24,10 @@ class Paired(NamedTuple):
 
 
 def compare_paired(first_right: np.ndarray, second_right: np.ndarray) -> Paired:
-    """Compare which images two classifiers got right, (images,) bool each.
+    """Compare which images two classifiers predicted right, (images,) bool each.
 
-    Images that both got right, or both wrong, say nothing on which is better. Of the others as many would be one's as
-    the other's if they were equally good; the p-value is that of a binomial test of one half (McNemar 1947, exact).
+    Images that both predicted right, or both wrong, carry no information on which is better. Equally good classifiers
+    share the others half and half; the p-value is that of a binomial test of one half (McNemar 1947, exact).
     """
     from scipy.stats import binomtest
 

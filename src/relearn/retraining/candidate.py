@@ -6,11 +6,14 @@ from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from relearn import paths
-from relearn.commands.compare import WORKSPACE, Comparison, Image, Predictions, compare_predictions, read_predictions
 from relearn.dataset.manifest import ManifestRow, read_manifest
 from relearn.errors import IntegrityError, RelearnError
+from relearn.evaluation.comparison import Comparison, compare_predictions
 from relearn.evaluation.paired import Paired
+from relearn.evaluation.predictions import Predictions, read_predictions
 from relearn.features.shards import describe_features, iterate_shards
 from relearn.inference.classifier import RECORD, Classifier, read_classifier
 from relearn.params import RetrainParams
@@ -59,8 +62,8 @@ def hold_contest(in_use: Path | None, params: RetrainParams) -> Contest:
     sameness = Sameness(is_same(classifier, candidate), has_other_images, incomparable)
     images = [row for row in manifest if row.split == "evaluation" and splits.get(row.sha256) in (None, "evaluation")]
     judged = {row.sha256 for row in images}
-    predictions = read_predictions(WORKSPACE)
-    predictions = predictions._replace(rows={key: row for key, row in predictions.rows.items() if key[0] in judged})
+    predictions = read_predictions(paths.PREDICTIONS)
+    predictions = predictions.select(row for row, sha256 in enumerate(predictions.sha256) if sha256 in judged)
     comparison = None
     paired = Paired(len(images), 0, 0, 1.0)
     surprise = count_surprise(predictions, splits.keys())
@@ -76,10 +79,10 @@ def count_surprise(predictions: Predictions, older: Container[str]) -> Surprise:
     """Count what is wrong of the images whose hashes are `older`, and of the others."""
     wrong = Counter[bool]()
     n = Counter[bool]()
-    for _, sha256, label, predicted, *_ in predictions.rows.values():
+    for sha256, is_right in zip(predictions.sha256, predictions.right, strict=True):
         is_new = sha256 not in older
         n[is_new] += 1
-        wrong[is_new] += label != predicted
+        wrong[is_new] += not is_right
     return Surprise(n[False], wrong[False], n[True], wrong[True])
 
 
@@ -156,14 +159,15 @@ def predict_in_use(folder: Path, classifier: Classifier, images: list[ManifestRo
     if missing:
         raise IntegrityError(f"{paths.FEATURES}: wanted features of {missing[0]}, got none; run `dvc repro`")
 
-    answers: dict[Image, list[str]] = {}
-    copies: Counter[str] = Counter()
-    for image in images:
-        answer = [float(p) for p in probabilities[image.sha256]]
-        label = classifier.classes[answer.index(max(answer))]
-        answers[image.sha256, copies[image.sha256]] = [image.path, image.sha256, image.label, label, *map(str, answer)]
-        copies[image.sha256] += 1
-    return Predictions(classifier.classes, answers)
+    answers = np.array([probabilities[image.sha256] for image in images], np.float64)
+    return Predictions(
+        classifier.classes,
+        [image.path for image in images],
+        [image.sha256 for image in images],
+        [image.label for image in images],
+        classifier.predict_labels(answers),
+        answers,
+    )
 
 
 def describe_contest(contest: Contest) -> str:

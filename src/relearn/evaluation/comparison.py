@@ -1,0 +1,152 @@
+"""Two classifiers compared on the same images: McNemar's test, and each metric's difference with its interval."""
+
+from collections import Counter
+from typing import NamedTuple, TypedDict
+
+import numpy as np
+
+from relearn.errors import ComparisonError
+from relearn.evaluation.intervals import bootstrap
+from relearn.evaluation.metrics import Judged, Metric, judge, prepare_metrics
+from relearn.evaluation.paired import Paired, compare_paired
+from relearn.evaluation.predictions import Predictions
+
+N_RESAMPLES = 2000
+N_BINS = 15
+SEED = 0
+
+
+class Difference(NamedTuple):
+    """A metric of both classifiers, and how much the second one's is larger, with its 95 % interval."""
+
+    name: str
+    first: float
+    second: float
+    difference: float
+    low: float
+    high: float
+
+
+class DifferingImage(TypedDict):
+    """An image that one of the classifiers alone predicted right."""
+
+    path: str
+    label: str
+    predicted_first: str
+    predicted_second: str
+
+
+class Comparison(NamedTuple):
+    """Two classifiers, by their names, on the images that both have predicted.
+
+    n_only_in_first, n_only_in_second : images that the other has not predicted
+    only_first, only_second : images that one alone predicted right, by path
+    """
+
+    first: str
+    second: str
+    n_common: int
+    n_only_in_first: int
+    n_only_in_second: int
+    differences: list[Difference]
+    paired: Paired
+    only_first: list[DifferingImage]
+    only_second: list[DifferingImage]
+
+
+def compare_predictions(first: str, second: str, a: Predictions, b: Predictions) -> Comparison:
+    """Compare two classifiers, called `first` and `second`, on the images that both have predicted.
+
+    Raises
+    ------
+    ComparisonError
+        They have no image in common, or one has different labels.
+    """
+    rows_a, rows_b = _find_rows(a), _find_rows(b)
+    common = sorted(rows_a.keys() & rows_b.keys(), key=lambda image: a.paths[rows_a[image]])
+    if not common:
+        raise ComparisonError(
+            wanted=f"images that {first} and {second} have both predicted",
+            got=f"none of {len(rows_a):,} and {len(rows_b):,}",
+            advice="compare revisions with the same evaluation images",
+        )
+    a, b = a.select(rows_a[image] for image in common), b.select(rows_b[image] for image in common)
+    for path, label, other in zip(a.paths, a.labels, b.labels, strict=True):
+        if label != other:
+            raise ComparisonError(
+                where=path,
+                wanted=f"the label {label} of {first}",
+                got=f"{other} in {second}",
+                advice="compare revisions with the same labels",
+            )
+    right, other_right = a.right, b.right
+    return Comparison(
+        first,
+        second,
+        len(common),
+        len(rows_a) - len(common),
+        len(rows_b) - len(common),
+        compute_differences(*_judge_both(a, b)),
+        compare_paired(right, other_right),
+        _list_images(a, b, right & ~other_right),
+        _list_images(a, b, other_right & ~right),
+    )
+
+
+def _find_rows(predictions: Predictions) -> dict[tuple[str, int], int]:
+    """Return the row of each image, which is called by its sha256 and the number of its copy."""
+    copies: Counter[str] = Counter()
+    rows = {}
+    for row, sha256 in enumerate(predictions.sha256):
+        rows[sha256, copies[sha256]] = row
+        copies[sha256] += 1
+    return rows
+
+
+def _list_images(a: Predictions, b: Predictions, chosen: np.ndarray) -> list[DifferingImage]:
+    return [
+        {
+            "path": b.paths[row],
+            "label": a.labels[row],
+            "predicted_first": a.predicted[row],
+            "predicted_second": b.predicted[row],
+        }
+        for row in np.flatnonzero(chosen)
+    ]
+
+
+def _judge_both(*both: Predictions) -> list[Judged]:
+    """Judge predictions for the same images, each among its own classes and those of the labels."""
+    judged = []
+    for predictions in both:
+        classes = sorted({*predictions.classes, *predictions.labels})
+        probabilities = np.zeros((len(predictions.labels), len(classes)))
+        probabilities[:, [classes.index(name) for name in predictions.classes]] = predictions.probabilities
+        judged.append(judge(classes, predictions.labels, probabilities, predictions.predicted))
+    return judged
+
+
+def compute_differences(first: Judged, second: Judged) -> list[Difference]:
+    """Compute each metric for both, and the percentiles of a paired bootstrap of the difference, stratified by class.
+
+    Paired: each resample draws images, and uses both predictions of each (Efron and Tibshirani 1993, chapter 8).
+    """
+    metrics, others = _prepare(first), _prepare(second)
+
+    def compute_both(drawn: np.ndarray) -> np.ndarray:
+        return np.stack([[metric(drawn) for metric in prepared.values()] for prepared in (metrics, others)])
+
+    def subtract(drawn: np.ndarray) -> np.ndarray:
+        return np.asarray(np.diff(compute_both(drawn), axis=0)[0].T)
+
+    low, high = bootstrap(first.labels, subtract, N_RESAMPLES, SEED, "compare")
+    found = compute_both(np.arange(len(first.labels))[np.newaxis])[:, :, 0].T
+    return [
+        Difference(name, float(a), float(b), float(b - a), float(low[number]), float(high[number]))
+        for number, (name, (a, b)) in enumerate(zip(metrics, found, strict=True))
+    ]
+
+
+def _prepare(judged: Judged) -> dict[str, Metric]:
+    right = judged.labels == judged.predicted
+    return {"accuracy_score": lambda drawn: right[drawn].mean(axis=1), **prepare_metrics(judged, N_BINS)}

@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+
+from relearn.errors import ComparisonError
+from relearn.evaluation.comparison import compare_predictions
+from relearn.evaluation.predictions import Predictions
+
+OTHER = {"cat": "dog", "dog": "cat"}
+
+
+def make_predictions(wrong=(), numbers=range(60), classes=("cat", "dog"), change=lambda label: label):
+    """Images, every second a cat; those that are wrong are predicted as the other class, all with 0.8."""
+    labels = [("cat", "dog")[number % 2] for number in numbers]
+    answers = [OTHER[label] if number in wrong else label for number, label in zip(numbers, labels, strict=True)]
+    rest = 0.2 / (len(classes) - 1)
+    probabilities = np.array([[0.8 if name == answer else rest for name in classes] for answer in answers])
+    hashes = [f"{number:064x}" for number in numbers]
+    names = [f"{number:02}.png" for number in numbers]
+    return Predictions(list(classes), names, hashes, [change(label) for label in labels], answers, probabilities)
+
+
+def test_differences_have_paired_intervals():
+    found = compare_predictions("a", "b", make_predictions(range(20)), make_predictions(range(2)))
+    accuracy, *_, log_loss, _ = found.differences
+    assert (accuracy.first, accuracy.second) == (pytest.approx(40 / 60), pytest.approx(58 / 60))
+    # Of 60 paired differences 18 are 1 and the rest 0: their mean has a standard deviation of sqrt(0.3 * 0.7 / 60).
+    half = 1.96 * np.sqrt(0.3 * 0.7 / 60)
+    assert (accuracy.low, accuracy.high) == (pytest.approx(0.3 - half, abs=0.03), pytest.approx(0.3 + half, abs=0.03))
+    assert log_loss.name == "log_loss"
+    assert log_loss.high < 0
+    assert (found.paired.n_only_first, found.paired.n_only_second) == (0, 18)
+    assert [image["path"] for image in found.only_second] == [f"{number:02}.png" for number in range(2, 20)]
+    assert found.only_second[0] == {
+        "path": "02.png",
+        "label": "cat",
+        "predicted_first": "dog",
+        "predicted_second": "cat",
+    }
+
+
+def test_only_images_that_both_have_are_compared():
+    found = compare_predictions("a", "b", make_predictions(range(30)), make_predictions(numbers=range(20, 70)))
+    assert (found.n_common, found.n_only_in_first, found.n_only_in_second) == (40, 20, 10)
+    assert found.paired.n_only_second == 10
+
+
+def test_copies_within_the_split_are_images_each():
+    once, twice = make_predictions(numbers=range(10)), make_predictions(numbers=[*range(10), 9])
+    assert compare_predictions("a", "b", twice, twice).n_common == 11
+    assert compare_predictions("a", "b", once, twice).n_only_in_second == 1
+
+
+def test_order_of_the_rows_does_not_matter():
+    first, second = make_predictions([1, 5]), make_predictions([2])
+    assert compare_predictions("a", "b", first, second.select(range(59, -1, -1))) == compare_predictions(
+        "a", "b", first, second
+    )
+
+
+def test_other_classes_can_be_compared():
+    others = make_predictions(classes=("cat", "cow", "dog"))
+    assert compare_predictions("a", "b", make_predictions(range(20)), others).paired.verdict == "better"
+
+
+def test_what_cannot_be_compared_is_an_error():
+    with pytest.raises(ComparisonError, match="wanted images that a and b have both predicted, got none of 5 and 6; "):
+        compare_predictions("a", "b", make_predictions(numbers=range(5)), make_predictions(numbers=range(9, 15)))
+    with pytest.raises(ComparisonError, match=r"^00\.png: wanted the label cat of a, got dog in b; compare revisions"):
+        compare_predictions("a", "b", make_predictions(), make_predictions(change=OTHER.get))
