@@ -1,1 +1,70 @@
-"""Reproducible transfer learning for image classification."""
+"""Reproducible transfer learning for image classification.
+
+`load` returns a trained classifier, `load_features` the features that classifiers are trained on. Each imports what it
+needs when it is called, so that `relearn --help` does not pay for it.
+"""
+
+from os import PathLike
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from relearn.features.arrays import Features
+    from relearn.inference.predictor import Predictor
+
+__all__ = ["__version__", "load", "load_features"]
+
+__version__: str
+
+
+def load(
+    folder: "str | PathLike[str]" = "models/classifier", weights: "str | PathLike[str] | None" = None
+) -> "Predictor":
+    """Load a classifier, whose `predict` and `features` take images.
+
+    Parameters
+    ----------
+    folder
+        What `relearn train` wrote.
+    weights
+        The network's weights file, if it is no longer at the path that the classifier records.
+
+    Raises
+    ------
+    relearn.errors.RelearnError
+        The classifier is missing or damaged, or its network cannot be built as it was.
+    """
+    from pathlib import Path
+
+    from relearn.inference.predictor import Predictor
+
+    return Predictor(Path(folder), None if weights is None else Path(weights))
+
+
+def load_features(split: str | None = None, folder: "str | PathLike[str]" = "data/features") -> "Features":
+    """Load the features, labels, paths and hashes of the images of one split, or of all.
+
+    Parameters
+    ----------
+    split
+        `training`, `validation` or `evaluation`.
+    folder
+        What `relearn extract` wrote; `manifest.csv` stands beside it.
+
+    Raises
+    ------
+    relearn.errors.RelearnError
+        There is no such split, or a file is missing or damaged.
+    """
+    from pathlib import Path
+
+    from relearn.features.arrays import read_arrays
+
+    return read_arrays(Path(folder), split)
+
+
+def __getattr__(name: str) -> str:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("relearn")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -99,10 +99,11 @@ def predict(
     """Tell the class of images that were never in the set."""
     if json and csv:
         raise typer.BadParameter("--json or --csv, not both")
-    from relearn.inference.predictor import predict_files, print_predictions
+    from relearn.commands.predict import print_answers
+    from relearn.inference.predictor import predict_files
 
     result = predict_files(inputs, model, weights)
-    print_predictions(result, "json" if json else "csv" if csv else "table")
+    print_answers(result, "json" if json else "csv" if csv else "table")
     if result.failures:
         raise typer.Exit(1)
 

@@ -1,70 +1,26 @@
 import csv
-import errno
 import io
 import json
-import os
 import shutil
-import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
-from conftest import ROOT, VGG16, draw_image, encode_image, read_yaml, write_images
+from conftest import draw_image, encode_image
 from relearn import cli, paths
 from relearn.dataset.manifest import read_manifest
 from relearn.errors import ImageError, IntegrityError, NetworkError
-from relearn.features.shards import hash_features, read_features
-from relearn.inference import predictor as predict
-from relearn.inference.predictor import (
-    Prediction,
-    Predictions,
-    build_extractor,
-    find_files,
-    predict_files,
-    print_predictions,
-)
+from relearn.features.shards import read_features
+from relearn.inference.predictor import Predictor, build_extractor, predict_files, read_extractor_record
 from relearn.networks.extractor import Extractor, ExtractorRecord
-from relearn.params import Params
-from relearn.stages import evaluate, extract, restructure, train
+from relearn.stages import extract
 from relearn.storage.files import hash_file, read_csv, read_json, write_json
 
 CLASSES = ["cat", "dog"]
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A folder where every stage but the gates has run over 26 small images."""
-    folder = tmp_path_factory.mktemp("trained")
-    content = read_yaml(ROOT / "params.yaml")
-    content["restructure"] |= {"source": "images", "layout": "split_class_folders"}
-    content["extract"] |= VGG16 | {"batch_size": 8}
-    content["train"]["logistic_regression"] |= {"C": 0.01}
-    content["evaluate"] |= {"n_resamples": 100}
-    params = Params.model_validate(content)
-    for number, (split, count) in enumerate({"training": 7, "validation": 3, "evaluation": 3}.items()):
-        names = [f"{split}/{label}/{n}.png" for label in CLASSES for n in range(count)]
-        write_images(folder / "images", names, 100 * number)
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        restructure.run(params.restructure)
-        write_json(paths.VALIDATION_REPORT, {"passed": True, "manifest_sha256": hash_file(paths.MANIFEST)})
-        extract.run(params.extract)
-        write_json(paths.VERIFICATION_REPORT, {"passed": True, **hash_features(paths.FEATURES)})
-        train.run(params.train)
-        evaluate.run(params.evaluate)
-    finally:
-        os.chdir(before)
-    return folder
-
-
-@pytest.fixture
-def here(trained, tmp_path, monkeypatch):
-    """A copy of it to work in."""
-    shutil.copytree(trained, tmp_path / "copy")
-    monkeypatch.chdir(tmp_path / "copy")
 
 
 def read_record():
@@ -132,40 +88,6 @@ def test_unreadable_files_come_last_and_the_rest_is_answered(here, caplog):
     assert "cut.jpg: damaged JPEG file" in caplog.text
 
 
-HOSTILE = Predictions(
-    ["=cmd|'/C calc'!A0", 'a\u202e,"b'],
-    [
-        Prediction("+1\x1b[2J.png", 'a\u202e,"b', [0.25, 0.75]),
-        Prediction("-x\udcff.png", "=cmd|'/C calc'!A0", [1.0, 0.0]),
-    ],
-    [("\x9b31m.png", "no such file")],
-)
-
-
-def test_csv_is_exact_for_programs(monkeypatch):
-    """Also a cell that a spreadsheet would run: a mark before it would be another name."""
-    shown = io.StringIO(newline="")
-    monkeypatch.setattr(sys, "stdout", shown)
-    print_predictions(HOSTILE, "csv")
-    rows = list(csv.reader(io.StringIO(shown.getvalue(), newline="")))
-    assert rows[0] == ["path", "label", *(f"probability_{name}" for name in HOSTILE.classes)]
-    assert [row[:2] for row in rows[1:]] == [[answer.path, answer.label] for answer in HOSTILE.answers]
-
-
-@pytest.mark.parametrize("form", ["table", "json", "csv"])
-def test_names_do_not_steer_a_terminal(monkeypatch, caplog, form):
-    shown = io.StringIO()
-    monkeypatch.setattr(shown, "isatty", lambda: True, raising=False)
-    monkeypatch.setattr(sys, "stdout", shown)
-    print_predictions(HOSTILE, form)
-    for text in (shown.getvalue(), caplog.records[0].getMessage()):
-        assert not any(letter in text for letter in "\x1b\x9b\u202e\udcff")
-    assert r"+1\u001b[2J.png" in shown.getvalue()
-    assert caplog.records[0].getMessage() == r"\u009b31m.png: no such file"
-    if form == "json":
-        assert [row["path"] for row in json.loads(shown.getvalue())] == [answer.path for answer in HOSTILE.answers]
-
-
 @pytest.mark.slow
 def test_nothing_readable_is_no_crash(here):
     Path("text.png").write_text("text")
@@ -200,7 +122,7 @@ def test_network_that_is_another_is_refused(here):
     ],
 )
 @pytest.mark.slow
-def test_changed_record_is_told(here, change, message):
+def test_changed_record_is_an_error(here, change, message):
     path = paths.CLASSIFIER / "classifier.json"
     record = read_json(path)
     change(record)
@@ -218,20 +140,22 @@ def test_changed_record_is_told(here, change, message):
     ],
 )
 @pytest.mark.slow
-def test_record_of_another_version_is_told(trained, change, message):
+def test_record_of_another_version_is_an_error(trained, change, message):
     record = read_json(trained / paths.CLASSIFIER / "classifier.json")["extractor"]
     with pytest.raises(IntegrityError, match=message):
-        predict.read_extractor_record(paths.CLASSIFIER, record | change)
+        read_extractor_record(paths.CLASSIFIER, record | change)
 
 
 @pytest.mark.slow
 def test_weights_that_are_not_needed_are_refused(here):
-    with pytest.raises(NetworkError, match="--weights: the classifier was trained with weights random, which need no"):
+    with pytest.raises(
+        NetworkError, match="--weights: wanted no file, because the classifier was trained with weights random, got "
+    ):
         build_extractor(read_record(), Path("x.h5"))
 
 
 @pytest.mark.slow
-def test_other_versions_are_said(here, caplog):
+def test_other_versions_are_logged(here, caplog):
     record = read_record()
     build_extractor(record.model_copy(update={"keras": "3.0.0"}), None)
     assert "trained with keras 3.0.0, here is " in caplog.text
@@ -247,72 +171,78 @@ def test_weights_file_may_have_moved(here, tmp_path):
     record = read_record()
     made = Extractor(record.model_copy(update={"weights": str(moved), "weights_sha256": hash_file(moved)})).record
     gone = made.model_copy(update={"weights": "gone.weights.h5"})
-    with pytest.raises(NetworkError, match=r"gone\.weights\.h5: no such file from here; name with --weights"):
+    with pytest.raises(NetworkError, match=r"gone\.weights\.h5: no such file; name with --weights"):
         build_extractor(gone, None)
     assert build_extractor(gone, moved).record.network_sha256 == made.network_sha256
 
 
-def list_files(name):
-    return [file.path for file in find_files(name)]
+@pytest.mark.slow
+def test_images_in_memory_are_read_like_files(here):
+    """Bytes, arrays and images of Pillow, also one that lies on its side, is transparent, or has a palette."""
+    files = [paths.DATASET / row.path for row in read_manifest(paths.MANIFEST) if row.split == "evaluation"]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Path("side.jpg").write_bytes(encode_image(draw_image(1, (40, 20)), "JPEG", exif=exif))
+    Path("clear.png").write_bytes(encode_image(draw_image(2, mode="RGBA")))
+    Path("palette.gif").write_bytes(encode_image(draw_image(3), "GIF"))
+    Path("ink.jpg").write_bytes(encode_image(draw_image(4, mode="CMYK"), "JPEG"))
+    files += map(Path, ("side.jpg", "clear.png", "palette.gif", "ink.jpg"))
+    predictor = Predictor(paths.CLASSIFIER)
+    expected = predictor.predict(files)
+    assert list(expected.columns) == ["path", "label", *CLASSES] == ["path", "label", *predictor.classes]
+    assert expected["path"].tolist() == [str(file) for file in files]
+    answers = predict_files([str(file) for file in files], paths.CLASSIFIER).answers
+    assert expected["label"].tolist() == [answer.label for answer in answers]
+    assert [answer.probabilities for answer in answers] == expected[CLASSES].to_numpy().astype(float).round(6).tolist()
+    in_memory = ([file.read_bytes() for file in files], [Image.open(io.BytesIO(file.read_bytes())) for file in files])
+    arrays = [np.array(image) for image in in_memory[1][:6]]
+    for images in (*in_memory, arrays, np.array(arrays)):
+        found = predictor.predict(images)
+        assert found["path"].isna().all()
+        np.testing.assert_array_equal(found[CLASSES], expected[CLASSES][: len(images)])
+    features = predictor.features(files[:6])
+    stored = read_features(paths.FEATURES, "evaluation").features
+    assert (features.dtype, features.tobytes()) == (np.float32, stored.tobytes())
+    assert predictor.features([]).shape == (0, features.shape[1])
+    assert predictor.predict([]).shape == (0, 4)
 
 
-def test_arguments_stand_for_files(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in ("b.png", "a.png", "deep/er/c.png", "deep/.hidden.png", ".git/d.png", "[x].png"):
-        Path(name).parent.mkdir(parents=True, exist_ok=True)
-        Path(name).touch()
-    assert list_files("a.png") == ["a.png"]
-    assert list_files(".") == ["./[x].png", "./a.png", "./b.png", "./deep/er/c.png"]
-    assert list_files("?.png") == ["a.png", "b.png"]
-    assert list_files("**/*.png") == ["[x].png", "a.png", "b.png", "deep/er/c.png"]
-    assert list_files("[x].png") == ["[x].png"]
-    assert list_files("z*.png") == []
+@pytest.mark.slow
+def test_errors_name_the_image(here):
+    predictor = Predictor(paths.CLASSIFIER)
+    good = "images/training/cat/0.png"
+    Path("text.png").write_text("text")
+    for images, message in (
+        ([good, "gone.png"], r"^images\[1\] \(gone\.png\): cannot be read: No such file or directory$"),
+        ([good, Path("text.png")], r"^images\[1\] \(text\.png\): not an image \("),
+        ([b""], r"^images\[0\]: empty file$"),
+        ([good, np.zeros((4, 4))], r"^images\[1\]: wanted an array .* of uint8, got \(4, 4\) of float64; convert "),
+        ([Image.new("F", (4, 4))], r"^images\[0\]: wanted a mode of .*, got F; use image\.convert"),
+        ([7], r"^images\[0\]: wanted a path, bytes, an image of Pillow or an array, got int; "),
+        (good, r"^images: wanted a list, got str; write \[image\] for one$"),
+        (Image.new("RGB", (4, 4)), "^images: wanted a list, got Image; "),
+        (np.zeros((4, 4, 3), np.uint8), "^images: wanted a list, got ndarray; "),
+        (None, "^images: wanted a list, got NoneType; "),
+    ):
+        for ask in (predictor.predict, predictor.features):
+            with pytest.raises(ImageError, match=message):
+                ask(images)
 
 
-def test_folders_that_cannot_be_listed_are_reported(tmp_path, monkeypatch):
-    """Below a folder, the folder itself, and where glob would pass over them."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("photos/a.png", "photos/closed/b.png", "photos/open/c.png", "photos/lost+found/d.png"):
-        Path(name).parent.mkdir(parents=True, exist_ok=True)
-        Path(name).touch()
-    scandir = os.scandir
+@pytest.mark.slow
+def test_threads_share_a_predictor(here):
+    predictor = Predictor(paths.CLASSIFIER)
+    files = sorted(Path("images").rglob("*.png"))
+    expected = predictor.features(files)
+    found = {}
 
-    def scan(path="."):
-        if str(path).rstrip("/").endswith(("closed", "lost+found")):
-            raise PermissionError(errno.EACCES, "Permission denied", str(path))
-        return scandir(path)
+    def ask(number):
+        found[number] = [predictor.features(files[number:]) for _ in range(3)]
 
-    monkeypatch.setattr(os, "scandir", scan)
-    reason = "folder cannot be listed: Permission denied"
-    refused = {"photos/closed": reason}
-    for name in ("photos", "photos/**/*.png", "photos/*/*.png", "**/*.png"):
-        files = find_files(name)
-        assert {file.path: file.refusal for file in files if file.refusal} == refused, name
-        assert "photos/open/c.png" in [file.path for file in files]
-    assert [(file.path, file.refusal) for file in find_files("photos/closed")] == [("photos/closed", reason)]
-    assert [file.refusal for file in find_files("photos/*.png")] == [None]
-
-
-def test_what_systems_leave_is_not_predicted(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in ("photos/a.png", "photos/@eaDir/a.png/THUMB.jpg", "photos/Thumbs.db"):
-        Path(name).parent.mkdir(parents=True, exist_ok=True)
-        Path(name).touch()
-    assert list_files("photos") == ["photos/a.png"]
-
-
-def test_what_cannot_be_read_says_why(tmp_path):
-    os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "broken").symlink_to("nowhere")
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "link").symlink_to("folder")
-    reasons = {}
-    for file in find_files(str(tmp_path)):
-        with pytest.raises(ImageError) as caught:
-            predict.read_content(file)
-        reasons[os.path.basename(file.path)] = str(caught.value)
-    assert reasons == {
-        "pipe": "not a regular file",
-        "broken": "cannot be read: No such file or directory",
-        "link": "link to a folder, not followed",
-    }
+    threads = [threading.Thread(target=ask, args=[number]) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number in range(6):
+        assert [features.tobytes() for features in found[number]] == [expected[number:].tobytes()] * 3

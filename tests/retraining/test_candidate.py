@@ -11,7 +11,7 @@ from relearn.dataset.manifest import ManifestRow, read_manifest
 from relearn.errors import IntegrityError
 from relearn.features.shards import hash_features, read_features, seal_features
 from relearn.inference.classifier import hash_record, read_classifier
-from relearn.inference.predictor import Prediction, Predictions
+from relearn.inference.predictor import Answer, Answers
 from relearn.params import read_params
 from relearn.retraining import candidate as contest
 from relearn.retraining.candidate import IMAGES_HEADER, describe_contest, describe_json, hold_contest
@@ -199,11 +199,11 @@ def test_another_network_predicts_the_images_again(in_use, monkeypatch):
     def predict_files(inputs, folder):
         asked.append((inputs, folder))
         answers = [
-            Prediction(str(paths.DATASET / row.path), row.label, [float(row.label == f"class {n}") for n in range(3)])
+            Answer(str(paths.DATASET / row.path), row.label, [float(row.label == f"class {n}") for n in range(3)])
             for row in read_manifest(paths.MANIFEST)
             if row.split == "evaluation"
         ]
-        return Predictions([f"class {n}" for n in range(3)], answers, failures)
+        return Answers([f"class {n}" for n in range(3)], answers, failures)
 
     monkeypatch.setattr("relearn.inference.predictor.predict_files", predict_files)
     failures = []

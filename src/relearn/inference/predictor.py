@@ -1,138 +1,178 @@
-"""`relearn predict`: the class of images that were never in the set."""
+"""A classifier with its network: loaded once, then asked as often as one likes."""
 
-import csv
-import glob
 import logging
 import os
-import sys
+import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 from pydantic import ValidationError
 
-from relearn.dataset.source_files import SourceFile, explain_hidden, open_source_file, refuse_file
-from relearn.dataset.sources import iterate_source
+from relearn.dataset.source_files import SourceFile
 from relearn.errors import ImageError, IntegrityError, NetworkError
 from relearn.inference.classifier import RECORD, read_classifier
+from relearn.inference.inputs import ImageLike, check_images, describe_image, find_files, read_content, read_image
 from relearn.networks.extractor import Extractor, ExtractorRecord
-from relearn.runtime.text import escape_controls, format_json
-from relearn.runtime.threads import map_ahead
+from relearn.runtime.threads import Item, map_ahead
 
 log = logging.getLogger(__name__)
 
-N_CLASSES_SHOWN = 3
 
-
-class Prediction(NamedTuple):
-    """The answer for one image; probabilities in the order of the classifier's classes."""
+class Answer(NamedTuple):
+    """The prediction for one image; probabilities in the order of the classifier's classes."""
 
     path: str
     label: str
     probabilities: list[float]
 
 
-class Predictions(NamedTuple):
-    """All answers, and the files that have none, with the reason."""
+class Answers(NamedTuple):
+    """All predictions, and the files that have none, each with the reason."""
 
     classes: list[str]
-    answers: list[Prediction]
+    answers: list[Answer]
     failures: list[tuple[str, str]]
 
 
-def predict_files(inputs: list[str], folder: Path, weights: Path | None = None) -> Predictions:
-    """Predict images with the classifier in `folder`; nothing else of the pipeline is read.
+class Predictor:
+    """A trained classifier, bound to its network and to the way in which it reads images.
+
+    Threads may share one: their batches take turns on the network.
 
     Parameters
     ----------
-    inputs : list of str
-        Files, folders (all files in them that are not hidden, at any depth) and glob patterns.
-    weights : Path, optional
-        The network's weights file, where it is not at the path that the classifier records.
+    folder
+        The classifier's folder. Its hashes are checked before anything in it is parsed.
+    weights
+        The network's weights file, if it is no longer at the path that the classifier records.
+
+    Attributes
+    ----------
+    classes : list of str
+        In the order of the probabilities.
 
     Raises
     ------
     RelearnError
-        The classifier is damaged, or its network cannot be had again as it was.
+        The classifier is damaged, or its network cannot be built as it was.
     """
-    failures: list[tuple[str, str]] = []
-    files: dict[str, SourceFile] = {}
-    for name in inputs:
-        found = find_files(name)
-        files.update((file.path, file) for file in found)
-        if not found:
-            failures.append((name, "no such file, or none in that folder"))
-    classifier = read_classifier(folder)
-    extractor = build_extractor(read_extractor_record(folder, classifier.record["extractor"]), weights)
-    readable: deque[str] = deque()
 
-    def prepare(file: SourceFile) -> np.ndarray | ImageError:
-        try:
-            return extractor.read_image(read_content(file))
-        except ImageError as error:
-            return error
+    def __init__(self, folder: Path, weights: Path | None = None) -> None:
+        self._classifier = read_classifier(folder)
+        self._extractor = build_extractor(read_extractor_record(folder, self._classifier.record["extractor"]), weights)
+        self._network_lock = threading.Lock()
+        self.classes = self._classifier.classes
 
-    def keep_readable() -> Iterator[np.ndarray]:
-        for path, image in zip(files, map_ahead(prepare, files.values(), 2 * extractor.batch_size), strict=True):
-            if isinstance(image, ImageError):
-                failures.append((path, str(image)))
-            else:
-                readable.append(path)
-                yield image
+    def predict(self, images: Iterable[ImageLike]) -> Any:
+        """Predict the classes of images.
 
-    answers = []
-    for features in extractor.compute_rows(keep_readable()):
-        probabilities = classifier.predict_probabilities(features[np.newaxis])
-        (label,) = classifier.predict_labels(probabilities)
-        answers.append(Prediction(readable.popleft(), label, [round(float(p), 6) for p in probabilities[0]]))
-    return Predictions(classifier.classes, answers, failures)
+        Parameters
+        ----------
+        images : list
+            Paths, bytes of image files, images of Pillow, or uint8 arrays (height, width, 3).
 
+        Returns
+        -------
+        pandas.DataFrame
+            One row per image: `path` (missing unless the image was a path), `label`, and the probability of each class
+            under its name, in the order of `classes`.
 
-def find_files(name: str) -> list[SourceFile]:
-    """Return the files that an argument stands for, in the order of their names; none if it stands for nothing."""
-    if os.path.isdir(name):
-        inside = [file for file in iterate_source(Path(name), is_strict=False) if explain_hidden(file.path) is None]
-        found = [file._replace(path=os.path.join(name, file.path) if file.path != "." else name) for file in inside]
-    elif os.path.lexists(name):
-        found = [open_source_file(Path(name), name)]
-    else:
-        matching = [path for path in glob.glob(name, recursive=True) if not os.path.isdir(path)]
-        found = [open_source_file(Path(path), path) for path in matching]
-        found += list_closed_folders(name)
-    return sorted(found, key=lambda file: file.path)
+        Raises
+        ------
+        ImageError
+            An image cannot be read; the text says which one, and why.
+        """
+        from pandas import DataFrame
 
+        images = check_images(images)
+        probabilities = np.array([self._classify(row) for row in self.features(images)])
+        table = DataFrame(probabilities.reshape(-1, len(self.classes)), columns=self.classes)
+        labels = self._classifier.predict_labels(table.to_numpy())
+        names = [os.fspath(image) if isinstance(image, str | os.PathLike) else None for image in images]
+        table.insert(0, "label", labels, allow_duplicates=True)
+        table.insert(0, "path", names, allow_duplicates=True)
+        return table
 
-def list_closed_folders(pattern: str) -> list[SourceFile]:
-    """Return, as refused files, the folders that a glob pattern looks into and cannot list: glob passes them over."""
-    parts = Path(pattern).parts
-    closed = {}
-    for n, part in enumerate(parts):
-        if not glob.has_magic(part):
-            continue
-        head = os.path.join(*parts[:n], "**" if part == "**" else "", "")
-        for folder in glob.glob(head, recursive=True) if n or part == "**" else [os.curdir]:
+    def features(self, images: Iterable[ImageLike]) -> np.ndarray:
+        """Compute the features of images, (images, features), of the type that the classifier was trained on.
+
+        Images and errors are those of `predict`.
+        """
+        images = check_images(images)
+
+        def prepare(numbered: tuple[int, ImageLike]) -> np.ndarray:
             try:
-                os.scandir(folder or os.curdir).close()
-            except NotADirectoryError:
-                continue
-            except OSError as error:
-                path = os.path.normpath(folder)
-                if explain_hidden(os.path.basename(path)):
-                    continue
-                closed[path] = refuse_file(path, f"folder cannot be listed: {error.strerror}")
-    return list(closed.values())
+                return self._prepare(read_image(numbered[1]))
+            except ImageError as error:
+                raise ImageError(str(error), where=describe_image(*numbered)) from None
+
+        rows = list(self._compute_rows(self._map_ahead(prepare, list(enumerate(images)))))
+        return np.array(rows, self._extractor.dtype).reshape(len(images), self._extractor.n_features)
+
+    def predict_files(self, inputs: Sequence[str]) -> Answers:
+        """Predict the images of files, folders (all files in them that are not hidden, at any depth) and glob patterns.
+
+        What cannot be read does not stop the rest; it is returned with the reason.
+        """
+        failures: list[tuple[str, str]] = []
+        files: dict[str, SourceFile] = {}
+        for name in inputs:
+            found = find_files(name)
+            files.update((file.path, file) for file in found)
+            if not found:
+                failures.append((name, "no such file, or none in that folder"))
+        readable: deque[str] = deque()
+
+        def prepare(file: SourceFile) -> np.ndarray | ImageError:
+            try:
+                return self._prepare(read_content(file))
+            except ImageError as error:
+                return error
+
+        def keep_readable() -> Iterator[np.ndarray]:
+            for path, image in zip(files, self._map_ahead(prepare, list(files.values())), strict=True):
+                if isinstance(image, ImageError):
+                    failures.append((path, str(image)))
+                else:
+                    readable.append(path)
+                    yield image
+
+        answers = []
+        for features in self._compute_rows(keep_readable()):
+            probabilities = self._classify(features)
+            (label,) = self._classifier.predict_labels(probabilities[np.newaxis])
+            answers.append(Answer(readable.popleft(), label, [round(float(p), 6) for p in probabilities]))
+        return Answers(self.classes, answers, failures)
+
+    def _prepare(self, image: bytes | Image.Image) -> np.ndarray:
+        if isinstance(image, bytes):
+            return self._extractor.read_image(image)
+        return self._extractor.prepare_image(image)
+
+    def _map_ahead(self, prepare: Callable[[Item], Any], items: Iterable[Item]) -> Iterator[Any]:
+        return map_ahead(prepare, items, 2 * self._extractor.batch_size)
+
+    def _compute_rows(self, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        batches = self._extractor.compute_batches(images)
+        while True:
+            with self._network_lock:
+                features = next(batches, None)
+            if features is None:
+                return
+            yield from features
+
+    def _classify(self, features: np.ndarray) -> np.ndarray:
+        """Return the probabilities (classes,) of one image, which do not depend on the images beside it."""
+        return np.asarray(self._classifier.predict_probabilities(features[np.newaxis])[0])
 
 
-def read_content(file: SourceFile) -> bytes:
-    """Return the bytes of a file, or raise `ImageError` with the reason why it has none."""
-    if file.refusal is not None:
-        raise ImageError(file.refusal)
-    try:
-        return file.read()
-    except OSError as error:
-        raise ImageError(f"cannot be read: {error.strerror}") from None
+def predict_files(inputs: Sequence[str], folder: Path, weights: Path | None = None) -> Answers:
+    """Predict files once; see `Predictor` and its `predict_files`."""
+    return Predictor(folder, weights).predict_files(inputs)
 
 
 def build_extractor(record: ExtractorRecord, weights: Path | None) -> Extractor:
@@ -143,26 +183,37 @@ def build_extractor(record: ExtractorRecord, weights: Path | None) -> Extractor:
     IntegrityError
         The network that keras builds here has other weights than the recorded one.
     NetworkError
-        The network cannot be built, or `weights` is given though it needs no file.
+        The network cannot be built, or `weights` is given though the network needs no file.
     """
     if weights is not None and not record.weights_are_file:
-        raise NetworkError(f"--weights: the classifier was trained with weights {record.weights}, which need no file")
-    if record.weights_are_file and not (weights or Path(record.weights)).is_file():
         raise NetworkError(
-            f"{weights or record.weights}: no such file from here; name with --weights the one that the classifier "
-            f"was trained with (sha256 {record.weights_sha256})"
+            where="--weights",
+            wanted=f"no file, because the classifier was trained with weights {record.weights}",
+            got=weights,
+            advice="leave it out",
+        )
+    path = weights or Path(record.weights)
+    if record.weights_are_file and not path.is_file():
+        raise NetworkError(
+            "no such file",
+            where=path,
+            advice=f"name with --weights the one that the classifier was trained with (sha256 {record.weights_sha256})",
         )
     moved = {} if weights is None else {"weights": str(weights)}
     extractor = Extractor(record.model_copy(update=moved))
     if extractor.record.network_sha256 != record.network_sha256:
         raise IntegrityError(
-            f"{record.network}: wanted network_sha256 {record.network_sha256} (classifier.json), got "
-            f"{extractor.record.network_sha256}; the network on this machine is not the one that was trained with"
+            where=record.network,
+            wanted=f"network_sha256 {record.network_sha256} ({RECORD})",
+            got=extractor.record.network_sha256,
+            advice="install the versions that the classifier was trained with",
         )
     if extractor.n_features != record.n_features:
         raise IntegrityError(
-            f"{record.network}: wanted {record.n_features:,} features (classifier.json), got {extractor.n_features:,}; "
-            "use a classifier that `relearn train` wrote"
+            where=record.network,
+            wanted=f"{record.n_features:,} features ({RECORD})",
+            got=f"{extractor.n_features:,}",
+            advice="use a classifier that `relearn train` wrote",
         )
     for name, here, there in (
         ("keras", extractor.record.keras, record.keras),
@@ -188,44 +239,8 @@ def read_extractor_record(folder: Path, record: Any) -> ExtractorRecord:
         problem = error.errors()[0]
         key = ".".join(str(part) for part in ("extractor", *problem["loc"]))
         raise IntegrityError(
-            f"{folder / RECORD}: {key}: {problem['msg']}; an earlier relearn may have made it: run "
-            f"`dvc repro --force train`, or `make retrain` for one in release/"
+            problem["msg"],
+            where=f"{folder / RECORD}: {key}",
+            advice="an earlier relearn may have made it: run `dvc repro --force train`, or `make retrain` for one in "
+            "release/",
         ) from None
-
-
-def print_predictions(predictions: Predictions, form: str) -> None:
-    """Print the answers on stdout as `table`, `json` or `csv`, and the failures on stderr."""
-    match form:
-        case "json":
-            rows = [
-                {
-                    "path": a.path,
-                    "label": a.label,
-                    "probabilities": dict(zip(predictions.classes, a.probabilities, strict=True)),
-                }
-                for a in predictions.answers
-            ]
-            print(format_json(rows))
-        case "csv":  # exact for programs, safe on a terminal
-            show = escape_controls if sys.stdout.isatty() else str
-            writer = csv.writer(sys.stdout, lineterminator="\n")
-            writer.writerow(("path", "label", *(show(f"probability_{name}") for name in predictions.classes)))
-            writer.writerows(
-                (show(a.path), show(a.label), *(f"{p:.6f}" for p in a.probabilities)) for a in predictions.answers
-            )
-        case _:
-            _print_table(predictions)
-    for path, reason in predictions.failures:
-        log.error("%s: %s", escape_controls(path), escape_controls(reason))
-
-
-def _print_table(predictions: Predictions) -> None:
-    """Print for each image its label, and the probabilities of the most probable classes."""
-    classes = [escape_controls(name) for name in predictions.classes]
-    answers = [a._replace(path=escape_controls(a.path), label=escape_controls(a.label)) for a in predictions.answers]
-    paths = max((len(answer.path) for answer in answers), default=0)
-    labels = max((len(name) for name in classes), default=0)
-    for answer in answers:
-        ranked = sorted(zip(classes, answer.probabilities, strict=True), key=lambda pair: -pair[1])
-        shown = "  ".join(f"{name} {probability:.1%}" for name, probability in ranked[:N_CLASSES_SHOWN])
-        print(f"{answer.path:{paths}}  {answer.label:{labels}}  {shown}")
