@@ -1,4 +1,4 @@
-"""The command `relearn`: arguments in, exit codes out. A stage is imported when it is asked for, and not before."""
+"""The command `relearn`: arguments in, exit codes out. Each command imports what it needs when it runs."""
 
 import errno
 import importlib
@@ -26,8 +26,8 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Turn a folder of labelled images into a classifier, and prove where it came from. "
-    "The stages read params.yaml in the current folder; `dvc repro` runs those that need it, in order.",
+    help="Turn a folder of labeled images into a classifier, and prove where it came from. "
+    "The stages read params.yaml in the current folder; `dvc repro` runs those that are out of date, in order.",
 )
 
 
@@ -38,27 +38,28 @@ def _run_stage(name: str) -> None:
 
 
 def check_code(folder: Path) -> None:
-    """Raise `IntegrityError` if a clone's folder is worked on by the code of another clone.
+    """Raise `IntegrityError` if the folder is a clone, and the code that runs is that of another clone.
 
-    DVC would record the hashes of the code in the folder, and not of the code that ran.
+    DVC would record the hashes of the code in the folder instead of those of the code that ran.
     """
     ours, theirs = Path(__file__).parent, folder / "src" / "relearn"
     if (theirs / "cli.py").is_file() and not theirs.samefile(ours):
         raise IntegrityError(
-            f"wanted the code of this folder, {theirs}, got that of {ours}; run `make setup`, then "
-            "`source .venv/bin/activate` here"
+            wanted=f"the code of this folder, {theirs}",
+            got=f"that of {ours}",
+            advice="run `make setup`, then `source .venv/bin/activate` here",
         )
 
 
 @app.command(rich_help_panel="Stages")
 def restructure() -> None:
-    """Bring the images of any layout into data/dataset/SPLIT/CLASS/, with a manifest."""
+    """Bring the images of any layout into data/dataset/SPLIT/CLASS/, and write a manifest."""
     _run_stage("restructure")
 
 
 @app.command(rich_help_panel="Stages")
 def validate() -> None:
-    """Check the images; bad data ends here."""
+    """Check the images; bad data stops the pipeline."""
     _run_stage("validate")
 
 
@@ -70,7 +71,7 @@ def extract() -> None:
 
 @app.command(rich_help_panel="Stages")
 def verify() -> None:
-    """Check the features, before anything learns from them."""
+    """Check the features before anything learns from them."""
     _run_stage("verify")
 
 
@@ -82,7 +83,7 @@ def train() -> None:
 
 @app.command(rich_help_panel="Stages")
 def evaluate() -> None:
-    """Judge the classifier on the evaluation split."""
+    """Evaluate the classifier on the evaluation (test) split."""
     _run_stage("evaluate")
 
 
@@ -93,10 +94,10 @@ def predict(
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     model: Annotated[Path, typer.Option(help="The folder of the classifier.")] = paths.CLASSIFIER,
     weights: Annotated[
-        Path | None, typer.Option(help="The network's weights file, where it is not at the path it was trained with.")
+        Path | None, typer.Option(help="The network's weights file, if it has moved since the training.")
     ] = None,
 ) -> None:
-    """Tell the class of images that were never in the set."""
+    """Predict the classes of new images."""
     if json and csv:
         raise typer.BadParameter("--json or --csv, not both")
     from relearn.commands.predict import print_answers
@@ -113,11 +114,13 @@ def compare(
     first: Annotated[
         str, typer.Argument(metavar="REV_A", help="A branch, tag, commit or experiment, or `workspace`.")
     ] = "HEAD",
-    second: Annotated[str, typer.Argument(metavar="REV_B", help="The one that is compared with it.")] = "workspace",
+    second: Annotated[
+        str, typer.Argument(metavar="REV_B", help="The revision that is compared with it.")
+    ] = "workspace",
     json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
     md: Annotated[bool, typer.Option("--md", help="Print Markdown.")] = False,
 ) -> None:
-    """Tell whether the classifier of one revision is better than that of another, on the same evaluation images."""
+    """Compare the classifiers of two revisions on the same evaluation images."""
     if json and md:
         raise typer.BadParameter("--json or --md, not both")
     from relearn.commands.compare import compare_revisions, describe_json, describe_markdown, print_table
@@ -133,7 +136,7 @@ def compare(
 
 @app.command()
 def report() -> None:
-    """Tell how good the classifier is, by the last evaluation."""
+    """Show how good the classifier is, from the last evaluation."""
     from relearn.commands.report import describe_evaluation
 
     _print(*describe_evaluation())
@@ -142,11 +145,12 @@ def report() -> None:
 @app.command(rich_help_panel="Retraining")
 def decide(
     in_use: Annotated[
-        Path | None, typer.Argument(metavar="[FOLDER]", help="The classifier in use; without, it is release/current.")
+        Path | None,
+        typer.Argument(metavar="[FOLDER]", help="The champion, a folder of release/; by default release/current."),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="Write all that was found there, as JSON.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the whole decision there as JSON.")] = None,
 ) -> None:
-    """Tell whether the classifier that was just trained may take the place of the one in use."""
+    """Decide whether the challenger, which was just trained, is promoted in place of the champion."""
     from relearn.retraining.candidate import describe_contest, describe_json, hold_contest
     from relearn.retraining.release import CURRENT, find_current
     from relearn.storage.files import write_file
@@ -163,11 +167,11 @@ def decide(
 @app.command(rich_help_panel="Retraining")
 def rollback(
     version: Annotated[
-        str | None, typer.Argument(metavar="[TAG]", help="classifier@v1.0.0, or v1; without, the one before.")
+        str | None, typer.Argument(metavar="[TAG]", help="classifier@v1.0.0, or v1; by default the version before.")
     ] = None,
-    base: Annotated[str, typer.Option(help="The branch that retraining runs, whose params.yaml counts.")] = "main",
+    base: Annotated[str, typer.Option(help="The branch that is retrained, whose params.yaml counts.")] = "main",
 ) -> None:
-    """Put an earlier classifier in use again, and record that."""
+    """Make an earlier classifier the production model again, and record that."""
     from relearn.retraining.records import read_settings, roll_back
 
     _print(*roll_back(Path(), read_settings(Path(), base).branch, version))
@@ -178,15 +182,15 @@ def lineage(
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="[MODEL_OR_TAG]", help="A tag, its version, a revision, a folder; without, release/current."
+            metavar="[MODEL_OR_TAG]", help="A tag, its version, a revision or a folder; by default release/current."
         ),
     ] = None,
     image: Annotated[
-        str | None, typer.Option(help="The SHA-256 of an image, or its file: which models saw it?")
+        str | None, typer.Option(help="An image, or its SHA-256: list the classifiers that saw it.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print all of it, every image by its hash, as JSON.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print everything as JSON, each image by its hash.")] = False,
 ) -> None:
-    """Tell which images, parameters, code and environment a classifier came from, or which classifiers saw an image."""
+    """Show which images, parameters, code and environment made a classifier, or which classifiers saw an image."""
     import json as format_json
 
     from relearn.retraining.lineage import (
@@ -216,10 +220,10 @@ def lineage(
 
 @app.command()
 def mistakes(
-    output: Annotated[Path, typer.Option(help="Where the page is written.")] = paths.MISTAKES_PAGE,
-    md: Annotated[int | None, typer.Option(min=1, metavar="N", help="Print so many as Markdown as well.")] = None,
+    output: Annotated[Path, typer.Option(help="Write the page there.")] = paths.MISTAKES_PAGE,
+    md: Annotated[int | None, typer.Option(min=1, metavar="N", help="Print the first N as Markdown as well.")] = None,
 ) -> None:
-    """Show the evaluation images that the classifier got wrong, the surest first, on one page."""
+    """Write a page of the evaluation images that are predicted wrong, the most confident first."""
     from relearn.commands.mistakes import describe_markdown, write_mistakes
 
     n_mistakes = write_mistakes(output)
@@ -274,8 +278,8 @@ def main() -> None:
     handler.setFormatter(LineFormatter("%(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("relearn").setLevel(logging.INFO)
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # what they warn of is no reason to refuse an image
-    if isinstance(sys.stdout, io.TextIOWrapper):  # the name of a file may be no UTF-8
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # no reason to refuse an image
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may not be UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
     check_address_space()
     try:
@@ -296,7 +300,7 @@ def main() -> None:
 
 
 class LineFormatter(logging.Formatter):
-    """Records as lines that a terminal prints as they stand, whatever the names of files in them hold."""
+    """Formats records as lines that cannot control a terminal, whatever names of files they hold."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record's lines, escaped."""
@@ -304,7 +308,7 @@ class LineFormatter(logging.Formatter):
 
 
 def check_address_space() -> None:
-    """End with one line where a limit leaves less than the libraries want: in less some fail in many, and some hang."""
+    """End in one line if the limit of memory is too low: libraries would fail in many lines, or hang."""
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit != resource.RLIM_INFINITY and limit < MIN_ADDRESS_BYTES:
         _fail(
@@ -314,7 +318,7 @@ def check_address_space() -> None:
 
 
 def describe_shortage() -> str:
-    """Return what to do where there is no more memory, or no thread is to be had, by the command that was given."""
+    """Return what to do about a lack of memory or threads, depending on the command that ran."""
     command = next((argument for argument in sys.argv[1:] if not argument.startswith("-")), "")
     advice = {
         "extract": "lower extract.batch_size or extract.image_size_px",

@@ -11,7 +11,7 @@ MAX_CLASSES = 40  # above, cells are smaller and without numbers
 
 
 def draw_confusion(pairs: Iterable[tuple[str, str]]) -> str:
-    """Draw how often each class (a row) was taken for each (a column) as SVG; a row's colours are its shares.
+    """Draw how often each class (a row) was predicted as each (a column) as SVG; colors show shares of a row.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""`models/classifier/`: the linear head as ONNX, and the record that says how its inputs are made."""
+"""`models/classifier/`: the head as ONNX, and a record with the classes and the recipe of its features."""
 
 import json
 import os
@@ -24,7 +24,7 @@ ADVICE = "use a classifier that `relearn train` wrote"
 
 
 class Classifier(NamedTuple):
-    """A head that was read back, and its record (`classes` in the order of the probabilities, `extractor`, hashes)."""
+    """A head, ready to predict, and its record: `classes` in the order of the probabilities, `extractor`, hashes."""
 
     record: dict[str, Any]
     session: Any
@@ -41,7 +41,7 @@ class Classifier(NamedTuple):
         Raises
         ------
         IntegrityError
-            The head fails on these features, or what it answers are no probabilities.
+            The head fails on these features, or returns no probabilities.
         """
         with _name_errors(self.path):
             (answer,) = self.session.run(["probabilities"], {"features": np.asarray(features, np.float32)})
@@ -49,13 +49,12 @@ class Classifier(NamedTuple):
         wanted = (len(features), len(self.classes))
         if probabilities.shape != wanted:
             raise IntegrityError(
-                f"{self.path}: wanted probabilities of shape {wanted}, got {probabilities.shape}; {ADVICE}"
+                where=self.path, wanted=f"probabilities of shape {wanted}", got=probabilities.shape, advice=ADVICE
             )
         if not (probabilities >= 0).all() or not (abs(probabilities.sum(axis=1) - 1) <= SUM_TOLERANCE).all():
-            raise IntegrityError(
-                f"{self.path}: wanted probabilities from 0 to 1 that sum to 1, got {probabilities.min():g} to "
-                f"{probabilities.max():g}; {ADVICE}"
-            )
+            found = f"{probabilities.min():g} to {probabilities.max():g}"
+            wanted_values = "probabilities from 0 to 1 that sum to 1"
+            raise IntegrityError(where=self.path, wanted=wanted_values, got=found, advice=ADVICE)
         return probabilities
 
     def predict_labels(self, probabilities: np.ndarray) -> list[str]:
@@ -69,7 +68,7 @@ def open_head(head: bytes, n_features: int, classes: Sequence[str], path: Path =
     Raises
     ------
     IntegrityError
-        It is not what `check_head` lets through, or onnxruntime cannot open it; `path` is named.
+        `check_head` refuses it, or onnxruntime cannot open it; the error names `path`.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it would keep a device id in the home folder
     import onnxruntime
@@ -77,11 +76,11 @@ def open_head(head: bytes, n_features: int, classes: Sequence[str], path: Path =
     try:
         check_head(head, n_features, classes)
     except IntegrityError as error:
-        raise IntegrityError(f"{path}: {error}; {ADVICE}") from None
+        raise IntegrityError(str(error), where=path, advice=ADVICE) from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4  # its errors are raised
-    # Else it takes the format from the first bytes, and reads another file than the one that was checked.
+    # Otherwise it detects the format from the first bytes, and may parse them unlike `check_head` did.
     options.add_session_config_entry("session.load_model_format", "ONNX")
     with _name_errors(path):
         return onnxruntime.InferenceSession(head, options, providers=["CPUExecutionProvider"])
@@ -95,11 +94,12 @@ def _name_errors(path: Path) -> Iterator[None]:
     except Exception as error:
         if not type(error).__module__.startswith("onnxruntime.") and not isinstance(error, RuntimeError | ValueError):
             raise
-        raise IntegrityError(f"{path}: onnxruntime: {' '.join(str(error).split())[:300]}; {ADVICE}") from None
+        problem = f"onnxruntime: {' '.join(str(error).split())[:300]}"
+        raise IntegrityError(problem, where=path, advice=ADVICE) from None
 
 
 def write_classifier(folder: Path, head: bytes, record: dict[str, Any]) -> None:
-    """Write `head.onnx` and `classifier.json`, which gets the SHA-256 of the head and of itself; both or neither."""
+    """Write both files or neither: `head.onnx`, and `classifier.json` with the SHA-256 of the head and of itself."""
     record = {"head_sha256": hash_bytes(head), **record}
     with write_folder(folder) as partial:
         (partial / HEAD).write_bytes(head)
@@ -112,38 +112,40 @@ def hash_record(record: dict[str, Any]) -> str:
 
 
 def read_classifier(folder: Path) -> Classifier:
-    """Read a classifier, and check the hash of the record, and that of the head before it is parsed.
+    """Read a classifier; the hashes of record and head are checked before the head is parsed.
 
     Raises
     ------
     IntegrityError
         A file is missing, or one of the hashes is wrong.
     """
-    if folder.is_symlink():  # both files of one version, where `release/current` is switched in between
+    if folder.is_symlink():  # both files of one version, even if `release/current` is switched in between
         folder = folder.resolve()
     if not (folder / RECORD).is_file():
-        raise IntegrityError(f"{folder}: no classifier there; run `dvc repro`, or `dvc pull` one")
+        raise IntegrityError("no classifier there", where=folder, advice="run `dvc repro`, or `dvc pull` one")
     _check_size(folder / RECORD, MAX_RECORD_BYTES)
     record = read_json(folder / RECORD, KEYS)
     for key in ("record_sha256", "head_sha256"):
         if not isinstance(record[key], str) or not re.fullmatch("[0-9a-f]{64}", record[key]):
-            raise IntegrityError(f"{folder / RECORD}: {key}: wanted a SHA-256, got {_show(record[key])}; {ADVICE}")
+            where = f"{folder / RECORD}: {key}"
+            raise IntegrityError(where=where, wanted="a SHA-256", got=_show(record[key]), advice=ADVICE)
     wanted = record.pop("record_sha256")
     if hash_record(record) != wanted:
         raise IntegrityError(
-            f"{folder / RECORD}: wanted the record of sha256 {wanted}, got another; it was changed by hand; "
-            "run `dvc repro --force train`"
+            where=folder / RECORD,
+            wanted=f"the record of sha256 {wanted}",
+            got="another, changed by hand",
+            advice="run `dvc repro --force train`",
         )
     n_features = check_record(folder / RECORD, record)
     path = folder / HEAD
     if not path.is_file():
-        raise IntegrityError(f"{path}: no such file; run `dvc repro train`")
+        raise IntegrityError("no such file", where=path, advice="run `dvc repro train`")
     _check_size(path, MAX_HEAD_BYTES)
     head = path.read_bytes()
     if (found := hash_bytes(head)) != record["head_sha256"]:
-        raise IntegrityError(
-            f"{path}: wanted sha256 {record['head_sha256']} ({RECORD}), got {found}; run `dvc repro --force train`"
-        )
+        wanted = f"sha256 {record['head_sha256']} ({RECORD})"
+        raise IntegrityError(where=path, wanted=wanted, got=found, advice="run `dvc repro --force train`")
     return Classifier(record, open_head(head, n_features, record["classes"], path), path)
 
 
@@ -151,31 +153,31 @@ def _show(value: object) -> str:
     return ascii(value)[:80]
 
 
-def _check_size(path: Path, most: int) -> None:
-    if (n_bytes := path.stat().st_size) > most:
-        raise IntegrityError(f"{path}: wanted at most {most:,} bytes, got {n_bytes:,}; {ADVICE}")
+def _check_size(path: Path, max_bytes: int) -> None:
+    if (n_bytes := path.stat().st_size) > max_bytes:
+        raise IntegrityError(where=path, wanted=f"at most {max_bytes:,} bytes", got=f"{n_bytes:,}", advice=ADVICE)
 
 
 def check_record(path: Path, record: dict[str, Any]) -> int:
-    """Check what a record says of classes and features, and return the number of features.
+    """Check the classes and the number of features of a record, and return that number.
 
     Raises
     ------
     IntegrityError
-        The classes are not at least two different texts that can be printed, or there is no number of features.
+        The classes are not two or more different, printable texts, or the number of features is missing.
     """
-    classes = record["classes"]
+    where, classes = f"{path}: classes", record["classes"]
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
-        raise IntegrityError(f"{path}: classes: wanted a list of texts, got something else; {ADVICE}")
+        raise IntegrityError(where=where, wanted="a list of texts", got="something else", advice=ADVICE)
     if len(set(classes)) < max(2, len(classes)):
-        raise IntegrityError(f"{path}: classes: wanted at least two, all different, got {len(classes)}; {ADVICE}")
+        raise IntegrityError(where=where, wanted="at least two, all different", got=len(classes), advice=ADVICE)
     for name in classes:
         if not name or holds_control_character(name) or any("\ud800" <= letter <= "\udfff" for letter in name):
-            raise IntegrityError(
-                f"{path}: classes: wanted text without control characters, got {_show(name)}; {ADVICE}"
-            )
+            wanted = "text without control characters"
+            raise IntegrityError(where=where, wanted=wanted, got=_show(name), advice=ADVICE)
     extractor = record["extractor"]
     n_features = extractor.get("n_features") if isinstance(extractor, dict) else None
     if type(n_features) is not int or n_features < 1:
-        raise IntegrityError(f"{path}: extractor.n_features: wanted a whole number, got {_show(n_features)}; {ADVICE}")
+        where = f"{path}: extractor.n_features"
+        raise IntegrityError(where=where, wanted="a whole number", got=_show(n_features), advice=ADVICE)
     return n_features
