@@ -1,4 +1,4 @@
-"""git, by its command: what a retraining needs of it, and nothing that touches a person's working copy or index."""
+"""The one wrapper of the git command; nothing here touches the user's working copy or index."""
 
 import os
 import re
@@ -16,31 +16,64 @@ PATIENCE_SECONDS = 10  # with the lock of a git that runs at the same moment
 LOCAL_VARIABLES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
 
 
-def run_git(folder: Path, *arguments: str, text: str | None = None, variables: dict[str, str] | None = None) -> str:
-    """Run git in a folder, without the hooks of the person whose repository it is, and return what it printed.
+def call_git(
+    folder: Path, *arguments: str, text: str = "", variables: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    """Run git in a folder, without the hooks of the person whose repository it is, and return how it ended.
 
     Raises
     ------
     RepositoryError
-        It ended with an error; its own words are told.
+        No command can have such an argument.
     """
     inherited = {key: value for key, value in os.environ.items() if key not in LOCAL_VARIABLES}
     options = ["core.hooksPath=/dev/null", "commit.gpgSign=false", "tag.gpgSign=false"]
     try:
-        answer = subprocess.run(
+        return subprocess.run(
             ["git", *(part for option in options for part in ("-c", option)), *arguments],  # noqa: S607
             cwd=folder,
-            env=inherited | {"LC_ALL": "C"} | (variables or {}),  # some of its words are looked for, in English
-            input=text,
+            env=inherited | {"LC_ALL": "C"} | dict(variables or {}),  # some of its messages are searched, in English
+            input=text.encode(errors="surrogateescape"),
             capture_output=True,
-            text=True,
-            errors="surrogateescape",
             check=False,
         )
     except ValueError as error:  # a NUL, or half a character, in an argument
-        raise RepositoryError(f"git {' '.join(arguments)}: {error}") from None
+        raise RepositoryError(str(error), where=f"git {' '.join(arguments)}") from None
+
+
+def run_git(folder: Path, *arguments: str, text: str = "", variables: Mapping[str, str] | None = None) -> str:
+    """Run git as `call_git` does, and return what it printed.
+
+    Raises
+    ------
+    RepositoryError
+        It ended with an error; the message has git's own.
+    """
+    return _run(folder, *arguments, text=text, variables=variables).decode(errors="surrogateescape")
+
+
+def read_blob(folder: Path, commit: str, name: str | Path) -> bytes:
+    """Return the content of a file of a commit.
+
+    Raises
+    ------
+    RepositoryError
+        The commit has no such file.
+    """
+    return _run(folder, "cat-file", "blob", f"{commit}:{name}")
+
+
+def find_blob(folder: Path, commit: str, name: str) -> str | None:
+    """Return git's hash of a file of a commit; None if the commit has no such file."""
+    answer = call_git(folder, "rev-parse", "--verify", "--quiet", f"{commit}:{name}")
+    return answer.stdout.decode().strip() if answer.returncode == 0 else None
+
+
+def _run(folder: Path, *arguments: str, text: str = "", variables: Mapping[str, str] | None = None) -> bytes:
+    answer = call_git(folder, *arguments, text=text, variables=variables)
     if answer.returncode:
-        raise RepositoryError(f"git {' '.join(arguments)}: {' '.join(answer.stderr.split())}")
+        message = " ".join(answer.stderr.decode(errors="replace").split())
+        raise RepositoryError(message, where=f"git {' '.join(arguments)}")
     return answer.stdout
 
 
@@ -53,7 +86,7 @@ def find_commit(folder: Path, revision: str) -> str | None:
 
 
 def is_ancestor(folder: Path, commit: str, of: str) -> bool:
-    """Tell whether a commit is another one, or among those that it came from."""
+    """Return whether a commit is another one, or one of its ancestors."""
     return run_git(folder, "rev-list", "--max-count=1", commit, f"^{of}") == ""
 
 
@@ -79,7 +112,7 @@ def add_worktree(root: Path, folder: Path, base: str, head: str, paths: Sequence
 
 
 def remove_worktree(root: Path, folder: Path) -> None:
-    """Remove a worktree, however far a killed run came with making or removing it."""
+    """Remove a worktree, also one that a killed run made or removed in part."""
     if folder.exists():
         shutil.rmtree(folder)
     for administration in find_git_folder(root).glob("worktrees/*"):
@@ -96,7 +129,7 @@ def find_git_folder(root: Path) -> Path:
 
 
 def check_branch_is_free(root: Path, branch: str) -> None:
-    """Raise `RepositoryError` if a branch is checked out, for there it must not move."""
+    """Raise `RepositoryError` if a branch is checked out: there it must not move."""
     worktree = ""
     for line in run_git(root, "worktree", "list", "--porcelain").splitlines():
         key, _, value = line.partition(" ")
@@ -104,13 +137,15 @@ def check_branch_is_free(root: Path, branch: str) -> None:
             worktree = value
         elif (key, value) == ("branch", f"refs/heads/{branch}"):
             raise RepositoryError(
-                f"{branch}: is checked out in {worktree}; `git switch` to another branch there, or name another one in "
-                "retrain.branch"
+                where=branch,
+                wanted="a branch that is not checked out",
+                got=f"one that is checked out in {worktree}",
+                advice="`git switch` to another branch there, or name another one in retrain.branch",
             )
 
 
 def is_branch_name(root: Path, name: str) -> bool:
-    """Return whether git takes a text for the name of a branch; what only stands for one, such as `@{-1}`, is none."""
+    """Return whether git accepts a text as the name of a branch; a shorthand such as `@{-1}` is no name."""
     try:
         return run_git(root, "check-ref-format", "--branch", name).rstrip("\n") == name
     except RepositoryError:
@@ -118,7 +153,7 @@ def is_branch_name(root: Path, name: str) -> bool:
 
 
 def check_refs_can_move(root: Path, commit: str, refs: Mapping[str, str | None]) -> None:
-    """Let git prepare to set refs to a commit, and give it up: whatever it would refuse is an error now.
+    """Let git prepare to set refs to a commit, then abort: what it would refuse is an error now.
 
     Parameters
     ----------
@@ -130,7 +165,7 @@ def check_refs_can_move(root: Path, commit: str, refs: Mapping[str, str | None])
     Raises
     ------
     RepositoryError
-        A lock is in the way, which was left by a git that was killed; or git refuses for another reason.
+        A killed git left a lock, or git refuses for another reason.
     """
     lines = [f"update {ref} {commit} {before or ABSENT}" for ref, before in refs.items()]
     timeouts = [f"core.{name}Timeout={PATIENCE_SECONDS * 1000:.0f}" for name in ("filesRefLock", "packedRefs")]
@@ -146,7 +181,10 @@ def check_refs_can_move(root: Path, commit: str, refs: Mapping[str, str | None])
         lock = Path(match[1])
     if lock:
         raise RepositoryError(
-            f"{lock}: a lock that git left when it was killed, or uses now; remove it if no git runs here"
+            where=lock,
+            wanted="no lock of git",
+            got="one that a killed git left or a running git holds",
+            advice="remove it if no git runs here",
         )
 
 
@@ -181,7 +219,7 @@ def add_tag(root: Path, tag: str, commit: str, message: str) -> None:
 
 
 def _choose_identity(folder: Path) -> dict[str, str]:
-    """Return the variables that name who commits, where git does not know: a server often has no name."""
+    """Return the variables that name the committer if git does not know one: a server often has no name."""
     try:
         run_git(folder, "config", "user.email")
     except RepositoryError:
@@ -191,12 +229,12 @@ def _choose_identity(folder: Path) -> dict[str, str]:
 
 
 def move_branch(root: Path, branch: str, commit: str, before: str | None) -> None:
-    """Let a branch be at a commit, if it still is where it was; None where it did not exist.
+    """Move a branch to a commit if it still is at `before`; None if it did not exist.
 
     Raises
     ------
     RepositoryError
-        It was moved in between.
+        It was moved meanwhile.
     """
     run_git(root, "update-ref", "-m", "relearn", f"refs/heads/{branch}", commit, before or ABSENT)
 
