@@ -1,4 +1,4 @@
-"""What a person sees of a run in the UI beside its logs."""
+"""What the UI shows of a run beside its logs."""
 
 import base64
 import csv
@@ -15,13 +15,13 @@ from prefect.artifacts import (
 
 from relearn import paths
 from relearn.evaluation.confusion import draw_confusion
-from relearn.retraining.landing import Left
+from relearn.retraining.arrivals import Left
 from relearn.runtime.text import escape_markdown
 
 N_IMAGES = 20
 N_LEFT = 1000
 
-# The stages that check, the artifact that tells what they found, and their report.
+# The stages that check, the artifact with what they found, and their report.
 GATES = {"validate": ("validation", paths.VALIDATION_REPORT), "verify": ("verification", paths.VERIFICATION_REPORT)}
 
 
@@ -48,7 +48,7 @@ def publish_contest(contest: dict[str, Any], version: str | None) -> None:
     lines += [escape_markdown(line) for line in contest["reason"].split("; ")]
     if contest["n_judged"]:
         lines += ["", f"Judged on {contest['n_judged']:,} evaluation images, {contest['n_new']:,} of them new."]
-    for title, key in (("the one in use", "only_in_use"), ("the candidate", "only_candidate")):
+    for title, key in (("the champion", "only_champion"), ("the challenger", "only_challenger")):
         if contest[key]:
             lines += ["", f"Right with {title} alone:", ""]
             lines += [f"- {escape_markdown(image['path'])}" for image in contest[key][:N_IMAGES]]
@@ -59,18 +59,18 @@ def publish_contest(contest: dict[str, Any], version: str | None) -> None:
         table = [
             {
                 "metric": metric["name"],
-                version or "in use": round(metric["first"], 4),
-                "candidate": round(metric["second"], 4),
+                version or "champion": round(metric["first"], 4),
+                "challenger": round(metric["second"], 4),
                 "difference": f"{metric['difference']:+.4f}",
                 "95 % interval": f"{metric['low']:+.4f} to {metric['high']:+.4f}",
             }
             for metric in contest["differences"]
         ]
-        create_table_artifact(key="comparison", table=table, description="The one in use and the candidate")
+        create_table_artifact(key="comparison", table=table, description="Champion and challenger")
 
 
 def publish_left(key: str, rows: Sequence[tuple[str, Left]]) -> None:
-    """Publish which files were not taken or are not used, what became of each, and why, as a table."""
+    """Publish the files that were not taken or are not used, with what became of each and why, as a table."""
     table = [
         {"file": escape_markdown(path), "state": escape_markdown(what), "reason": escape_markdown(reason)}
         for what, (path, reason) in rows[:N_LEFT]
@@ -87,12 +87,12 @@ def publish_confusion(root: Path) -> None:
         svg = draw_confusion((row["label"], row["predicted"]) for row in csv.DictReader(file))
     encoded = base64.b64encode(svg.encode()).decode()
     create_image_artifact(
-        key="confusion", image_url=f"data:image/svg+xml;base64,{encoded}", description="Confusion of the candidate"
+        key="confusion", image_url=f"data:image/svg+xml;base64,{encoded}", description="Confusion of the challenger"
     )
 
 
 def publish_mistakes(markdown: list[str], page: Path) -> None:
-    """Publish the surest mistakes, with pictures, and a link to the page of all."""
+    """Publish the most confident mistakes, with pictures, and a link to the page of all."""
     lines = [
         "## Mistakes",
         "",
@@ -100,5 +100,5 @@ def publish_mistakes(markdown: list[str], page: Path) -> None:
         "",
         f"All of them: [{escape_markdown(str(page))}]({page.as_uri()})",
     ]
-    title = "The images that the candidate gets wrong"
+    title = "The images that the challenger gets wrong"
     create_markdown_artifact(key="mistakes", markdown="\n".join(lines), description=title)

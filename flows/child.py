@@ -1,4 +1,4 @@
-"""Commands in process groups of their own, whose end is that of the process that asked for them."""
+"""Commands in process groups of their own, which end with the process that started them."""
 
 import os
 import subprocess
@@ -8,13 +8,20 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
-from relearn.errors import OutOfTime
-from relearn.runtime.text import escape_controls
+from relearn.errors import OutOfTime, RelearnError
+from relearn.runtime.text import escape_controls, escape_lines
 
 ROOT = Path(__file__).resolve().parent.parent
 SUPERVISE = ROOT / "flows" / "supervise.py"
 N_LAST_LINES = 10
+
+
+def exit_with(error: RelearnError) -> NoReturn:
+    """End this process with an error in words and the exit code of its family."""
+    sys.stderr.write(escape_lines(f"relearn: {error}") + "\n")
+    sys.exit(error.exit_code)
 
 
 def run_child(
@@ -29,7 +36,7 @@ def run_child(
 ) -> tuple[int, list[str]]:
     """Run a command in its own process group, and report each line that is not blank as it comes.
 
-    However this function is left, and also if this process is killed, no process of the group goes on.
+    However this function ends, and even if this process is killed, no process of the group goes on.
 
     Parameters
     ----------
@@ -79,11 +86,11 @@ def run_child(
         assert child.stdout is not None
         owner = child.stdin
 
-        def end() -> None:
+        def _end() -> None:
             late.set()
             owner.close()
 
-        timer = threading.Timer(max(0, deadline - time.monotonic()), end) if deadline is not None else None
+        timer = threading.Timer(max(0, deadline - time.monotonic()), _end) if deadline is not None else None
         try:
             if timer:
                 timer.start()
@@ -102,7 +109,6 @@ def run_child(
             owner.close()
             child.wait()
     if late.is_set():
-        raise OutOfTime(
-            f"{' '.join(command[1:])}: ended, for the time limit has passed; its last line: {[*last_lines, 'none'][-1]}"
-        )
+        last = last_lines[-1] if last_lines else "none"
+        raise OutOfTime(f"ended, because the time limit has passed; its last line: {last}", where=" ".join(command[1:]))
     return child.returncode, list(last_lines)

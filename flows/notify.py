@@ -1,7 +1,7 @@
-"""Tell somebody that a run did not end well: a POST to the address in the environment variable RELEARN_WEBHOOK.
+"""Report that a run did not end well: a POST to the address in the environment variable RELEARN_WEBHOOK.
 
-The address is no parameter, for whoever has it can write there. The body is what Slack, Mattermost and others take:
-a JSON object with `text`; and `flow`, `run`, `state`, `message`, `url` for programs.
+The address is no parameter, because anyone who has it can write there. The body is what Slack, Mattermost and others
+accept: a JSON object with `text`; and `flow`, `run`, `state`, `message`, `url` for programs.
 """
 
 import logging
@@ -32,12 +32,12 @@ def check_webhook() -> None:
         url = httpx.URL("")
     if url.scheme not in ("http", "https") or not url.host:
         raise ParamsError(
-            f"{WEBHOOK}: wanted an address such as https://host/path, got something else; unset or fix it"
+            where=WEBHOOK, wanted="an address such as https://host/path", got="something else", advice="unset or fix it"
         )
 
 
 def quote_message(message: str) -> str:
-    """Return a message as a block that chats show as it stands: names in it are no links, images or calls to people.
+    """Return a message as a block that chats show literally: names in it are no links, images or mentions.
 
     Slack wants three entities (https://docs.slack.dev/messaging/formatting-message-text), others a block of code.
     """
@@ -64,4 +64,4 @@ def notify(flow: Any, flow_run: Any, state: Any) -> None:
         with client:
             client.post(address, json=body).raise_for_status()
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:  # its text has the address, which is a secret
-        log.warning("%s: the webhook did not take the message: %s", WEBHOOK, type(error).__name__)
+        log.warning("%s: the webhook did not accept the message: %s", WEBHOOK, type(error).__name__)

@@ -1,4 +1,4 @@
-"""The pipeline under Prefect: a task a stage, each running `dvc repro` for it.
+"""The pipeline under Prefect: one task per stage, which runs `dvc repro` for it.
 
 Usage: python -m flows.pipeline
 """
@@ -6,7 +6,6 @@ Usage: python -m flows.pipeline
 import json
 import signal
 import sys
-from pathlib import Path
 
 from prefect import Flow, flow, get_run_logger, task
 from prefect.artifacts import create_table_artifact
@@ -17,8 +16,8 @@ from flows.child import ROOT, run_child
 from relearn import paths
 from relearn.commands.report import describe_evaluation
 from relearn.errors import Locked, RelearnError
+from relearn.repository.dvc_files import list_stages
 from relearn.repository.lock import LOCK, hold_lock
-from relearn.repository.tracked import Pipeline, read_dvc_file
 from relearn.runtime.text import escape_lines
 
 
@@ -35,8 +34,8 @@ def run_pipeline() -> State:
 
 
 def run_stages(lock: int) -> State:
-    """Bring every stage up to date, each holding the lock as well."""
-    for stage in read_stages(ROOT / "dvc.yaml"):
+    """Bring every stage up to date; each holds the lock as well."""
+    for stage in list_stages(ROOT):
         ended = run_stage.with_options(name=stage, task_run_name=stage)(stage, lock, return_state=True)
         if stage in GATES:
             publish_findings(ROOT, *GATES[stage])
@@ -46,16 +45,11 @@ def run_stages(lock: int) -> State:
     return Completed()
 
 
-def read_stages(path: Path) -> list[str]:
-    """Return the names of the stages, in the order in which they stand in `dvc.yaml`."""
-    return list(read_dvc_file(path.parent, path.name, Pipeline).stages or {})
-
-
 @task
 def run_stage(stage: str, lock: int) -> State:
     """Bring one stage up to date; its state is failed, with its last lines, unless `dvc repro` ends with 0.
 
-    A state and not an exception: what went wrong is in the stage's own lines, and a traceback of the flow hides them.
+    A state and not an exception: the stage's own lines say what went wrong, and a traceback of the flow hides them.
     """
     code, last_lines = run_child(
         [sys.executable, "-m", "dvc", "repro", stage], get_run_logger().info, descriptors=[lock]
@@ -67,7 +61,7 @@ def run_stage(stage: str, lock: int) -> State:
 
 
 def publish_metrics() -> None:
-    """Publish the metrics of training and evaluation as a table artifact, and tell the headlines in the log."""
+    """Publish the metrics of training and evaluation as a table artifact, and log the headlines."""
     table = [
         {"stage": stage, "metric": name, "value": value}
         for stage, path in (("train", paths.TRAINING_METRICS), ("evaluate", paths.EVALUATION_METRICS))
@@ -79,9 +73,9 @@ def publish_metrics() -> None:
 
 
 def run_to_its_end(flow: Flow[..., State], *arguments: str) -> State:
-    """Run a flow and return its state; where no server answers, exit with one line.
+    """Run a flow and return its state; exit with one line if no server answers.
 
-    SIGTERM is an orderly exit, for a temporary server is ended by one and would else go on alone.
+    SIGTERM is an orderly exit, because only that ends a temporary server too.
     """
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     try:

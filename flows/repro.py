@@ -6,19 +6,18 @@ Usage: python -m flows.repro [ARGUMENT OF dvc repro]...
 import os
 import sys
 
-from flows.child import ROOT
+from flows.child import ROOT, exit_with
 from relearn.errors import Locked, RelearnError
 from relearn.params import read_params
 from relearn.paths import PARAMS
 from relearn.repository.lock import LOCK, hold_lock
-from relearn.runtime.text import escape_lines
 
 
 def main() -> None:
     """Become `dvc repro`, which keeps the lock as long as it lives.
 
-    The parameters are checked first: DVC would take seconds to come to the stage that checks them, and for ever to read
-    a file that is made so.
+    The parameters are checked first: DVC needs seconds to reach the stage that checks them, and may read a hostile file
+    for ever.
     """
     try:
         with hold_lock(ROOT / LOCK, "make repro") as descriptor:
@@ -26,11 +25,11 @@ def main() -> None:
             os.set_inheritable(descriptor, True)
             os.execv(sys.executable, [sys.executable, "-m", "dvc", "repro", *sys.argv[1:]])  # noqa: S606
     except Locked as error:
-        sys.exit(escape_lines(f"relearn: {error}; try again when it has ended"))
+        exit_with(Locked(str(error), advice="try again when it has ended"))
     except RelearnError as error:
-        sys.exit(escape_lines(f"relearn: {error}"))
-    except OSError as error:  # the disk is full, or may not be written
-        sys.exit(escape_lines(f"relearn: {error.filename or LOCK}: {error.strerror or error}"))
+        exit_with(error)
+    except OSError as error:  # a full disk, no right to write
+        exit_with(RelearnError(error.strerror or str(error), where=error.filename or LOCK))
 
 
 if __name__ == "__main__":

@@ -172,7 +172,8 @@ def rollback(
     base: Annotated[str, typer.Option(help="The branch that is retrained, whose params.yaml counts.")] = "main",
 ) -> None:
     """Make an earlier classifier the production model again, and record that."""
-    from relearn.retraining.records import read_settings, roll_back
+    from relearn.retraining.rollback import roll_back
+    from relearn.retraining.settings import read_settings
 
     _print(*roll_back(Path(), read_settings(Path(), base).branch, version))
 

@@ -71,6 +71,10 @@ class MisplacedFile(SourceError):
     """A file has no place in the layout of its source; the text is the reason alone."""
 
 
+class NotTaken(SourceError):
+    """A file of a landing folder cannot be taken; the text is the reason alone."""
+
+
 class ImageError(DataError):
     """One file cannot be read as an image; the text is the reason alone."""
 

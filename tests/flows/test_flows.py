@@ -12,7 +12,6 @@ import psutil
 import pytest
 from flows.child import run_child
 from flows.notify import quote_message
-from flows.pipeline import read_stages
 
 from conftest import (
     ROOT,
@@ -29,7 +28,6 @@ from conftest import (
 )
 from flows import artifacts
 from relearn.errors import OutOfTime
-from relearn.params import read_params
 from relearn.runtime.text import escape_controls
 
 SUPERVISE = ROOT / "flows" / "supervise.py"
@@ -160,20 +158,13 @@ def test_lines_of_a_child_are_parsed_as_they_are():
     assert shown == last_lines == [r"cache.dir=/a    b\u0085 \u202e"]
 
 
-def test_settings_of_dvc_are_read_as_they_are(monkeypatch):
-    from flows import retrain
-
-    monkeypatch.setattr(retrain, "DVC", [sys.executable, "-c", r"print('cache.dir=/a\tb/\u202e\x85=c')"])
-    params = read_params(ROOT / "params.yaml").retrain
-    run = retrain.Run("main", params, 0, time.monotonic() + 100, False, [])
-    assert retrain.read_dvc_settings(run) == {"cache.dir": "/a\tb/\u202e\x85=c"}
-
-
 def test_child_is_ended_at_its_deadline():
     started = []
     program = "import os, time; print(os.getpid(), flush=True); time.sleep(300)"
     deadline = time.monotonic() + 3
-    with pytest.raises(OutOfTime, match=r"time.sleep\(300\): ended, for the time limit has passed; its last line: "):
+    with pytest.raises(
+        OutOfTime, match=r"time.sleep\(300\): ended, because the time limit has passed; its last line: "
+    ):
         run_child([sys.executable, "-c", program], started.append, deadline=deadline)
     assert deadline <= time.monotonic() < deadline + 60
     assert not any(psutil.pid_exists(int(pid)) for pid in started)
@@ -245,10 +236,6 @@ def test_what_ignores_sigterm_below_the_command_is_killed_too(tmp_path):
     wait_for(lambda: not psutil.pid_exists(pids[0]), 10)
 
 
-def test_stages_are_those_of_dvc_yaml():
-    assert read_stages(ROOT / "dvc.yaml") == list(read_yaml(ROOT / "dvc.yaml")["stages"])
-
-
 HOSTILE = "![x](http://h/x.png)<img src=x onerror=alert(1)>|`_*\n\x1b[2J"
 
 
@@ -264,7 +251,7 @@ def test_names_are_not_live_in_artifacts(tmp_path, monkeypatch):
     artifacts.publish_findings(tmp_path, "validation", Path("report.json"))
     images = [{"path": HOSTILE}]
     contest = {"promoted": False, "verdict": "worse", "reason": HOSTILE, "n_judged": 1, "n_new": 1}
-    artifacts.publish_contest({**contest, "only_in_use": images, "only_candidate": images, "differences": []}, "v1")
+    artifacts.publish_contest({**contest, "only_champion": images, "only_challenger": images, "differences": []}, "v1")
     artifacts.publish_mistakes([], tmp_path / HOSTILE.replace("/", ""))
     for key, n_names in {"validation": 3, "verdict": 3}.items():
         shown, tags = render_markdown(made[key])

@@ -25,7 +25,8 @@ from conftest import ROOT, ask, choose, commit, encode_image, execute, git, make
 from relearn.errors import IntegrityError, OutOfTime, ParamsError, RepositoryError, SourceError, UnreachableSource
 from relearn.params import read_params
 from relearn.repository.lock import LOCK, hold_lock
-from relearn.retraining.landing import Arrival, Left, Waiting
+from relearn.retraining.arrivals import Arrival, Left, Waiting
+from relearn.retraining.growth import IGNORED
 from relearn.retraining.records import Record, Start
 from relearn.storage.files import hash_bytes, hash_file
 
@@ -170,7 +171,10 @@ def test_from_the_first_to_the_rollback(server, repository, tmp_path, webhook):
     commit(repository)
 
     # The first.
-    assert retrain(repository, **environment) == ("Promoted", "v1 is in use, first: no classifier was in use")
+    assert retrain(repository, **environment) == (
+        "Promoted",
+        "v1 is the production model, first: there was no production model",
+    )
     state, tasks, _, artifacts = read_last_run(server)
     assert state == "Promoted"
     assert {re.sub("-[0-9a-f]{3}$", "", name) for name in tasks} == {
@@ -207,7 +211,7 @@ def test_from_the_first_to_the_rollback(server, repository, tmp_path, webhook):
     land(repository, DIGITS[300:500])
     hostile = land_hostile(repository / "data" / "landing")
     name, message = retrain(repository, **environment)
-    assert (name, message[:14]) == ("Promoted", "v2 is in use, ")
+    assert (name, message[:28]) == ("Promoted", "v2 is the production model, ")
     landing = repository / "data" / "landing"
     assert f"; {len(hostile) - 1} files left in {landing}: {hostile[1]} (" in message
     assert f"; 1 file left in {landing}: {hostile[0]} (DVC would not keep it: .dvcignore names it)" in message
@@ -220,7 +224,7 @@ def test_from_the_first_to_the_rollback(server, repository, tmp_path, webhook):
     assert artifacts["landing"].count('"reason"') == len(hostile) + 1
     for name in hostile:
         (landing / name).unlink()
-    assert "params.yaml: what is committed in main counts, which is not what is here" in log
+    assert "params.yaml differs from the committed one, which counts" in log
     assert '"metric": "accuracy_score", "v1": ' in artifacts["comparison"]
     git(repository, "reset", "--quiet", "--hard")
 
@@ -264,7 +268,9 @@ def test_from_the_first_to_the_rollback(server, repository, tmp_path, webhook):
     land(repository, [("owl", "0.png", DIGITS[700][2])])
     name, message = retrain(repository, **environment)
     assert name == "Blocked"
-    assert message.startswith("v2 stays in use, blocked by data: 2 failed: every_class_in_every_split: wanted ")
+    assert message.startswith(
+        "v2 stays the production model, blocked by data: 2 failed: every_class_in_every_split: wanted "
+    )
     assert message.endswith("; correct it, or take it out of data/landing")
     _, _, log, _ = read_last_run(server)
     assert "Traceback" not in log
@@ -278,7 +284,9 @@ def test_from_the_first_to_the_rollback(server, repository, tmp_path, webhook):
 
     # Back.
     answer = execute(repository, "relearn", "rollback")
-    assert answer.stdout.startswith("classifier@v1.0.0 is in use, classifier@v2.0.0 is not any more; recorded as ")
+    assert answer.stdout.startswith(
+        "classifier@v1.0.0 is the production model, classifier@v2.0.0 is not any more; recorded as "
+    )
     assert "not in the data of the next retraining: 200" in answer.stdout
     check_clean(repository)
     assert git(repository, "status", "--porcelain") == ""
@@ -353,7 +361,7 @@ def test_one_at_a_time(server, repository):
         assert name == "Skipped"
         assert re.fullmatch(rf"make repro already runs \(pid {os.getpid()} on \S+, since .*\)", message)
         answer = execute(repository, "flows.repro", "--dry")
-        assert answer.returncode == 1
+        assert answer.returncode == 6
         assert re.fullmatch(
             r"relearn: make repro already runs \(pid .*\); try again when it has ended\n", answer.stderr
         )
@@ -387,19 +395,19 @@ def test_what_stands_in_the_way_is_told(server, repository, set_params):
     assert fail("trunk") == "base: trunk: wanted a branch with a commit, got none of that name"
     assert fail(landing="nowhere://x").startswith("retrain.landing: nowhere://x: Protocol not known: nowhere")
     assert fail(landing="data/lnading").endswith("/data/lnading: no such folder; make it, or correct the address")
-    assert "for the time limit has passed" in fail(landing="data/landing", time_limit_minutes=0.02)
+    assert "because the time limit has passed" in fail(landing="data/landing", time_limit_minutes=0.02)
     set_params({"retrain.time_limit_minutes": 100}, repository / "params.yaml")
     commit(repository)
     git(repository, "switch", "--quiet", "--create", "retrain/main")
     assert fail() == (
-        f"retrain/main: is checked out in {repository}; `git switch` to another branch there, or name another one in "
-        "retrain.branch"
+        f"retrain/main: wanted a branch that is not checked out, got one that is checked out in {repository}; `git "
+        "switch` to another branch there, or name another one in retrain.branch"
     )
     git(repository, "switch", "--quiet", "main")
     git(repository, "branch", "--delete", "--force", "retrain/main")
     set_params({"restructure.source": "data/raw/elsewhere"}, repository / "params.yaml")
     assert fail().startswith(
-        "restructure.source: data/raw/elsewhere: wanted what git or DVC tracks: `dvc add data/raw/else"
+        "restructure.source: data/raw/elsewhere: wanted what git or DVC tracks, got neither; `dvc add data/raw/else"
     )
     set_params({"restructure.source": "data/raw/digits.zip"}, repository / "params.yaml")
     commit(repository)
@@ -478,8 +486,8 @@ def test_sigterm_leaves_no_temporary_server(repository):
 @pytest.mark.slow
 def test_schedule_wants_a_server_and_a_clock(repository, set_params):
     answer = execute(repository, "flows.schedule", PREFECT_API_URL="http://127.0.0.1:9/api")
-    assert answer.returncode == 1
-    assert "http://127.0.0.1:9/api: wanted a Prefect server there; `make ui` starts one" in answer.stderr
+    assert answer.returncode == 6
+    assert "http://127.0.0.1:9/api: wanted a Prefect server there, got no answer; `make ui`" in answer.stderr
     for changes, message in (
         ({"retrain.cron": "every night"}, "retrain.cron: wanted five fields such as 0 3 * * *, got 'every night'"),
         (
@@ -491,17 +499,18 @@ def test_schedule_wants_a_server_and_a_clock(repository, set_params):
         commit(repository)
         answer = execute(repository, "flows.schedule", PREFECT_API_URL="http://127.0.0.1:9/api")
         assert answer.stderr == f"relearn: params.yaml: {message}\n"
+        assert answer.returncode == 3
 
 
 @pytest.mark.slow
 def test_a_gate_that_is_killed_decides_nothing(server, repository):
     """Out of memory, say: without its report nobody knows whether the data is good."""
-    broken = repository / "src" / "relearn" / "expectations.py"
+    broken = repository / "src" / "relearn" / "gates" / "expectations.py"
     broken.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
     commit(repository)
     name, message = retrain(repository, PREFECT_API_URL=server)
     assert name == "Failed"
-    assert message.startswith("dvc repro validate ended with exit code ")
+    assert message.startswith("dvc repro validate: ended with exit code ")
     assert "retrain/main" not in git(repository, "branch", "--list")
     git(repository, "revert", "--no-edit", "HEAD")
     assert retrain(repository, PREFECT_API_URL=server)[0] == "Promoted"
@@ -516,7 +525,7 @@ def test_a_push_that_failed_is_made_good(server, repository, tmp_path, monkeypat
     name, message = retrain(repository, **environment)
     assert name == "Failed"
     assert message.startswith(
-        "v1 is in use, first: no classifier was in use; not pushed, which the next run tries again: "
+        "v1 is the production model, first: there was no production model; not pushed, which the next run tries again: "
     )
     (repository.parent / "store").unlink()
     land(repository, DIGITS[300:500])
@@ -555,13 +564,13 @@ def test_the_time_limit_covers_what_is_no_command(tmp_path):
     """Reading a pipe into which nobody writes would wait for ever."""
     import time
 
-    from flows.retrain import limit_time
+    from flows.limits import limit_time
 
     from relearn.errors import OutOfTime
 
     os.mkfifo(tmp_path / "pipe")
     before = signal.getsignal(signal.SIGALRM)
-    message = r"^retrain: ended, for the time limit has passed \(retrain.time_limit_minutes\)$"
+    message = r"^retrain: ended, because the time limit has passed \(retrain.time_limit_minutes\)$"
     with pytest.raises(OutOfTime, match=message), limit_time(time.monotonic() + 0.2):
         (tmp_path / "pipe").read_bytes()
     with limit_time(time.monotonic() + 0.1):
@@ -585,9 +594,9 @@ def test_repro_needs_no_prefect():
     assert answer.stdout == "False\n"
 
 
-@pytest.mark.parametrize("text", ["a b", "nan", "-1", "1e3", "10,60", "inf", "9" * 5000, "1 " * 51])
+@pytest.mark.parametrize("text", ["abc", "a b", "nan", "-1", "1e5", "10,60", "inf", "9" * 5000, "1 " * 51])
 def test_seconds_that_are_none_are_one_line(monkeypatch, text):
-    from flows.retrain import read_retry_seconds
+    from flows.limits import read_retry_seconds
 
     monkeypatch.setenv("RELEARN_RETRY_SECONDS", text)
     with pytest.raises(
@@ -611,7 +620,7 @@ def test_seconds_that_are_none_are_one_line(monkeypatch, text):
     ],
 )
 def test_what_no_network_fails_is_not_tried_again(error):
-    from flows.retrain import may_pass_by_itself
+    from flows.limits import may_pass_by_itself
     from prefect.states import Failed
 
     from relearn.errors import CommandFailed
@@ -633,6 +642,7 @@ SHOWN = r"0/gnp.\u202egnp"
 @pytest.fixture
 def flow_in(tmp_path, monkeypatch, caplog):
     """The flow without a server: gives a function that runs it with other steps, and what it published and logged."""
+    from flows import job
     from flows import retrain as module
 
     published = []
@@ -646,17 +656,16 @@ def flow_in(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.setattr(module, "read_settings", lambda *_: read_params(ROOT / "params.yaml").retrain)
     monkeypatch.setattr(module, "clean_up", lambda: None)
-    monkeypatch.setattr(module, "publish_left", lambda key, rows: published.append((key, rows)))
-    monkeypatch.setattr(module, "get_run_logger", lambda: logging.getLogger("retrain"))
+    monkeypatch.setattr(job, "publish_left", lambda key, rows: published.append((key, rows)))
+    for logging_module in (module, job):
+        monkeypatch.setattr(logging_module, "get_run_logger", lambda: logging.getLogger("retrain"))
     return run, published, caplog
 
 
 @pytest.mark.parametrize("error", [SourceError("no room"), OSError(errno.ENOSPC, "no room", "x"), ValueError("why")])
 def test_what_is_left_is_told_also_if_a_run_fails(flow_in, error):
-    from flows import retrain as module
-
-    def fail(run):
-        module.note_left(run, [Left("a.png", "a link")], "left in landing")
+    def fail(job):
+        job.note_left([Left("a.png", "a link")], "left in landing")
         raise error
 
     run, published, _ = flow_in
@@ -680,8 +689,8 @@ def test_what_cannot_be_taken_is_fetched_for_once(flow_in, monkeypatch, in_use):
     waiting = [Waiting("a.png", "1"), Waiting("b.skip.png", "1")]
     steps = []
 
-    def grow(run, landing, files, storage):
-        module.note_left(run, [Left(file.path, module.IGNORED) for file in files[1:]], "left")
+    def grow(job, landing, files, settings):
+        job.note_left([Left(file.path, IGNORED) for file in files[1:]], "left")
         return [Arrival(files[0], "a.png", "0")] if in_use == "promotion" else []
 
     def do(name, answer):
@@ -693,7 +702,7 @@ def test_what_cannot_be_taken_is_fetched_for_once(flow_in, monkeypatch, in_use):
         "recover": do("recover", start),
         "read_settings_of": lambda *_: read_params(ROOT / "params.yaml").retrain,
         "run_git": lambda *_: "",
-        "find_landing": lambda _: landing,
+        "find_landing": lambda *_: landing,
         "look_for_images": lambda *_: list(waiting),
         "list_imports": lambda *_: [],
         "has_new_base": lambda *_: False,
@@ -721,28 +730,29 @@ def test_names_in_how_a_run_ended_steer_no_terminal(flow_in):
 
     from flows import retrain as module
 
-    def end(run):
-        module.note_left(run, [Left(NAME, "a link")] * 30, "left in landing")
-        return module.finish(run, Completed(message=f"worse: {NAME}"))
+    def end(job):
+        job.note_left([Left(NAME, "a link")] * 30, "left in landing")
+        return module.finish(job, Completed(message=f"worse: {NAME}"))
 
-    def fail(run):
+    def fail(job):
         raise SourceError(f"{NAME}: wanted another name")
 
     run, _, caplog = flow_in
     assert run(end).message.startswith(f"worse: {SHOWN}; 30 files left in landing: {SHOWN} (a link), {SHOWN} (")
     assert run(fail).message == f"{SHOWN}: wanted another name"
-    assert run(lambda run: module.skip(NAME)).message == SHOWN
+    assert run(lambda job: module.skip(NAME)).message == SHOWN
     logged = [record.getMessage() for record in caplog.records if record.name == "retrain"]
     assert logged == [*[f"left in landing: {SHOWN}: a link"] * 20, "left in landing: and 10 more", f"Skipped: {SHOWN}"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "value"), [("RELEARN_RETRY_SECONDS", "a b"), ("RELEARN_WEBHOOK", "secret\x7f://")])
-def test_schedule_with_a_wrong_environment_ends_in_one_line(name, value):
-    command = [sys.executable, "-m", "flows.schedule"]
+@pytest.mark.parametrize("module", ["flows.schedule", "flows.retrain"])
+@pytest.mark.parametrize(("name", "value"), [("RELEARN_RETRY_SECONDS", "abc"), ("RELEARN_WEBHOOK", "secret\x7f://")])
+def test_a_wrong_variable_ends_in_one_line(module, name, value):
+    command = [sys.executable, "-m", module]
     environment = os.environ | {name: value}
     answer = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert answer.returncode == 1
+    assert answer.returncode == 3
     assert answer.stderr.startswith(f"relearn: {name}: wanted ")
     assert answer.stderr.count("\n") == 1
     assert "secret" not in answer.stderr
@@ -763,7 +773,7 @@ def test_a_broken_webhook_is_told_without_its_address(monkeypatch, caplog, addre
     ) as caught:
         check_webhook()
     notify(Named, Named, Named)
-    assert "RELEARN_WEBHOOK: the webhook did not take the message: " in caplog.text
+    assert "RELEARN_WEBHOOK: the webhook did not accept the message: " in caplog.text
     assert "secret" not in caplog.text + str(caught.value)
     monkeypatch.setenv("RELEARN_WEBHOOK", "https://host/path")
     check_webhook()
@@ -784,5 +794,5 @@ def test_webhook_is_told_once_and_its_address_to_nobody(webhook, monkeypatch, ca
     assert body["text"].startswith("x x: x\n```\nwhy\n```\n")
     monkeypatch.setenv("RELEARN_WEBHOOK", "http://127.0.0.1:9/secret")
     notify(Named, Named, Named)
-    assert "the webhook did not take the message: ConnectError" in caplog.text
+    assert "the webhook did not accept the message: ConnectError" in caplog.text
     assert "secret" not in caplog.text

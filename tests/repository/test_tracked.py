@@ -3,15 +3,9 @@ import json
 
 import pytest
 
-from relearn.errors import IntegrityError, RelearnError
-from relearn.repository.tracked import (
-    check_outputs,
-    find_object,
-    hash_as_dvc,
-    list_members,
-    list_outputs,
-    list_stage_outputs,
-)
+from relearn.errors import IntegrityError
+from relearn.repository.dvc_files import list_outputs, list_stage_outputs
+from relearn.repository.tracked import check_outputs, find_object, hash_as_dvc, list_members
 
 PIPELINE = """
 stages:
@@ -162,61 +156,6 @@ def test_files_that_are_listed_one_by_one(repository):
     (repository / "data" / "photos.dvc").write_text("outs:\n- path: photos\n")
     with pytest.raises(IntegrityError, match=r"^data/photos.dvc: photos: wanted an md5, got none; run `dvc commit"):
         check(repository)
-
-
-MALFORMED = [
-    ("", r"file.dvc: wanted a file of DVC, got nothing; commit a whole file"),
-    ("[1]", r"file.dvc: wanted a file of DVC, got \[1\]; commit a whole file"),
-    ("outs: [", r"file.dvc: wanted YAML, got: "),
-    ("\udcff: 1", r"file.dvc: wanted YAML, got: "),
-    ("a: " + "[" * 900, r"file.dvc: line 1: wanted at most 20 levels"),
-    ("a: &a [*a]", r"file.dvc: line 1: wanted at most 20 levels"),
-    ("meta: !!python/object/apply:os.system [true]", r"file.dvc: line 1: wanted .*, got !!python/object/apply:os.sys"),
-    ("meta: 2026-13-45", r"file.dvc: wanted YAML, got: month must be in 1..12"),
-    ("meta: 2026-01-01T00:00:00+99:00", r"file.dvc: wanted YAML, got: offset must be "),
-    ("outs: [{md5: abc}]", r"file.dvc: outs.0.path: wanted a value, got none; commit a whole file"),
-    ("outs: [3]", r"file.dvc: outs.0: wanted a block, got 3; commit a whole file"),
-    ("outs: file", r"file.dvc: outs: wanted a valid list, got 'file'; commit a whole file"),
-    ("outs: [{path: x, files: [{md5: abc}]}]", r"file.dvc: outs.0.files.0.relpath: wanted a value, got none"),
-    ("{outs: [], wdir: [1]}", r"file.dvc: wdir: wanted a valid string, got \[1\]; commit a whole file"),
-    (None, r"file.dvc: no such file in .*; `git checkout HEAD file.dvc` brings it back"),
-]
-
-
-@pytest.mark.parametrize(("content", "message"), MALFORMED)
-def test_a_malformed_file_of_dvc_is_an_error_in_one_line(repository, content, message):
-    if content is None:
-        (repository / "file.dvc").unlink()
-    else:
-        (repository / "file.dvc").write_text(content, errors="surrogateescape")
-    with pytest.raises(RelearnError, match=f"^{message}") as caught:
-        list_outputs(repository, ["file.dvc"])
-    assert len(str(caught.value)) < 1000
-    assert "\n" not in str(caught.value)
-
-
-def test_a_malformed_dvc_lock_is_an_error_in_one_line(repository):
-    for content, message in [
-        ("stages: [1]", "stages: wanted a valid dictionary"),
-        ("stages: {a: 1}", "stages.a: wanted"),
-    ]:
-        (repository / "dvc.lock").write_text(content)
-        with pytest.raises(IntegrityError, match=f"^dvc.lock: {message}"):
-            list_stage_outputs(repository, "a")
-
-
-def test_what_dvc_reads_is_read(repository):
-    """In `meta` a person may keep what YAML has a type for; and a hash may look like a number."""
-    content = (repository / "file.dvc").read_text()
-    meta = "meta: {added: 2026-01-01, at: 2026-01-01T10:00:00Z, of: null, share: 0.5, tags: !!set {a, b}, 1: 2}"
-    (repository / "file.dvc").write_text(f"{content}{meta}\ndesc: x\n")
-    check(repository)
-    (repository / "file.dvc").write_text(
-        f"outs: [{{path: x, md5: {'1' * 32}}}, {{path: y, md5: '{'2' * 32}'}}]\nwdir:\n"
-    )
-    assert [output.md5 for output in list_outputs(repository, ["file.dvc"])] == ["1" * 32, "2" * 32]
-    (repository / "file.dvc").write_text("outs:\n")
-    assert list_outputs(repository, ["file.dvc"]) == []
 
 
 def test_hashes_of_dvc_2(repository):

@@ -8,14 +8,13 @@ from typer.testing import CliRunner
 from conftest import ROOT, write_rows
 from relearn import cli, paths
 from relearn.dataset.manifest import ManifestRow, read_manifest
-from relearn.errors import IntegrityError
+from relearn.errors import DataError, IntegrityError
 from relearn.features.shards import hash_features, read_features, seal_features
 from relearn.inference.classifier import hash_record, read_classifier
 from relearn.inference.predictor import Answer, Answers
 from relearn.params import read_params
-from relearn.retraining import candidate as contest
-from relearn.retraining.candidate import IMAGES_HEADER, describe_contest, describe_json, hold_contest
-from relearn.retraining.release import IMAGES, keep_version, switch_current
+from relearn.retraining.candidate import describe_contest, describe_json, hold_contest
+from relearn.retraining.release import IMAGES, IMAGES_HEADER, keep_version, switch_current
 from relearn.stages.evaluate import run as evaluate
 from relearn.stages.train import run as train
 from relearn.storage.files import read_json, write_csv, write_folder, write_json
@@ -47,7 +46,7 @@ def release(name="v1"):
 
 
 @pytest.fixture
-def in_use(features):
+def champion(features):
     learn()
     write_report(paths.VALIDATION_REPORT, ("classes", "error", True, "2", "3", []))
     return release()
@@ -85,54 +84,56 @@ def read_values():
     )
 
 
-def test_nothing_in_use(in_use):
+def test_without_a_champion(champion):
     found = hold_contest(None, PARAMS)
     assert (found.decision.verdict, found.n_judged) == ("first", 60)
-    assert describe_contest(found) == "promoted, first: no classifier was in use"
+    assert describe_contest(found) == "promoted, first: there was no production model"
 
 
-def test_the_same_classifier_is_no_news(in_use):
-    found = hold_contest(in_use, PARAMS)
+def test_the_same_classifier_is_no_news(champion):
+    found = hold_contest(champion, PARAMS)
     assert (found.decision.promoted, found.decision.verdict) == (False, "the same")
-    assert found.decision.reason == "the candidate is the classifier in use, to the last bit"
+    assert found.decision.reason == "the challenger is the champion, to the last bit"
 
 
-def test_the_same_classifier_of_more_images_is_the_next_version(in_use):
+def test_the_same_classifier_of_more_images_is_the_next_version(champion):
     rewrite(lambda split, label, value: value, n_new=20)
     learn()
-    found = hold_contest(in_use, PARAMS)
+    found = hold_contest(champion, PARAMS)
     assert (found.decision.promoted, found.decision.verdict) == (True, "the same")
-    assert found.decision.reason == "the candidate is the classifier in use, to the last bit, of other images"
+    assert found.decision.reason == "the challenger is the champion, to the last bit, trained on other images"
 
 
-def test_the_same_classifier_on_new_images_with_wrong_labels_is_blocked(in_use):
+def test_the_same_classifier_on_new_images_with_wrong_labels_is_blocked(champion):
     rewrite(lambda split, label, value: value, n_new=40, label="class 2")
     learn()
-    found = hold_contest(in_use, PARAMS)
+    found = hold_contest(champion, PARAMS)
     assert (found.decision.promoted, found.decision.verdict) == (False, "blocked by data")
-    assert found.decision.reason.startswith("the labels of the new images are to be doubted: the candidate gets ")
+    assert found.decision.reason.startswith(
+        "the labels of the new images look wrong: the error rate of the challenger is "
+    )
 
 
-def test_a_gate_without_a_report_came_to_no_end(in_use):
+def test_a_gate_without_a_report_came_to_no_end(champion):
     paths.VERIFICATION_REPORT.unlink()
     with pytest.raises(IntegrityError, match=r"verification.json: no such file"):
         hold_contest(None, PARAMS)
     paths.VALIDATION_REPORT.unlink()
     with pytest.raises(IntegrityError, match=r"validation.json: no such file"):
-        hold_contest(in_use, PARAMS)
+        hold_contest(champion, PARAMS)
 
 
-def test_without_a_candidate_there_is_no_first(in_use):
+def test_without_a_candidate_there_is_no_first(champion):
     (paths.CLASSIFIER / "head.onnx").unlink()
     with pytest.raises(IntegrityError, match=r"head.onnx: no such file"):
         hold_contest(None, PARAMS)
 
 
-def test_both_are_judged_on_the_same_images(in_use):
+def test_both_are_judged_on_the_same_images(champion):
     rng = np.random.default_rng(1)
     rewrite(lambda split, label, value: value if split == "evaluation" else rng.normal(size=value.shape), n_new=20)
     learn()
-    found = hold_contest(in_use, PARAMS)
+    found = hold_contest(champion, PARAMS)
     assert (found.decision.verdict, found.n_judged, found.n_new) == ("worse", 80, 20)
     told = json.loads(describe_json(found))
     assert told["promoted"] is False
@@ -141,45 +142,45 @@ def test_both_are_judged_on_the_same_images(in_use):
         answer == row.label
         for row, answer in zip(
             [row for row in read_manifest(paths.MANIFEST) if row.split == "evaluation"],
-            answer_in_use(in_use),
+            answer_champion(champion),
             strict=True,
         )
     ]
     assert told["differences"][0]["first"] == pytest.approx(np.mean(right))
-    assert len(told["only_in_use"]) > len(told["only_candidate"])
+    assert len(told["only_champion"]) > len(told["only_challenger"])
 
 
-def answer_in_use(in_use):
-    classifier = read_classifier(in_use)
+def answer_champion(champion):
+    classifier = read_classifier(champion)
     values = [
         v for row, v in zip(read_manifest(paths.MANIFEST), read_values(), strict=True) if row.split == "evaluation"
     ]
     return classifier.predict_labels(classifier.predict_probabilities(np.array(values)))
 
 
-def test_images_that_the_one_in_use_was_trained_on_do_not_count(in_use):
+def test_images_that_the_champion_was_trained_on_do_not_count(champion):
     rows = read_manifest(paths.MANIFEST)
     evaluation = [row.sha256 for row in rows if row.split == "evaluation"]
     images = {row.sha256: "training" if row.sha256 in evaluation[:55] else row.split for row in rows}
-    write_csv(in_use / IMAGES, IMAGES_HEADER, sorted(images.items()))
+    write_csv(champion / IMAGES, IMAGES_HEADER, sorted(images.items()))
     rewrite(lambda split, label, value: value * (0.5 if split == "training" else 1))
     learn()
-    found = hold_contest(in_use, PARAMS)
+    found = hold_contest(champion, PARAMS)
     assert (found.n_judged, found.decision.verdict) == (5, "blocked by data")
     assert "wanted at least 50 evaluation images in common (retrain.min_images), got 5" in found.decision.reason
     images = dict.fromkeys(images, "training")
-    write_csv(in_use / IMAGES, IMAGES_HEADER, sorted(images.items()))
-    assert hold_contest(in_use, PARAMS).n_judged == 0
+    write_csv(champion / IMAGES, IMAGES_HEADER, sorted(images.items()))
+    assert hold_contest(champion, PARAMS).n_judged == 0
 
 
-def test_failed_checks_are_told_with_their_rows(in_use):
+def test_failed_checks_are_told_with_their_rows(champion):
     write_report(
         paths.VALIDATION_REPORT,
         ("min_images", "error", False, "20", "3", [f"row {n}" for n in range(9)]),
         ("contrast", "warn", False, "4", "1", []),
         ("classes", "error", True, "2", "2", []),
     )
-    found = hold_contest(in_use, PARAMS)
+    found = hold_contest(champion, PARAMS)
     assert found.decision.verdict == "blocked by data"
     assert list(found.failed_checks) == ["min_images: wanted 20, got 3: row 0, row 1, row 2, row 3, row 4"]
     write_report(paths.VALIDATION_REPORT)
@@ -187,7 +188,7 @@ def test_failed_checks_are_told_with_their_rows(in_use):
     assert list(hold_contest(None, PARAMS).failed_checks) == ["finite: wanted numbers, got 1 other: a.png"]
 
 
-def test_another_network_predicts_the_images_again(in_use, monkeypatch):
+def test_another_network_predicts_the_images_again(champion, monkeypatch):
     """Where the features of the one in use are not at hand, what counts is what its `predict` says of the files."""
     record = json.loads((paths.FEATURES / "extractor.json").read_text())
     rewrite(lambda split, label, value: value * 2)
@@ -207,12 +208,12 @@ def test_another_network_predicts_the_images_again(in_use, monkeypatch):
 
     monkeypatch.setattr("relearn.inference.predictor.predict_files", predict_files)
     failures = []
-    found = hold_contest(in_use, PARAMS)
+    found = hold_contest(champion, PARAMS)
     assert found.comparison.differences[0].first == 1
-    assert asked == [(["data/dataset/evaluation"], in_use)]
+    assert asked == [(["data/dataset/evaluation"], champion)]
     failures = [("data/dataset/evaluation/x.png", "broken")]
-    with pytest.raises(contest.RelearnError, match=r"x.png: broken; the classifier in use cannot be judged on it"):
-        hold_contest(in_use, PARAMS)
+    with pytest.raises(DataError, match=r"x.png: broken, so the champion cannot be judged on it$"):
+        hold_contest(champion, PARAMS)
 
 
 def leave_out(folder, key):
@@ -222,42 +223,42 @@ def leave_out(folder, key):
     write_json(folder / "classifier.json", {"record_sha256": hash_record(record), **record})
 
 
-def test_a_classifier_of_an_earlier_relearn_is_replaced_without_a_comparison(in_use):
+def test_a_classifier_of_an_earlier_relearn_is_replaced_without_a_comparison(champion):
     rewrite(lambda split, label, value: value * 2, n_new=20)
     learn()
-    leave_out(in_use, "feature_dtype")
-    found = hold_contest(in_use, PARAMS)
+    leave_out(champion, "feature_dtype")
+    found = hold_contest(champion, PARAMS)
     assert describe_contest(found) == (
-        "promoted, not compared: the production classifier v1 was made by an earlier relearn and cannot be compared: "
+        "promoted, not compared: the production model v1 was made by an earlier relearn and cannot be compared: "
         "its classifier.json lacks extractor.feature_dtype"
     )
     assert (found.comparison, found.n_judged, found.n_new) == (None, 80, 20)
     assert json.loads(describe_json(found))["differences"] == []
-    found = hold_contest(in_use, PARAMS.model_copy(update={"min_images": 81}))
+    found = hold_contest(champion, PARAMS.model_copy(update={"min_images": 81}))
     assert (found.decision.promoted, found.decision.verdict) == (False, "blocked by data")
     assert "wanted at least 81 evaluation images in common (retrain.min_images), got 80" in found.decision.reason
 
 
-def test_a_classifier_of_an_earlier_relearn_is_not_replaced_if_new_labels_may_be_wrong(in_use):
+def test_a_classifier_of_an_earlier_relearn_is_not_replaced_if_new_labels_may_be_wrong(champion):
     rewrite(lambda split, label, value: value, n_new=40, label="class 2")
     learn()
-    leave_out(in_use, "feature_dtype")
-    found = hold_contest(in_use, PARAMS)
+    leave_out(champion, "feature_dtype")
+    found = hold_contest(champion, PARAMS)
     assert (found.decision.promoted, found.decision.verdict) == (False, "blocked by data")
     assert "the new images" in found.decision.reason
 
 
-def test_a_classifier_of_a_later_relearn_is_named_as_that(in_use):
+def test_a_classifier_of_a_later_relearn_is_named_as_that(champion):
     leave_out(paths.CLASSIFIER, "feature_dtype")
-    found = hold_contest(in_use, PARAMS)
+    found = hold_contest(champion, PARAMS)
     assert found.decision.reason == (
-        "the production classifier v1 was made by another relearn and cannot be compared: its classifier.json has "
+        "the production model v1 was made by another relearn and cannot be compared: its classifier.json has "
         "extractor.feature_dtype"
     )
 
 
-def test_the_command_judges_against_release_current(in_use):
+def test_the_command_judges_against_release_current(champion):
     answer = CliRunner().invoke(cli.app, ["decide", "--output", "out/contest.json"])
     assert answer.exit_code == 0, answer.output
-    assert answer.output == "not promoted, the same: the candidate is the classifier in use, to the last bit\n"
+    assert answer.output == "not promoted, the same: the challenger is the champion, to the last bit\n"
     assert read_json(Path("out/contest.json"))["verdict"] == "the same"

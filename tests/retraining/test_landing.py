@@ -8,8 +8,10 @@ import pytest
 
 from relearn.dataset.manifest import Exclusion
 from relearn.errors import SourceError, UnreachableSource
+from relearn.retraining import folders
 from relearn.retraining import landing as landing_module
-from relearn.retraining.landing import Landing, Left, Waiting, describe_left, list_unused
+from relearn.retraining.arrivals import Left, Waiting, describe_left, list_unused
+from relearn.retraining.landing import Landing
 from relearn.storage.files import hash_bytes
 
 FILES = {"cat/1.png": b"one", "cat/deep/2.png": b"two", "dog/1.png": b"three"}
@@ -103,7 +105,7 @@ def test_nothing_is_taken_while_something_still_arrives(tmp_path):
     assert (found.ready, found.left) == ([], [])
     assert found.waiting == [
         ("new.png", "written to 10 s ago; retrain.settle_seconds: 100"),
-        ("old.png", "waits for what still arrives"),
+        ("old.png", "waits until the others have arrived"),
     ]
     assert list_paths(Landing(str(tmp_path)), 5) == ["new.png", "old.png"]
 
@@ -272,8 +274,8 @@ def test_what_grows_while_it_is_read_is_cut_off(folder, tmp_path, monkeypatch):
     landing = Landing(str(folder))
     ready = landing.look(0).ready
     monkeypatch.setattr(os, "read", lambda _descriptor, n_bytes: b"x" * n_bytes)
-    monkeypatch.setattr(landing_module, "MAX_BYTES", 5 << 20)
-    monkeypatch.setattr(landing_module, "_stamp", lambda _status: f"{time.monotonic_ns()}")
+    monkeypatch.setattr(folders, "MAX_BYTES", 5 << 20)
+    monkeypatch.setattr(folders, "_stamp", lambda _status: f"{time.monotonic_ns()}")
     assert landing.copy_in(ready, tmp_path / "source") == ([], [("good/1.png", "changed since it was listed")])
 
 
@@ -330,8 +332,8 @@ def test_one_retraining_takes_so_many(landing, monkeypatch):
 
 @pytest.mark.parametrize("landing", ["memory"], indirect=True)
 def test_sizes_and_names_at_an_address(landing, tmp_path, monkeypatch):
-    monkeypatch.setattr(landing_module, "MAX_BYTES", 4)
-    monkeypatch.setattr("relearn.dataset.source_files.MAX_BYTES", 4)
+    monkeypatch.setattr(folders, "MAX_BYTES", 4)
+    monkeypatch.setattr("relearn.dataset.sources.MAX_BYTES", 4)
     root = landing.address.removeprefix("memory:/")
     for path in ("a/../../up.png", "a//double.png", "tab\t.png"):
         fsspec.filesystem("memory").store[f"{root}/{path}"] = fsspec.filesystem("memory").store[f"{root}/dog/1.png"]

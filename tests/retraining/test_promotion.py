@@ -4,7 +4,7 @@ from scipy.stats import binom
 from conftest import ROOT
 from relearn.evaluation.paired import Paired
 from relearn.params import read_params
-from relearn.retraining.promotion import Surprise, compute_paired_interval, decide_promotion
+from relearn.retraining.promotion import ErrorCounts, compute_paired_interval, decide_promotion
 
 PARAMS = read_params(ROOT / "params.yaml").retrain.model_copy(update={"margin": 0.02})
 
@@ -50,7 +50,7 @@ def test_clearly_better_is_promoted():
     decision = decide(300, 2, 20)
     assert (decision.promoted, decision.verdict) == (True, "better")
     assert decision.reason.startswith(
-        "of 300 evaluation images 20 are right with the candidate alone, 2 with the one in use alone: accuracy +6.00% "
+        "of 300 evaluation images 20 are right with the challenger alone, 2 with the champion alone: accuracy +6.00% "
         "(95% interval +3."
     )
 
@@ -88,24 +88,24 @@ def test_the_first_is_promoted_unless_its_data_is_bad():
     assert decide_promotion(PARAMS, ["x"], None)[:2] == (False, "blocked by data")
 
 
-def surprise(*counts, **changes):
+def decide_by_errors(*counts, **changes):
     """Decide where the two are equal on 1,000 images, of which these are older, older wrong, new, new wrong."""
-    return decide_promotion(PARAMS.model_copy(update=changes), [], Paired(1000, 0, 0, 1.0), Surprise(*counts))
+    return decide_promotion(PARAMS.model_copy(update=changes), [], Paired(1000, 0, 0, 1.0), ErrorCounts(*counts))
 
 
-def test_labels_that_cannot_be_learned_are_doubted():
-    decision = surprise(294, 4, 166, 50)
+def test_labels_that_cannot_be_learned_look_wrong():
+    decision = decide_by_errors(294, 4, 166, 50)
     assert (decision.promoted, decision.verdict) == (False, "blocked by data")
     assert decision.reason.startswith(
-        "the labels of the new images are to be doubted: the candidate gets 30.1% of 166 new evaluation images wrong, "
-        "and 1.4% of 294 older ones, which is more by 2"
+        "the labels of the new images look wrong: the error rate of the challenger is 30.1% on 166 new evaluation "
+        "images and 1.4% on 294 older ones, higher by 2"
     )
-    assert surprise(294, 4, 166, 50, max_surprise=0.3).promoted
+    assert decide_by_errors(294, 4, 166, 50, max_surprise=0.3).promoted
 
 
 def test_new_images_that_are_a_little_harder_or_few_are_not():
-    assert surprise(294, 4, 166, 12).promoted
-    assert surprise(294, 4, 5, 1).promoted
-    assert surprise(294, 4, 0, 0).promoted
-    assert surprise(0, 0, 166, 50).promoted
-    assert surprise(294, 100, 166, 10).promoted
+    assert decide_by_errors(294, 4, 166, 12).promoted
+    assert decide_by_errors(294, 4, 5, 1).promoted
+    assert decide_by_errors(294, 4, 0, 0).promoted
+    assert decide_by_errors(0, 0, 166, 50).promoted
+    assert decide_by_errors(294, 100, 166, 10).promoted

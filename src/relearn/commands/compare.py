@@ -1,12 +1,14 @@
 """`relearn compare`: whether one revision's classifier is better than another's."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 from relearn import paths
-from relearn.errors import ComparisonError
+from relearn.errors import AbsentFile, ComparisonError
 from relearn.evaluation.comparison import Comparison, DifferingImage, compare_predictions
 from relearn.evaluation.predictions import Predictions, parse_predictions, read_predictions
+from relearn.repository.committed import read_committed
 from relearn.runtime.text import escape_controls, escape_markdown, format_json
 
 WORKSPACE = "workspace"
@@ -50,18 +52,14 @@ def read_revision(revision: str) -> Predictions:
             got=ascii(revision),
             advice="`git log` and `git tag` list revisions",
         )
-    import dvc.api
-    from dvc.exceptions import DvcException
-    from scmrepo.exceptions import SCMError
-
     where = f"{paths.PREDICTIONS} of {revision}"
     try:
-        content: bytes = dvc.api.read(str(paths.PREDICTIONS), repo=".", rev=revision, mode="rb")
-    except (DvcException, SCMError, FileNotFoundError) as error:
+        content = read_committed(Path(), revision, paths.PREDICTIONS)
+    except AbsentFile as error:
         raise ComparisonError(
             where=where,
             wanted="a revision of git that has it",
-            got=" ".join(str(error).split()),
+            got=error,
             advice="name another; `git log` and `git tag` list them",
         ) from None
     return parse_predictions(content, where)

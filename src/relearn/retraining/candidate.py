@@ -1,4 +1,4 @@
-"""`relearn decide`: the classifier in use against the one that was just trained, on the same evaluation images."""
+"""`relearn decide`: the champion (the production model) against the challenger (just trained), on the same images."""
 
 import json
 from collections import Counter
@@ -10,7 +10,7 @@ import numpy as np
 
 from relearn import paths
 from relearn.dataset.manifest import ManifestRow, read_manifest
-from relearn.errors import IntegrityError, RelearnError
+from relearn.errors import DataError, IntegrityError
 from relearn.evaluation.comparison import Comparison, compare_predictions
 from relearn.evaluation.paired import Paired
 from relearn.evaluation.predictions import Predictions, read_predictions
@@ -18,19 +18,18 @@ from relearn.features.shards import describe_features, iterate_shards
 from relearn.inference.classifier import RECORD, Classifier, read_classifier
 from relearn.params import RetrainParams
 from relearn.retraining.lineage import parse_images
-from relearn.retraining.promotion import Decision, Sameness, Surprise, decide_promotion
-from relearn.retraining.release import IMAGES
+from relearn.retraining.promotion import Decision, ErrorCounts, Sameness, decide_promotion
+from relearn.retraining.release import IMAGES, IMAGES_HEADER
 from relearn.storage.files import read_csv, read_json
 
-IMAGES_HEADER = ("sha256", "split")
-N_ROWS_TOLD = 5
+N_ROWS_SHOWN = 5
 
 
 class Contest(NamedTuple):
-    """What was decided, and what it rests on; no comparison where nothing could be compared.
+    """What was decided, and why; no comparison if nothing could be compared.
 
-    n_judged, n_new : evaluation images on which both were judged (the candidate alone, if they cannot be compared), and
-    how many of them the one in use was never evaluated on.
+    n_judged : evaluation images on which both were judged, or the challenger alone if they cannot be compared
+    n_new : how many of them the champion was never evaluated on
     """
 
     decision: Decision
@@ -40,105 +39,105 @@ class Contest(NamedTuple):
     failed_checks: Sequence[str] = ()
 
 
-def hold_contest(in_use: Path | None, params: RetrainParams) -> Contest:
-    """Decide whether the classifier of this folder takes the place of the one in use; see `decide_promotion`.
+def hold_contest(champion: Path | None, params: RetrainParams) -> Contest:
+    """Decide whether the classifier of this workspace is promoted; see `decide_promotion`.
 
     Parameters
     ----------
-    in_use
+    champion
         The folder of a kept version, with the list of its images; None if there is none.
     """
     if failed := list_failed_checks():
         return Contest(decide_promotion(params, failed, None), failed_checks=failed)
-    candidate = read_classifier(paths.CLASSIFIER)
+    challenger = read_classifier(paths.CLASSIFIER)
     manifest = read_manifest(paths.MANIFEST)
-    if in_use is None:
+    if champion is None:
         n_images = sum(row.split == "evaluation" for row in manifest)
         return Contest(decide_promotion(params, [], None), n_judged=n_images, n_new=n_images)
-    splits = dict(read_csv(in_use / IMAGES, IMAGES_HEADER))
-    classifier = read_classifier(in_use)
-    incomparable = explain_format(in_use.name, classifier, candidate)
+    splits = dict(read_csv(champion / IMAGES, IMAGES_HEADER))
+    classifier = read_classifier(champion)
+    incomparable = explain_format(champion.name, classifier, challenger)
     has_other_images = splits != parse_images(paths.MANIFEST.read_bytes())
-    sameness = Sameness(is_same(classifier, candidate), has_other_images, incomparable)
+    sameness = Sameness(is_same(classifier, challenger), has_other_images, incomparable)
     images = [row for row in manifest if row.split == "evaluation" and splits.get(row.sha256) in (None, "evaluation")]
     judged = {row.sha256 for row in images}
     predictions = read_predictions(paths.PREDICTIONS)
     predictions = predictions.select(row for row, sha256 in enumerate(predictions.sha256) if sha256 in judged)
     comparison = None
     paired = Paired(len(images), 0, 0, 1.0)
-    surprise = count_surprise(predictions, splits.keys())
+    errors = count_errors(predictions, splits.keys())
     if images and not incomparable:
-        answers = predict_in_use(in_use, classifier, images)
-        comparison = compare_predictions("in use", "candidate", answers, predictions)
+        answers = predict_as_champion(champion, classifier, images)
+        comparison = compare_predictions("champion", "challenger", answers, predictions)
         paired = comparison.paired
-    decision = decide_promotion(params, [], paired, surprise, sameness)
-    return Contest(decision, comparison, len(images), surprise.n_new)
+    decision = decide_promotion(params, [], paired, errors, sameness)
+    return Contest(decision, comparison, len(images), errors.n_new)
 
 
-def count_surprise(predictions: Predictions, older: Container[str]) -> Surprise:
-    """Count what is wrong of the images whose hashes are `older`, and of the others."""
+def count_errors(predictions: Predictions, older: Container[str]) -> ErrorCounts:
+    """Count the wrong answers on the images whose hashes are in `older`, and on the others."""
     wrong = Counter[bool]()
     n = Counter[bool]()
     for sha256, is_right in zip(predictions.sha256, predictions.right, strict=True):
         is_new = sha256 not in older
         n[is_new] += 1
-        wrong[is_new] += not is_right
-    return Surprise(n[False], wrong[False], n[True], wrong[True])
+        wrong[is_new] += label != predicted
+    return ErrorCounts(n[False], wrong[False], n[True], wrong[True])
 
 
 def list_failed_checks() -> list[str]:
-    """Return a line for each check of severity error that the images or the features failed, with what failed.
+    """Return one line per check of severity error that the images or the features failed.
 
     Raises
     ------
     IntegrityError
-        A report is missing: the gate came to no end.
+        A report is missing: the gate did not end.
     """
     failed = []
     validation = read_json(paths.VALIDATION_REPORT, ["passed", "findings"])
     reports = [validation]
-    if validation["passed"]:  # else there are no features to be verified
+    if validation["passed"]:  # otherwise there are no features to verify
         reports.append(read_json(paths.VERIFICATION_REPORT, ["passed", "findings"]))
     for report in reports:
         for finding in report["findings"]:
             if finding["severity"] == "error" and not finding["passed"]:
-                rows = finding["rows"][:N_ROWS_TOLD]
+                rows = finding["rows"][:N_ROWS_SHOWN]
                 named = f": {', '.join(rows)}" if rows else ""
                 failed.append(f"{finding['name']}: wanted {finding['wanted']}, got {finding['observed']}{named}")
     return failed
 
 
 def is_same(first: Classifier, second: Classifier) -> bool:
-    """Tell whether two classifiers answer the same to every image, for all that decides it has the same hashes."""
+    """Return whether two classifiers answer every image alike: all that decides the answers has the same hashes."""
     keys = ("head_sha256", "classes", "extractor")
     return all(first.record[key] == second.record[key] for key in keys)
 
 
-def explain_format(name: str, in_use: Classifier, candidate: Classifier) -> str:
-    """Say why the one in use cannot be asked: its record of the network has other keys; nothing if it can.
+def explain_format(name: str, champion: Classifier, challenger: Classifier) -> str:
+    """Return why the champion gives no answers here: the recipe of its extractor has other keys; empty if it does.
 
-    The hash of the network may be another one then as well, so nobody can prove that the network is the same.
+    The hash of the network may then be computed differently, so nothing can prove that the network is the same.
     """
     missing, unknown = (
         sorted(f"extractor.{key}" for key in first.record["extractor"].keys() - second.record["extractor"].keys())
-        for first, second in ((candidate, in_use), (in_use, candidate))
+        for first, second in ((challenger, champion), (champion, challenger))
     )
     if not missing and not unknown:
         return ""
     lacks = f"lacks {', '.join(missing)}" if missing else f"has {', '.join(unknown)}"
     return (
-        f"the production classifier {name} was made by {'an earlier' if missing else 'another'} relearn and cannot be "
+        f"the production model {name} was made by {'an earlier' if missing else 'another'} relearn and cannot be "
         f"compared: its {RECORD} {lacks}"
     )
 
 
-def predict_in_use(folder: Path, classifier: Classifier, images: list[ManifestRow]) -> Predictions:
-    """Predict evaluation images with the classifier in use, from the candidate's features where both have the same.
+def predict_as_champion(folder: Path, classifier: Classifier, images: list[ManifestRow]) -> Predictions:
+    """Predict evaluation images with the champion, from the challenger's features if both have the same recipe.
 
     Raises
     ------
     RelearnError
-        An image could not be read, or the network cannot be had again as it was.
+        An image cannot be read, or the network cannot be rebuilt as it was.
     """
     probabilities: dict[str, Any] = {}
     if classifier.record["extractor"] == describe_features(paths.FEATURES)["extractor"]:
@@ -152,12 +151,14 @@ def predict_in_use(folder: Path, classifier: Classifier, images: list[ManifestRo
         found = predict_files([str(evaluation)], folder)
         if found.failures:
             path, reason = found.failures[0]
-            raise RelearnError(f"{path}: {reason}; the classifier in use cannot be judged on it")
+            raise DataError(f"{reason}, so the champion cannot be judged on it", where=path)
         by_path = {answer.path: answer.probabilities for answer in found.answers}
         probabilities = {image.sha256: by_path[str(paths.DATASET / image.path)] for image in images}
     missing = [image.path for image in images if image.sha256 not in probabilities]
     if missing:
-        raise IntegrityError(f"{paths.FEATURES}: wanted features of {missing[0]}, got none; run `dvc repro`")
+        raise IntegrityError(
+            where=paths.FEATURES, wanted=f"features of {missing[0]}", got="none", advice="run `dvc repro`"
+        )
 
     answers = np.array([probabilities[image.sha256] for image in images], np.float64)
     return Predictions(
@@ -171,20 +172,20 @@ def predict_in_use(folder: Path, classifier: Classifier, images: list[ManifestRo
 
 
 def describe_contest(contest: Contest) -> str:
-    """Return what was found, in lines."""
+    """Return the decision in one line."""
     promoted, verdict, reason = contest.decision
     return f"{'promoted' if promoted else 'not promoted'}, {verdict}: {reason}"
 
 
 def describe_json(contest: Contest) -> str:
-    """Return all of it as JSON."""
+    """Return the whole contest as JSON."""
     comparison = contest.comparison
     value = contest.decision._asdict() | {
         "failed_checks": contest.failed_checks,
         "n_judged": contest.n_judged,
         "n_new": contest.n_new,
         "differences": [difference._asdict() for difference in comparison.differences] if comparison else [],
-        "only_in_use": comparison.only_first if comparison else [],
-        "only_candidate": comparison.only_second if comparison else [],
+        "only_champion": comparison.only_first if comparison else [],
+        "only_challenger": comparison.only_second if comparison else [],
     }
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

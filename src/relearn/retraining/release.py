@@ -1,10 +1,10 @@
-"""The classifier in use: `release/current`, and those that it was before.
+"""The production model, `release/current`, and the versions before it.
 
-    release/versions/v1/        models/classifier/ as it was recorded, and images.csv: the images that it was made of
-    release/versions/v2/        never changed once it is there
+    release/versions/v1/        models/classifier/ as it was recorded, and images.csv: the images of its data
+    release/versions/v2/        never changed once it exists
     release/current -> versions/v2
 
-The link is replaced by a rename, so whoever opens `release/current` finds one whole version, before and after.
+A rename replaces the link, so anyone who opens `release/current` finds one whole version, before and after.
 """
 
 import os
@@ -17,23 +17,24 @@ from relearn.storage.files import write_folder
 
 CURRENT = "current"
 IMAGES = "images.csv"
+IMAGES_HEADER = ("sha256", "split")
 VERSIONS = "versions"
 VERSION = re.compile(r"v[1-9][0-9]{0,8}")
 
 
 def list_versions(release: Path) -> list[str]:
-    """Return the names of the versions that are kept, the oldest first."""
+    """Return the names of the kept versions, the oldest first."""
     names = [path.name for path in (release / VERSIONS).glob("v*") if VERSION.fullmatch(path.name)]
     return sorted(names, key=lambda name: int(name[1:]))
 
 
 def find_current(release: Path) -> str | None:
-    """Return the name of the version in use; None where nothing is.
+    """Return the version of the production model; None if there is none.
 
     Raises
     ------
     IntegrityError
-        `current` is no link to a version that is there.
+        `current` is no link to a kept version.
     """
     link = release / CURRENT
     if not link.is_symlink() and not link.exists():
@@ -41,24 +42,28 @@ def find_current(release: Path) -> str | None:
     name = os.readlink(link).removeprefix(f"{VERSIONS}/") if link.is_symlink() else ""
     if name not in list_versions(release):
         raise IntegrityError(
-            f"{link}: wanted a link to one of {release / VERSIONS}, got {name or 'something else'}; "
-            "`relearn rollback` sets it"
+            where=link,
+            wanted=f"a link to one of {release / VERSIONS}",
+            got=name or "something else",
+            advice="`relearn rollback` sets it",
         )
     return name
 
 
 def keep_version(release: Path, contents: Mapping[str, bytes], name: str) -> None:
-    """Write the files of a classifier as a version, on the disk when this returns; the same one may be there already.
+    """Write the files of a classifier as a version, flushed to the disk; the same one may exist already.
 
     Raises
     ------
     IntegrityError
-        Another one has the name.
+        Another classifier has the name.
     """
     target = release / VERSIONS / name
     if target.exists():
         if {path.name: path.read_bytes() for path in target.iterdir()} != contents:
-            raise IntegrityError(f"{target}: wanted the classifier that is recorded as {name}, got another; remove it")
+            raise IntegrityError(
+                where=target, wanted=f"the classifier that is recorded as {name}", got="another", advice="remove it"
+            )
         return
     with write_folder(target) as folder:
         for file, content in contents.items():
@@ -71,7 +76,7 @@ def keep_version(release: Path, contents: Mapping[str, bytes], name: str) -> Non
 
 
 def switch_current(release: Path, name: str) -> None:
-    """Let `current` be another version that is kept, at once and for good.
+    """Let `current` be another kept version, atomically and flushed to the disk.
 
     Raises
     ------
@@ -79,7 +84,7 @@ def switch_current(release: Path, name: str) -> None:
         There is no such version.
     """
     if name not in (kept := list_versions(release)):
-        raise IntegrityError(f"{release / VERSIONS}: wanted {name}, got {', '.join(kept) or 'none'}")
+        raise IntegrityError(where=release / VERSIONS, wanted=name, got=", ".join(kept) or "none")
     partial = release / f".{CURRENT}.{os.getpid()}.partial"
     partial.unlink(missing_ok=True)
     partial.symlink_to(f"{VERSIONS}/{name}")
@@ -88,7 +93,7 @@ def switch_current(release: Path, name: str) -> None:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk."""
+    """Flush the names in a folder to the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

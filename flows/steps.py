@@ -1,0 +1,188 @@
+"""The tasks of a retraining, in the order in which they run."""
+
+import json
+import sys
+from typing import Any
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from flows.artifacts import GATES, publish_confusion, publish_findings, publish_mistakes
+from flows.child import ROOT
+from flows.job import DVC, STATE, WORKTREE, Job
+from relearn import paths
+from relearn.dataset.manifest import Exclusion
+from relearn.errors import CommandFailed, ValidationFailed
+from relearn.repository.dvc_files import (
+    DvcSettings,
+    copy_dvc_settings,
+    list_data_files,
+    list_outputs,
+    list_stage_outputs,
+    read_dvc_settings,
+)
+from relearn.repository.git import add_worktree, check_branch_is_free, remove_worktree, run_git
+from relearn.repository.tracked import check_outputs
+from relearn.retraining.arrivals import Arrival, Left, Waiting, list_unused
+from relearn.retraining.growth import IGNORED, check_source, drop_ignored, find_growing_source
+from relearn.retraining.landing import Landing, check_room
+from relearn.retraining.publication import UNPUSHED, align_release, publish_record
+from relearn.retraining.records import Start, write_record
+from relearn.retraining.release import VERSIONS
+from relearn.retraining.start import check_refs, find_start, follow_remote, list_kept_files
+from relearn.retraining.versions import check_version, list_gone
+from relearn.runtime.text import escape_lines
+from relearn.storage.files import read_csv, read_json
+
+N_MISTAKES = 24  # in the artifact; the page has them all
+
+
+@task(name="fetch commits", cache_policy=NO_CACHE)
+def fetch_commits(job: Job) -> None:
+    """Fetch what others have pushed: base, records and tags."""
+    remote, branch = str(job.params.git_remote), job.params.branch
+    job.execute(["git", "fetch", "--quiet", "--tags", remote], ROOT)
+    check_branch_is_free(ROOT, branch)
+    follow_remote(ROOT, remote, branch)
+
+
+@task(name="recover", cache_policy=NO_CACHE)
+def recover(job: Job) -> Start:
+    """Repair what a killed run left: its worktree, and a release that is behind the newest record."""
+    remove_worktree(ROOT, WORKTREE)
+    check_branch_is_free(ROOT, job.params.branch)
+    start = find_start(ROOT, job.base, job.params)
+    check_refs(ROOT, start, job.params.branch)
+    align_release(ROOT, job.params.branch)
+    return start
+
+
+@task(name="look for images", cache_policy=NO_CACHE)
+def look_for_images(job: Job, landing: Landing, settle_seconds: float) -> list[Waiting]:
+    """Return the files of the landing folder that can be taken now, and report the others."""
+    found = landing.look(settle_seconds)
+    get_run_logger().info(
+        "%s: %d files can be taken, %d wait, %d are left", landing.address, *(len(part) for part in found)
+    )
+    job.note_left(found.waiting, f"waiting in {landing.address}")
+    job.note_left(found.left, f"left in {landing.address}")
+    return found.ready
+
+
+@task(name="open worktree", cache_policy=NO_CACHE)
+def open_worktree(start: Start) -> DvcSettings:
+    """Make a worktree with the base's code and parameters, the production model's data, this repository's settings."""
+    add_worktree(ROOT, WORKTREE, start.base, start.in_use or start.base, list_kept_files(ROOT, start))
+    return copy_dvc_settings(ROOT, WORKTREE)
+
+
+@task(name="fetch data", cache_policy=NO_CACHE)
+def fetch_data(job: Job, imports: list[str], settings: DvcSettings) -> None:
+    """Bring the tracked data into the worktree, and what is new at the origin of imports; check every file."""
+    if names := list_data_files(WORKTREE, run_git(WORKTREE, "write-tree").strip()):
+        job.execute([*DVC, "pull" if settings.has_remote else "checkout", *names])
+    if imports:
+        job.execute([*DVC, "update", *imports])
+    check_outputs(WORKTREE, list_outputs(WORKTREE, names), settings.cache)
+    check_source(WORKTREE, job.base)
+
+
+@task(name="grow source", cache_policy=NO_CACHE)
+def grow_source(job: Job, landing: Landing, waiting: list[Waiting], settings: DvcSettings) -> list[Arrival]:
+    """Copy what waits into the source, and track it; return what DVC tracks then."""
+    source = find_growing_source(WORKTREE, job.base)
+    landing.check_is_apart(ROOT, source)
+    check_room(waiting, WORKTREE / source)
+    copied, left = landing.copy_in(waiting, WORKTREE / source)
+    job.execute([*DVC, "add", str(source)])
+    arrivals, ignored = drop_ignored(WORKTREE, source, copied, settings.cache)
+    left += [Left(arrival.waiting.path, IGNORED) for arrival in ignored]
+    job.note_left(left, f"left in {landing.address}")
+    return arrivals
+
+
+@task(cache_policy=NO_CACHE)
+def run_stage(job: Job, stage: str, settings: DvcSettings) -> None:
+    """Bring one stage of the worktree up to date; raise `ValidationFailed` if it is a gate that failed on the data."""
+    try:
+        job.execute([*DVC, "repro", stage])
+        check_outputs(WORKTREE, list_stage_outputs(WORKTREE, stage), settings.cache)
+    except CommandFailed as error:
+        report = WORKTREE / GATES[stage][1] if stage in GATES else None
+        # A killed stage leaves no report, because DVC removes the old one before it starts.
+        if report and report.exists() and not read_json(report, ["passed"])["passed"]:
+            raise ValidationFailed(str(error)) from None
+        raise
+    finally:
+        if stage in GATES:
+            publish_findings(WORKTREE, *GATES[stage])
+
+
+@task(name="decide", cache_policy=NO_CACHE)
+def decide(job: Job, start: Start) -> dict[str, Any]:
+    """Judge the challenger against the champion, on the same images."""
+    output = ROOT / STATE / "contest.json"
+    if start.version and (problem := check_version(ROOT, start.version)):
+        get_run_logger().warning("%s", escape_lines(problem))
+    champion = [str(ROOT / paths.RELEASE / VERSIONS / start.version)] if start.version else []
+    job.execute([sys.executable, "-m", "relearn", "decide", *champion, "--output", str(output)])
+    contest: dict[str, Any] = json.loads(output.read_text())
+    contest["gone"] = list_gone(ROOT, WORKTREE, start.version) if start.version else []
+    job.note_left([Left(*image) for image in contest["gone"]], f"of {start.version} not in this data", "gone")
+    return contest
+
+
+def note_unused(job: Job, arrivals: list[Arrival]) -> None:
+    """Report the files that were taken and are still not in the data."""
+    if arrivals:
+        rows = read_csv(WORKTREE / paths.EXCLUDED, Exclusion._fields)
+        unused = list_unused(arrivals, [Exclusion(*row) for row in rows])
+        job.note_left(unused, "that landed but not in the data")
+
+
+@task(name="show mistakes", cache_policy=NO_CACHE)
+def show_mistakes(job: Job) -> None:
+    """Publish the confusion matrix, and the images that the challenger gets wrong."""
+    page = ROOT / STATE / "mistakes.html"
+    markdown: list[str] = []
+    command = [sys.executable, "-m", "relearn", "mistakes", "--output", str(page), "--md", str(N_MISTAKES)]
+    job.execute(command, parse=markdown.append)
+    publish_confusion(WORKTREE)
+    publish_mistakes(markdown, page)
+
+
+@task(name="record", cache_policy=NO_CACHE)
+def record(job: Job, start: Start, contest: dict[str, Any], landing_sha256: str | None) -> str | None:
+    """Commit the result to the branch; tag and release follow. Return the version of the production model."""
+    commit, version = write_record(ROOT, WORKTREE, start, contest, landing_sha256)
+    publish_record(ROOT, job.params.branch, commit, start.tip)
+    get_run_logger().info("%s is at %s", job.params.branch, commit)
+    return version
+
+
+@task(name="take away", cache_policy=NO_CACHE)
+def take_away(job: Job, landing: Landing, arrivals: list[Arrival]) -> None:
+    """Remove from the landing folder what the recorded data has."""
+    left = landing.remove(arrivals)
+    get_run_logger().info("%d files taken away", len(arrivals) - len(left))
+    job.note_left(left, f"not taken away from {landing.address}")
+
+
+@task(name="push", cache_policy=NO_CACHE)
+def push(job: Job) -> None:
+    """Push data to DVC's default remote, branch and tags to git's, if there are such."""
+    if read_dvc_settings(ROOT).has_remote:
+        if WORKTREE.exists():
+            job.execute([*DVC, "push"])
+        if job.was_unpushed or not WORKTREE.exists():
+            job.execute([*DVC, "push", "--all-tags"], ROOT)
+    if job.params.git_remote:
+        refs = [f"refs/heads/{job.params.branch}", "refs/tags/classifier@*:refs/tags/classifier@*"]
+        job.execute(["git", "push", "--quiet", job.params.git_remote, *refs], ROOT)
+    (ROOT / UNPUSHED).unlink(missing_ok=True)
+
+
+@task(name="clean up", cache_policy=NO_CACHE)
+def clean_up() -> None:
+    """Remove the worktree."""
+    remove_worktree(ROOT, WORKTREE)

@@ -1,0 +1,249 @@
+"""Folders in which files land: on this machine, or at an address that fsspec knows.
+
+Anyone who may write there is trusted with images only. So no link is followed, only regular files are opened, and
+sizes are bounded.
+"""
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple, Protocol
+
+from relearn.dataset.sources import explain_hidden, find_refusal
+from relearn.errors import NotTaken, SourceError, UnreachableSource
+from relearn.images.decoding import MAX_BYTES
+from relearn.retraining.arrivals import Left, Waiting
+
+CHUNK_BYTES = 1 << 20
+MAX_DEPTH = 32
+HIDDEN = "hidden"
+CHANGED = "changed after it was copied"
+
+_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+# Without O_NONBLOCK opening a pipe would wait for a writer, without O_NOFOLLOW a link could be anything.
+_FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+
+class Seen(NamedTuple):
+    """A file of the listing; `changed` is in seconds since 1970, None if unknown."""
+
+    file: Waiting
+    changed: float | None
+
+
+class Folder(Protocol):
+    """A folder in which files land."""
+
+    def find(self) -> Iterator[Seen | Left]:
+        """Yield what lies there, in no particular order."""
+        ...
+
+    def read(self, file: Waiting) -> Iterator[bytes]:
+        """Yield the content of a file, or raise `NotTaken`."""
+        ...
+
+    def remove(self, files: Sequence[Waiting]) -> Iterator[Left]:
+        """Remove the files that have not changed, and yield those that stay."""
+        ...
+
+
+class LocalFolder:
+    """A folder of this machine, in which no link is followed, even one that was put there meanwhile."""
+
+    def __init__(self, address: str, root: Path) -> None:
+        self._address = address
+        self.root = root
+
+    @contextmanager
+    def _open_folder(self, parts: Sequence[str]) -> Iterator[int]:
+        """Open a folder below the root, one part of its path after the other, so that no part can be a link."""
+        descriptor = os.open(self.root, _FOLDER_FLAGS)
+        try:
+            for part in parts:
+                below = os.open(part, _FOLDER_FLAGS | os.O_NOFOLLOW, dir_fd=descriptor)
+                os.close(descriptor)
+                descriptor = below
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def find(self) -> Iterator[Seen | Left]:
+        """Yield what lies there, depth first."""
+        if not self.root.is_dir():
+            raise SourceError(
+                "no such folder", where=f"retrain.landing: {self._address}", advice="make it, or correct the address"
+            )
+        folders: list[tuple[str, ...]] = [()]
+        while folders:
+            parts = folders.pop()
+            try:
+                with self._open_folder(parts) as descriptor, os.scandir(descriptor) as listing:
+                    for entry in listing:
+                        name = "/".join([*parts, entry.name])
+                        if not entry.is_dir(follow_symlinks=False):
+                            yield self._look_at(descriptor, entry.name, name)
+                        elif _is_hidden(name) or len(parts) >= MAX_DEPTH:
+                            yield _leave(name, HIDDEN if _is_hidden(name) else f"below {MAX_DEPTH} folders")
+                        else:
+                            folders.append((*parts, entry.name))
+            except OSError as error:
+                if not parts:
+                    raise SourceError(
+                        f"cannot be listed: {error.strerror}", where=f"retrain.landing: {self._address}"
+                    ) from None
+                yield _leave("/".join(parts), f"folder cannot be listed: {error.strerror}")
+
+    def _look_at(self, folder: int, name: str, path: str) -> Seen | Left:
+        if _is_hidden(path):
+            return _leave(path, HIDDEN)
+        try:
+            with _open_regular(name, folder) as descriptor:
+                status = os.fstat(descriptor)
+        except NotTaken as reason:
+            return _leave(path, str(reason))
+        if refused := find_refusal(path, status.st_size):
+            return Left(refused.path, str(refused.refusal))
+        return Seen(Waiting(path, _stamp(status), status.st_size), status.st_mtime)
+
+    def read(self, file: Waiting) -> Iterator[bytes]:
+        """Yield the content of a file, or raise `NotTaken`: it changed, or cannot be read."""
+        *parts, name = file.path.split("/")
+        try:
+            with self._open_folder(parts) as folder, _open_regular(name, folder) as descriptor:
+                n_left = MAX_BYTES
+                while n_left >= 0 and (chunk := os.read(descriptor, CHUNK_BYTES)):
+                    n_left -= len(chunk)
+                    yield chunk
+                if _stamp(os.fstat(descriptor)) != file.stamp:
+                    raise NotTaken("changed since it was listed")
+        except OSError as error:
+            raise NotTaken(f"cannot be read: {error.strerror}") from None
+
+    def remove(self, files: Sequence[Waiting]) -> Iterator[Left]:
+        """Remove the files that have not changed, and yield those that stay."""
+        for file in files:
+            *parts, name = file.path.split("/")
+            try:
+                with self._open_folder(parts) as folder:
+                    if _stamp(os.stat(name, dir_fd=folder, follow_symlinks=False)) == file.stamp:
+                        os.unlink(name, dir_fd=folder)
+                    else:
+                        yield Left(file.path, CHANGED)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                yield Left(file.path, f"cannot be removed: {error.strerror}")
+
+
+@contextmanager
+def _open_regular(name: str, folder: int) -> Iterator[int]:
+    """Open a regular file of a folder by no link and without waiting, or raise `NotTaken`."""
+    try:
+        mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
+        if stat.S_ISLNK(mode):
+            raise NotTaken("a link, which is not followed; put the file itself in its place")
+        if not stat.S_ISREG(mode):  # some devices act when they are opened
+            raise NotTaken("not a regular file")
+        descriptor = os.open(name, _FILE_FLAGS, dir_fd=folder)
+    except OSError as error:
+        raise NotTaken(f"cannot be read: {error.strerror}") from None
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # it was replaced meanwhile
+            raise NotTaken("not a regular file")
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _stamp(status: os.stat_result) -> str:
+    """Return what changes when a file does; as `inspections.read_stamp`."""
+    return f"{status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+
+
+def _leave(path: str, reason: str) -> Left:
+    """Leave a file or a folder, for this reason or for its name."""
+    refused = find_refusal(path, 0)
+    return Left(refused.path, str(refused.refusal)) if refused else Left(path, reason)
+
+
+class RemoteFolder:
+    """A place that fsspec reaches: it has no links, and a failure may be the network's."""
+
+    def __init__(self, address: str, files: Any, root: str) -> None:
+        self._address = address
+        self._files = files
+        self._root = root.rstrip("/")
+
+    def _list(self) -> dict[str, dict[str, Any]]:
+        self._files.invalidate_cache()
+        try:
+            found: dict[str, dict[str, Any]] = self._files.find(self._root, detail=True)
+        except OSError as error:
+            kind = SourceError if isinstance(error, FileNotFoundError | PermissionError) else UnreachableSource
+            raise kind(f"cannot be listed: {error}", where=f"retrain.landing: {self._address}") from None
+        return {name.removeprefix(self._root).removeprefix("/"): info for name, info in found.items()}
+
+    def find(self) -> Iterator[Seen | Left]:
+        """Yield what lies there, as one listing has it."""
+        for path, information in self._list().items():
+            if _is_hidden(path):
+                yield _leave(path, HIDDEN)
+            elif information.get("type", "file") != "file" or information.get("islink") or not _is_plain(path):
+                yield _leave(path, "not a regular file")
+            elif refused := find_refusal(path, information.get("size") or 0):
+                yield Left(refused.path, str(refused.refusal))
+            else:
+                file = Waiting(path, _stamp_remote(information), information.get("size") or 0)
+                yield Seen(file, _find_time(information))
+
+    def read(self, file: Waiting) -> Iterator[bytes]:
+        """Yield the content of a file, or raise `NotTaken`: it is gone, refused or too large."""
+        try:
+            with self._files.open(f"{self._root}/{file.path}", "rb") as reading:
+                n_left = MAX_BYTES
+                while chunk := reading.read(CHUNK_BYTES):
+                    n_left -= len(chunk)
+                    if n_left < 0:
+                        raise NotTaken(f"too large: more than the {MAX_BYTES:,} bytes that are read")
+                    yield chunk
+        except (FileNotFoundError, PermissionError) as error:
+            raise NotTaken(f"cannot be read: {error.strerror or error}") from None
+
+    def remove(self, files: Sequence[Waiting]) -> Iterator[Left]:
+        """Remove the files that have not changed by a new listing, and yield those that stay."""
+        stamps = {path: _stamp_remote(information) for path, information in self._list().items()}
+        for file in files:
+            if stamps.get(file.path, file.stamp) != file.stamp:
+                yield Left(file.path, CHANGED)
+            elif file.path in stamps:
+                try:
+                    self._files.rm_file(f"{self._root}/{file.path}")
+                except PermissionError as error:
+                    yield Left(file.path, f"cannot be removed: {error.strerror or error}")
+
+
+def _stamp_remote(information: dict[str, Any]) -> str:
+    return f"{information.get('size')} {_find_time(information)} {information.get('ETag')}"
+
+
+def _find_time(information: dict[str, Any]) -> float | None:
+    """Return when a file was last changed, in seconds since 1970, by the name that its filesystem has for it."""
+    for name in ("mtime", "LastModified", "last_modified", "updated", "created"):
+        value = information.get(name)
+        if isinstance(value, datetime):
+            return value.timestamp()
+        if isinstance(value, int | float):
+            return float(value)
+    return None
+
+
+def _is_plain(path: str) -> bool:
+    """Return whether a path is spelled as a folder of this machine would spell it."""
+    return bool(path) and PurePosixPath(path).as_posix() == path
+
+
+def _is_hidden(path: str) -> bool:
+    return explain_hidden(path) is not None

@@ -1,0 +1,40 @@
+"""The settings of a retraining: the `retrain` block of the `params.yaml` that is committed in the base."""
+
+from pathlib import Path
+
+from relearn import paths
+from relearn.errors import ParamsError, RepositoryError
+from relearn.params import Params, RetrainParams, parse_blocks
+from relearn.repository.git import find_commit, is_branch_name, read_blob
+
+
+def read_settings(root: Path, base: str) -> RetrainParams:
+    """Read the settings that are committed in a branch, whatever the user is editing.
+
+    Raises
+    ------
+    RepositoryError, ParamsError
+        There is no such branch, or its parameters are wrong.
+    """
+    commit = find_commit(root, f"refs/heads/{base}")
+    if commit is None:
+        raise RepositoryError(where=f"base: {base}", wanted="a branch with a commit", got="none of that name")
+    return read_settings_of(root, commit, base)
+
+
+def read_settings_of(root: Path, commit: str, name: str) -> RetrainParams:
+    """Read the settings of a commit, which is called `name` in errors.
+
+    Raises
+    ------
+    ParamsError
+        The parameters are wrong, or git refuses the name of the branch.
+    """
+    params = parse_blocks(read_blob(root, commit, paths.PARAMS), f"{name}:{paths.PARAMS}", Params).retrain
+    if not is_branch_name(root, params.branch):
+        raise ParamsError(
+            where=f"{name}:{paths.PARAMS}: retrain.branch",
+            wanted="a name that git accepts for a branch (`git help check-ref-format`)",
+            got=repr(params.branch),
+        )
+    return params

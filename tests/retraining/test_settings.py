@@ -1,0 +1,61 @@
+import pytest
+
+from conftest import ROOT, commit, git
+from relearn.errors import ParamsError, RepositoryError
+from relearn.retraining.settings import read_settings
+
+
+def test_settings_are_those_that_are_committed(root):
+    with pytest.raises(RepositoryError, match=r"^base: trunk: wanted a branch with a commit, got none of that name$"):
+        read_settings(root, "trunk")
+    (root / "params.yaml").write_text((ROOT / "params.yaml").read_text().replace("margin: 0.01", "margin: 0.02"))
+    commit(root)
+    (root / "params.yaml").write_text("in the middle of")
+    assert read_settings(root, "main").margin == 0.02
+    (root / "params.yaml").write_text((ROOT / "params.yaml").read_text().replace("margin: 0.01", "margin: 2"))
+    commit(root)
+    with pytest.raises(ParamsError, match=r"^main:params.yaml: 1 wrong\n  retrain.margin: wanted less than 1, got 2"):
+        read_settings(root, "main")
+
+
+BAD_BRANCHES = [
+    "a..b",
+    "x.lock",
+    "a//b",
+    "a/",
+    "a.",
+    "a/.b",
+    "a@{b",
+    "@{-1}",
+    "HEAD",
+    "-x",
+    "a b",
+    "a\\\\b",
+    "",
+]
+
+
+@pytest.mark.parametrize("branch", BAD_BRANCHES)
+def test_a_branch_that_git_refuses_is_an_error_of_the_settings(root, branch):
+    git(root, "switch", "--quiet", "--create", "earlier")  # which @{-1} names later on
+    git(root, "switch", "--quiet", "main")
+    text = (ROOT / "params.yaml").read_text()
+    assert "branch: retrain/main " in text
+    (root / "params.yaml").write_text(text.replace("branch: retrain/main ", f'branch: "{branch}" '))
+    commit(root)
+    with pytest.raises(ParamsError, match=r"^main:params.yaml: (1 wrong\s+)?retrain\.branch: wanted ") as raised:
+        read_settings(root, "main")
+    assert "hexadecimal" not in str(raised.value)
+
+
+def test_settings_that_are_no_text_are_an_error(root):
+    (root / "params.yaml").write_bytes(b"retrain: \xff")
+    commit(root)
+    with pytest.raises(ParamsError, match=r"^main:params.yaml: wanted YAML, got: "):
+        read_settings(root, "main")
+
+
+def test_a_branch_that_git_takes_is_taken(root):
+    (root / "params.yaml").write_text((ROOT / "params.yaml").read_text().replace("retrain/main", "rétrain/a.b-c@d"))
+    commit(root)
+    assert read_settings(root, "main").branch == "rétrain/a.b-c@d"
