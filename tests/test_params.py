@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 from conftest import ROOT
 from relearn.errors import ParamsError
 from relearn.images.formats import FORMATS
-from relearn.params import Format, read_params
+from relearn.params import RENAMED, Format, read_params
 
 
 def read_error(path=Path("params.yaml")):
@@ -331,3 +331,19 @@ def test_numbers_are_finite_and_fit_the_machine(workspace, set_params, key):
         Path("params.yaml").write_text(original)
         set_params({key: value})
         assert f"  {key}" in read_error().replace(".0:", ":")
+
+
+def test_a_key_that_was_renamed_is_one_error_that_names_the_new_one(tmp_path):
+    """Not an unknown key and a missing one."""
+    path = tmp_path / "params.yaml"
+    text = (ROOT / "params.yaml").read_text()
+    for old, new in RENAMED.items():
+        block, name = new.split(".")
+        assert f"\n  {name}: " in text
+        path.write_text(text.replace(f"\n  {name}: ", f"\n  {old.split('.')[1]}: "))
+        with pytest.raises(ParamsError) as caught:
+            read_params(path)
+        assert str(caught.value) == f"{path}: 1 wrong\n  {old}: was renamed; call it {new}"
+        path.write_text(text.replace(f"{block}:", f"{block}:\n  {old.split('.')[1]}: 0.1", 1))
+        with pytest.raises(ParamsError, match=r": 1 wrong\n  .* was renamed; call it "):
+            read_params(path)

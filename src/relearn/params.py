@@ -62,6 +62,9 @@ NETWORKS = {
     "xception": "Xception",
 }
 
+# Keys by their old names, which are errors that name the new ones.
+RENAMED = {"retrain.max_surprise": "retrain.max_new_error_increase"}
+
 # Limits of a YAML file, which may hold a value for every five bytes. A set of 22,000 classes stays below them.
 MAX_YAML_BYTES = 1_000_000
 MAX_YAML_DEPTH = 20
@@ -468,11 +471,11 @@ class EvaluateParams(Block):
 
 
 class RetrainParams(Block):
-    """When and how a retraining replaces the classifier in use; see `retraining` and `promotion`."""
+    """When to retrain, and when a challenger is promoted; see `retraining.promotion`."""
 
     cron: Annotated[str, Field(min_length=1)]
     timezone: Annotated[str, Field(min_length=1)]
-    branch: Annotated[str, Field(min_length=1)]  # `retraining.read_settings_of` asks git about it
+    branch: Annotated[str, Field(min_length=1)]  # `retraining.settings` asks git about it
     landing: Annotated[str, Field(min_length=1)] | None
     settle_seconds: Annotated[float, Field(ge=0, le=30 * 24 * 3600)]
     git_remote: Annotated[str, Field(min_length=1)] | None
@@ -480,7 +483,7 @@ class RetrainParams(Block):
     margin: Annotated[float, Field(gt=0, lt=1)]
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
     min_images: Count
-    max_surprise: Fraction
+    max_new_error_increase: Fraction
 
 
 class Params(Block):
@@ -531,9 +534,21 @@ def parse_blocks(content: bytes, name: str, model: type[Blocks]) -> Blocks:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        problems = "".join(f"\n  {_describe_problem(detail, model)}" for detail in error.errors()[:MAX_ERRORS])
-        more = f"\n  and {n_more} more" if (n_more := error.error_count() - MAX_ERRORS) > 0 else ""
-        raise ParamsError(f"{name}: {error.error_count()} wrong{problems}{more}") from None
+        details = _drop_renamed(error.errors())
+        problems = "".join(f"\n  {_describe_problem(detail, model)}" for detail in details[:MAX_ERRORS])
+        more = f"\n  and {n_more} more" if (n_more := len(details) - MAX_ERRORS) > 0 else ""
+        raise ParamsError(f"{name}: {len(details)} wrong{problems}{more}") from None
+
+
+def _drop_renamed(details: list[ErrorDetails]) -> list[ErrorDetails]:
+    """Return problems without the missing keys that are there by their old names, which are problems themselves."""
+    unknown = {_join_key(detail["loc"]) for detail in details if detail["type"] == "extra_forbidden"}
+    missing = {new for old, new in RENAMED.items() if old in unknown}
+    return [detail for detail in details if detail["type"] != "missing" or _join_key(detail["loc"]) not in missing]
+
+
+def _join_key(loc: tuple[int | str, ...]) -> str:
+    return ".".join(map(str, loc))
 
 
 def parse_yaml(content: bytes, name: str, max_bytes: int = MAX_YAML_BYTES, kinds: Collection[str] = YAML_KINDS) -> Any:
@@ -658,6 +673,8 @@ def _describe_problem(detail: ErrorDetails, model: type[Block]) -> str:
     match detail["type"]:
         case "missing":
             return f"{key}: missing, and there is no default"
+        case "extra_forbidden" if (old := _join_key(detail["loc"])) in RENAMED:
+            return f"{key}: was renamed; call it {RENAMED[old]}"
         case "extra_forbidden":
             return f"{key}: unknown key; known here are {', '.join(_known_keys(model, detail['loc'][:-1]))}"
         case "value_error":

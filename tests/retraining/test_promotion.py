@@ -100,7 +100,7 @@ def test_labels_that_cannot_be_learned_look_wrong():
         "the labels of the new images look wrong: the error rate of the challenger is 30.1% on 166 new evaluation "
         "images and 1.4% on 294 older ones, higher by 2"
     )
-    assert decide_by_errors(294, 4, 166, 50, max_surprise=0.3).promoted
+    assert decide_by_errors(294, 4, 166, 50, max_new_error_increase=0.3).promoted
 
 
 def test_new_images_that_are_a_little_harder_or_few_are_not():

@@ -18,6 +18,18 @@ def test_settings_are_those_that_are_committed(root):
         read_settings(root, "main")
 
 
+def test_a_key_that_was_renamed_is_named_with_its_new_name(root):
+    """As in a repository that was made before."""
+    text = (ROOT / "params.yaml").read_text()
+    (root / "params.yaml").write_text(text.replace("max_new_error_increase:", "max_surprise:"))
+    commit(root)
+    message = (
+        r"^main:params.yaml: 1 wrong\n  retrain.max_surprise: was renamed; call it retrain.max_new_error_increase$"
+    )
+    with pytest.raises(ParamsError, match=message):
+        read_settings(root, "main")
+
+
 BAD_BRANCHES = [
     "a..b",
     "x.lock",

@@ -81,7 +81,7 @@ def count_errors(predictions: Predictions, older: Container[str]) -> ErrorCounts
     for sha256, is_right in zip(predictions.sha256, predictions.right, strict=True):
         is_new = sha256 not in older
         n[is_new] += 1
-        wrong[is_new] += label != predicted
+        wrong[is_new] += not is_right
     return ErrorCounts(n[False], wrong[False], n[True], wrong[True])
 
 

@@ -60,7 +60,7 @@ def decide_promotion(
     3. The challenger is the champion, trained on the same images: the same, and nothing to promote.
     4. Fewer than `retrain.min_images` common images: blocked by data.
     5. The error rate of the challenger is clearly higher on the new evaluation images than on the older ones, by more
-       than `retrain.max_surprise`: blocked by data. It has learned from images like the new ones, so they are
+       than `retrain.max_new_error_increase`: blocked by data. It has learned from images like the new ones, so they are
        not merely of another kind: their labels look wrong. The accuracies cannot show that, because both classifiers
        are wrong if the label is.
     6. The champion cannot be compared, because another relearn made it: not compared, and promoted as a first one,
@@ -132,13 +132,13 @@ def describe_doubt(params: RetrainParams, paired: Paired, errors: ErrorCounts | 
         return ""
     n_older, n_older_wrong, n_new, n_new_wrong = errors
     low, high = compute_difference_interval((n_older_wrong, n_older), (n_new_wrong, n_new), params.confidence)
-    if low <= params.max_surprise:
+    if low <= params.max_new_error_increase:
         return ""
     return (
         f"the labels of the new images look wrong: the error rate of the challenger is {n_new_wrong / n_new:.1%} on "
         f"{n_new:,} new evaluation images and {n_older_wrong / n_older:.1%} on {n_older:,} older ones, higher by "
-        f"{low:.1%} to {high:.1%} ({params.confidence:.0%} interval; retrain.max_surprise: "
-        f"{params.max_surprise:.1%})"
+        f"{low:.1%} to {high:.1%} ({params.confidence:.0%} interval; retrain.max_new_error_increase: "
+        f"{params.max_new_error_increase:.1%})"
     )
 
 
