@@ -207,7 +207,7 @@ def tell(folder, food5k, weights):
         print(f"## {what}\n$ make retrain        # {seconds:.0f} s\n{name}: {message}\n", flush=True)
         return name, log
 
-    step("A third of the photos, nothing in use")
+    step("A third of the photos, no production model yet")
     land(clone, images[third : 2 * third])
     step(f"{third} photos land")
     step("Nothing lands")
@@ -359,7 +359,7 @@ def read_log(log):
 
 
 def read_result(clone):
-    """Return what a retraining came to: the classifier in use, the data it is of, what still waits."""
+    """Return the result of a retraining: the production model, its data, what still waits."""
     current = clone / "release" / "current"
     return {
         "in use": os.readlink(current),

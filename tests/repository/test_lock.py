@@ -112,7 +112,7 @@ def test_a_lock_that_cannot_be_made_is_one_line(path, monkeypatch, case):
             raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(target))
 
         monkeypatch.setattr(lock.os, "open", refuse)
-    message = rf"^{target}: wanted a file that this process may write, as a lock, got: [^\n]+; remove what has the name"
+    message = rf"^{target}: wanted a file that this process may write, as a lock, got [^\n]+; remove what has the name"
     with pytest.raises(RelearnError, match=message), hold_lock(target, "x"):
         pass
 

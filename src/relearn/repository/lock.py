@@ -1,7 +1,7 @@
-"""One pipeline at a time in a repository: whoever comes second is told who is first.
+"""One pipeline at a time in a repository: the second gets an error that names the first.
 
-The lock is the system's own on an open file, so it is gone with the last process that has the file open, however that
-ended. What is written in the file only tells who it is.
+The lock is the system's own on an open file, so it ends with the last process that has the file open, however that
+ends. The content of the file only names the owner.
 """
 
 import fcntl
@@ -18,7 +18,7 @@ from typing import NamedTuple
 from relearn.errors import Locked, RelearnError
 from relearn.storage.files import is_alive
 
-LOCK = Path(".relearn/lock")  # of whoever runs the pipeline, in the repository
+LOCK = Path(".relearn/lock")  # of the process that runs the pipeline, in the repository
 DYING_SECONDS = 20  # more than `flows/supervise.py` gives a stage to end
 POLL_SECONDS = 0.05
 
@@ -37,13 +37,12 @@ class Owner(NamedTuple):
 
 @contextmanager
 def hold_lock(path: Path, what: str, patience_seconds: float = 0) -> Iterator[int]:
-    """Hold the lock while a block runs, and give its file descriptor, which a child may be handed to hold it as well.
+    """Hold the lock while a block runs, and give its file descriptor, with which a child can hold it as well.
 
     Parameters
     ----------
     patience_seconds
-        How long to wait for another owner. One that is dead on this machine is waited for in any case, as long as its
-        last children need to end.
+        How long to wait for another owner. If that is dead, the wait is as long as its last children need to end.
 
     Raises
     ------
@@ -96,8 +95,10 @@ def _write_owner(path: Path, descriptor: int, what: str) -> None:
 
 def _describe_failure(path: Path, error: OSError) -> RelearnError:
     return RelearnError(
-        f"{path}: wanted a file that this process may write, as a lock, got: {error.strerror}; remove what has the "
-        "name, or make the disk writable"
+        where=path,
+        wanted="a file that this process may write, as a lock",
+        got=error.strerror,
+        advice="remove what has the name, or make the disk writable",
     )
 
 
@@ -106,7 +107,7 @@ def _is_dead(owner: Owner | None) -> bool:
 
 
 def read_owner(path: Path) -> Owner | None:
-    """Return who holds the lock, or held it last; None while that is just being written, or if it cannot be read."""
+    """Return who holds the lock, or held it last; None while the file is being written, or if it cannot be read."""
     try:
         owner = Owner(**json.loads(path.read_bytes()))
     except (OSError, RecursionError, TypeError, ValueError):
@@ -115,5 +116,5 @@ def read_owner(path: Path) -> Owner | None:
 
 
 def describe_owner(path: Path) -> str:
-    """Say who holds the lock, as far as the file tells."""
+    """Return who holds the lock, as far as the file says."""
     return str(read_owner(path) or "another run has just begun")
