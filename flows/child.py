@@ -18,6 +18,17 @@ SUPERVISE = ROOT / "flows" / "supervise.py"
 N_LAST_LINES = 10
 
 
+def _list_variables() -> dict[str, str]:
+    """Return this process's environment with what DVC and its stages need."""
+    return {
+        **os.environ,
+        "DVC_NO_ANALYTICS": "1",
+        "PYTHONUNBUFFERED": "1",
+        # The `python` of dvc.yaml is this one.
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+    }
+
+
 def exit_with(error: RelearnError) -> NoReturn:
     """End this process with an error in words and the exit code of its family."""
     sys.stderr.write(escape_lines(f"relearn: {error}") + "\n")
@@ -61,19 +72,11 @@ def run_child(
         The deadline came first.
     """
     last_lines: deque[str] = deque(maxlen=N_LAST_LINES)
-    environment = {
-        **os.environ,
-        "DVC_NO_ANALYTICS": "1",
-        "PYTHONUNBUFFERED": "1",
-        # The `python` of dvc.yaml is this one.
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
-        **(variables or {}),
-    }
     late = threading.Event()
     with subprocess.Popen(
         [sys.executable, str(SUPERVISE), *command],
         cwd=folder,
-        env=environment,
+        env=_list_variables() | dict(variables or {}),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -12,7 +12,7 @@ from relearn.errors import RepositoryError
 
 ABSENT = "0" * 40
 PATIENCE_SECONDS = 10  # with the lock of a git that runs at the same moment
-# Inside a hook these name the repository of whoever committed.
+# Inside a hook these name the repository of the commit that runs the hook.
 LOCAL_VARIABLES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
 
 

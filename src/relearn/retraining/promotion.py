@@ -160,7 +160,7 @@ def compute_paired_interval(
     n, b, c = n_images, n_only_second, n_only_first
     z = float(norm.isf((1 - confidence) / 2))
 
-    def compute_score(difference: float) -> float:
+    def _compute_score(difference: float) -> float:
         middle = difference * (2 * n - b + c) - b - c
         root = np.sqrt(middle**2 + 8 * n * c * difference * (1 - difference))
         variance = n * (2 * (root - middle) / (4 * n) + difference * (1 - difference))
@@ -170,6 +170,6 @@ def compute_paired_interval(
         return float(distance / np.sqrt(variance)) if variance > 0 else float(np.copysign(LARGE, distance))
 
     estimate, edge = (b - c) / n, 1 - 1e-12
-    low = -1.0 if estimate == -1 else brentq(lambda d: compute_score(d) - z, -edge, estimate)
-    high = 1.0 if estimate == 1 else brentq(lambda d: compute_score(d) + z, estimate, edge)
+    low = -1.0 if estimate == -1 else brentq(lambda d: _compute_score(d) - z, -edge, estimate)
+    high = 1.0 if estimate == 1 else brentq(lambda d: _compute_score(d) + z, estimate, edge)
     return float(low), float(high)
