@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import http.server
 import io
 import json
 import logging
@@ -12,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +20,7 @@ import pytest
 from PIL import Image
 
 from conftest import ROOT, ask, choose, commit, encode_image, execute, git, make_environment, read_last_run, wait_for
-from relearn.errors import IntegrityError, OutOfTime, ParamsError, RepositoryError, SourceError, UnreachableSource
+from relearn.errors import SourceError
 from relearn.params import read_params
 from relearn.repository.lock import LOCK, hold_lock
 from relearn.retraining.arrivals import Arrival, Left, Waiting
@@ -135,27 +133,6 @@ def read_person(folder):
         if path.is_file() and "landing" not in path.parts
     }
     return files, data, (folder / ".git" / "index").read_bytes(), (folder / ".git" / "HEAD").read_bytes()
-
-
-@pytest.fixture
-def webhook():
-    """A server that keeps what is posted to it; gives its address and what came."""
-    came = []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self):
-            came.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *arguments):
-            pass
-
-    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/", came
-    server.shutdown()
-    server.server_close()
 
 
 @pytest.mark.slow
@@ -559,26 +536,6 @@ def test_a_push_that_failed_is_made_good(server, repository, tmp_path, monkeypat
         assert hash_file(got / "head.onnx") == hash_file(repository / "release" / "versions" / version / "head.onnx")
 
 
-@pytest.mark.slow
-def test_the_time_limit_covers_what_is_no_command(tmp_path):
-    """Reading a pipe into which nobody writes would wait for ever."""
-    import time
-
-    from flows.limits import limit_time
-
-    from relearn.errors import OutOfTime
-
-    os.mkfifo(tmp_path / "pipe")
-    before = signal.getsignal(signal.SIGALRM)
-    message = r"^retrain: ended, because the time limit has passed \(retrain.time_limit_minutes\)$"
-    with pytest.raises(OutOfTime, match=message), limit_time(time.monotonic() + 0.2):
-        (tmp_path / "pipe").read_bytes()
-    with limit_time(time.monotonic() + 0.1):
-        pass
-    time.sleep(0.2)
-    assert signal.getsignal(signal.SIGALRM) == before
-
-
 def test_nothing_heavy_is_imported_to_find_nothing_new():
     program = "import sys; import flows.retrain; print([m for m in sys.argv[1:] if m in sys.modules])"
     heavy = ["keras", "tensorflow", "sklearn", "great_expectations", "pandas", "dvc", "scipy", "onnxruntime"]
@@ -592,47 +549,6 @@ def test_repro_needs_no_prefect():
     program = "import sys; import flows.repro; print('prefect' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert answer.stdout == "False\n"
-
-
-@pytest.mark.parametrize("text", ["abc", "a b", "nan", "-1", "1e5", "10,60", "inf", "9" * 5000, "1 " * 51])
-def test_seconds_that_are_none_are_one_line(monkeypatch, text):
-    from flows.limits import read_retry_seconds
-
-    monkeypatch.setenv("RELEARN_RETRY_SECONDS", text)
-    with pytest.raises(
-        ParamsError, match=r'^RELEARN_RETRY_SECONDS: wanted seconds such as "10 60 300", got \'.{1,42}\'; '
-    ):
-        read_retry_seconds()
-    for good, seconds in {"5 0.5": [5.0, 0.5], "": [], " 7\n": [7.0]}.items():
-        monkeypatch.setenv("RELEARN_RETRY_SECONDS", good)
-        assert read_retry_seconds() == seconds
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        IntegrityError("another file came"),
-        ParamsError("no settings"),
-        SourceError("no room"),
-        RepositoryError("no source"),
-        OutOfTime("too long"),
-        OSError(errno.ENOSPC, "no space left"),
-    ],
-)
-def test_what_no_network_fails_is_not_tried_again(error):
-    from flows.limits import may_pass_by_itself
-    from prefect.states import Failed
-
-    from relearn.errors import CommandFailed
-
-    assert not may_pass_by_itself(None, None, Failed(data=error))
-    for passing in (
-        CommandFailed("dvc pull"),
-        UnreachableSource("no answer"),
-        TimeoutError(),
-        ValueError("of a library"),
-    ):
-        assert may_pass_by_itself(None, None, Failed(data=passing))
 
 
 NAME = "0/gnp.\u202egnp"
@@ -756,43 +672,3 @@ def test_a_wrong_variable_ends_in_one_line(module, name, value):
     assert answer.stderr.startswith(f"relearn: {name}: wanted ")
     assert answer.stderr.count("\n") == 1
     assert "secret" not in answer.stderr
-
-
-@pytest.mark.parametrize(
-    "address", ["secret", "http://", "http://secret:port/", "ftp://secret/x", "http://secret\n/", "//secret"]
-)
-def test_a_broken_webhook_is_told_without_its_address(monkeypatch, caplog, address):
-    from flows.notify import check_webhook, notify
-
-    class Named:
-        id, name, message = "1", "x", "why"
-
-    monkeypatch.setenv("RELEARN_WEBHOOK", address)
-    with pytest.raises(
-        ParamsError, match=r"^RELEARN_WEBHOOK: wanted an address such as https://host/path, got"
-    ) as caught:
-        check_webhook()
-    notify(Named, Named, Named)
-    assert "RELEARN_WEBHOOK: the webhook did not accept the message: " in caplog.text
-    assert "secret" not in caplog.text + str(caught.value)
-    monkeypatch.setenv("RELEARN_WEBHOOK", "https://host/path")
-    check_webhook()
-
-
-def test_webhook_is_told_once_and_its_address_to_nobody(webhook, monkeypatch, caplog):
-    from flows.notify import notify
-
-    class Named:
-        id, name, message = "1", "x", "why"
-
-    address, told = webhook
-    monkeypatch.delenv("RELEARN_WEBHOOK", raising=False)
-    notify(Named, Named, Named)
-    monkeypatch.setenv("RELEARN_WEBHOOK", address)
-    notify(Named, Named, Named)
-    (body,) = told
-    assert body["text"].startswith("x x: x\n```\nwhy\n```\n")
-    monkeypatch.setenv("RELEARN_WEBHOOK", "http://127.0.0.1:9/secret")
-    notify(Named, Named, Named)
-    assert "the webhook did not accept the message: ConnectError" in caplog.text
-    assert "secret" not in caplog.text

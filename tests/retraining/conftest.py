@@ -20,3 +20,11 @@ def root(tmp_path, monkeypatch):
     monkeypatch.setattr(versions, "read_committed", read_blob)
     monkeypatch.chdir(root)
     return root
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A landing folder with one good file."""
+    (tmp_path / "landing" / "good").mkdir(parents=True)
+    (tmp_path / "landing" / "good" / "1.png").write_bytes(b"one")
+    return tmp_path / "landing"

@@ -1,18 +1,16 @@
-import errno
 import os
-import socket
 import time
 
 import fsspec
 import pytest
 
-from relearn.dataset.manifest import Exclusion
 from relearn.errors import SourceError, UnreachableSource
 from relearn.retraining import folders
 from relearn.retraining import landing as landing_module
-from relearn.retraining.arrivals import Left, Waiting, describe_left, list_unused
+from relearn.retraining.arrivals import Waiting
 from relearn.retraining.landing import Landing
 from relearn.storage.files import hash_bytes
+from retrainings import copy_all
 
 FILES = {"cat/1.png": b"one", "cat/deep/2.png": b"two", "dog/1.png": b"three"}
 
@@ -29,12 +27,6 @@ def landing(request, tmp_path):
 
 def list_paths(landing, settle_seconds=0):
     return [file.path for file in landing.look(settle_seconds).ready]
-
-
-def copy_all(landing, source):
-    arrivals, left = landing.copy_in(landing.look(0).ready, source)
-    assert left == []
-    return arrivals
 
 
 def test_files_are_copied_and_then_removed(landing, tmp_path):
@@ -113,170 +105,6 @@ def test_nothing_is_taken_while_something_still_arrives(tmp_path):
 @pytest.mark.parametrize(("address", "is_remote"), [("folder", False), ("file:///folder", False), ("memory://x", True)])
 def test_what_is_reached_by_a_network(address, is_remote):
     assert Landing(address).is_remote is is_remote
-
-
-LINK = "a link, which is not followed; put the file itself in its place"
-
-
-def find_reasons(folder, settle_seconds=0):
-    """Return what is left, by path; `good/1.png` alone is taken."""
-    found = Landing(str(folder)).look(settle_seconds)
-    assert [file.path for file in found.ready] == ["good/1.png"]
-    assert found.waiting == []
-    return dict(found.left)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """A landing folder with one good file."""
-    (tmp_path / "landing" / "good").mkdir(parents=True)
-    (tmp_path / "landing" / "good" / "1.png").write_bytes(b"one")
-    return tmp_path / "landing"
-
-
-def test_what_is_no_regular_file_is_left(folder, tmp_path):
-    os.mkfifo(folder / "good" / "pipe.png")
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(str(folder / "good" / "socket.png"))
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / "1.png").write_bytes(b"elsewhere")
-    links = {
-        "file.png": "/etc/passwd",
-        "endless.png": "/dev/zero",
-        "nowhere.png": "/nowhere",
-        "itself.png": "itself.png",
-        "inside.png": "1.png",
-        "folder": tmp_path / "elsewhere",
-        "cached.png": tmp_path / "files" / "md5" / "ab" / ("c" * 30),
-    }
-    for name, target in links.items():
-        (folder / "good" / name).symlink_to(target)
-    assert find_reasons(folder) == {
-        "good/pipe.png": "not a regular file",
-        "good/socket.png": "not a regular file",
-        **{f"good/{name}": LINK for name in links},
-    }
-
-
-def test_what_is_too_large_is_left(folder):
-    with (folder / "good" / "sparse.png").open("wb") as file:
-        file.truncate(1 << 40)
-    assert find_reasons(folder) == {
-        "good/sparse.png": "too large: 1,099,511,627,776 bytes, at most 268,435,456 are read"
-    }
-
-
-def test_names_that_cannot_be_written_down_are_left(folder):
-    (folder / "good" / "a\nb.png").write_bytes(b"x")
-    (folder / "good" / os.fsdecode(b"\xff.png")).write_bytes(b"x")
-    (folder / "b\x1bad").mkdir()
-    (folder / "b\x1bad" / "1.png").write_bytes(b"x")
-    assert find_reasons(folder) == {
-        "good/a\\nb.png": "name holds a control character",
-        "good/\\xff.png": "name is not UTF-8",
-        "b\\x1bad/1.png": "name holds a control character",
-    }
-
-
-def test_folders_in_folders_without_end_are_left(folder):
-    (folder / "/".join("d" * 40)).mkdir(parents=True)
-    (folder / "/".join("d" * 40) / "1.png").write_bytes(b"x")
-    assert find_reasons(folder) == {"/".join("d" * 33): "below 32 folders"}
-
-
-def test_what_cannot_be_read_is_left(folder, monkeypatch):
-    """Root may read everything, so that the refusal is made here."""
-    (folder / "good" / "2.png").write_bytes(b"x")
-    (folder / "closed").mkdir()
-    opened = os.open
-
-    def refuse(path, *arguments, **options):
-        if path in ("2.png", "closed"):
-            raise PermissionError(errno.EACCES, "Permission denied")
-        return opened(path, *arguments, **options)
-
-    monkeypatch.setattr(os, "open", refuse)
-    assert find_reasons(folder) == {
-        "good/2.png": "cannot be read: Permission denied",
-        "closed": "folder cannot be listed: Permission denied",
-    }
-
-
-@pytest.mark.parametrize("ahead", [1e4, 1e9, 1e12])
-def test_a_time_in_the_future_keeps_nobody_waiting(folder, ahead):
-    (folder / "good" / "later.png").write_bytes(b"x")
-    os.utime(folder / "good" / "1.png", (0, 0))
-    try:
-        os.utime(folder / "good" / "later.png", (time.time() + ahead, time.time() + ahead))
-    except OverflowError:
-        pytest.skip("a file system without such times")
-    assert find_reasons(folder, settle_seconds=60)["good/later.png"].startswith(
-        "its time of change lies in the future: "
-    )
-
-
-def test_a_clock_that_is_a_little_ahead_is_waited_for(folder):
-    os.utime(folder / "good" / "1.png", (time.time() + 30, time.time() + 30))
-    found = Landing(str(folder)).look(20)
-    assert (found.ready, found.left) == ([], [])
-    assert "s ahead of the clock; retrain.settle_seconds: 20" in found.waiting[0].reason
-
-
-def exchange(path, kind, tmp_path):
-    """Put something else in the place of a file, or of its folder."""
-    path.unlink()
-    match kind:
-        case "link":
-            path.symlink_to("/etc/passwd")
-        case "pipe":
-            os.mkfifo(path)
-        case "folder":
-            path.mkdir()
-        case "other":
-            path.write_bytes(b"one")
-        case "larger":
-            with path.open("wb") as file:
-                file.truncate(1 << 40)
-        case "folder link":
-            path.parent.rmdir()
-            (tmp_path / "theirs").mkdir()
-            (tmp_path / "theirs" / "1.png").write_bytes(b"one")
-            path.parent.symlink_to(tmp_path / "theirs")
-
-
-KINDS = ["nothing", "link", "pipe", "folder", "other", "larger", "folder link"]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_is_exchanged_after_it_was_listed_is_not_copied(folder, tmp_path, kind):
-    landing = Landing(str(folder))
-    ready = landing.look(0).ready
-    exchange(folder / "good" / "1.png", kind, tmp_path)
-    source = tmp_path / "source"
-    source.mkdir()
-    arrivals, ((path, reason),) = landing.copy_in(ready, source)
-    assert (arrivals, path) == ([], "good/1.png")
-    assert reason.startswith(("cannot be read: ", "not a regular file", "a link, ", "changed since it was listed"))
-    assert list(source.iterdir()) == []
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_is_exchanged_after_it_was_copied_is_not_removed(folder, tmp_path, kind):
-    landing = Landing(str(folder))
-    arrivals = copy_all(landing, tmp_path / "source")
-    exchange(folder / "good" / "1.png", kind, tmp_path)
-    left = landing.remove(arrivals)
-    assert [entry.path for entry in left] == ([] if kind == "nothing" else ["good/1.png"])
-    assert os.path.lexists(folder / "good" / "1.png") is (kind != "nothing")
-
-
-def test_what_grows_while_it_is_read_is_cut_off(folder, tmp_path, monkeypatch):
-    landing = Landing(str(folder))
-    ready = landing.look(0).ready
-    monkeypatch.setattr(os, "read", lambda _descriptor, n_bytes: b"x" * n_bytes)
-    monkeypatch.setattr(folders, "MAX_BYTES", 5 << 20)
-    monkeypatch.setattr(folders, "_stamp", lambda _status: f"{time.monotonic_ns()}")
-    assert landing.copy_in(ready, tmp_path / "source") == ([], [("good/1.png", "changed since it was listed")])
 
 
 def test_a_place_that_is_taken_by_another_kind(folder, tmp_path):
@@ -379,20 +207,3 @@ def test_a_landing_folder_apart_from_what_is_the_repositorys_own(tmp_path, name)
         Landing(str(tmp_path / name)).check_is_apart(tmp_path, landing_module.Path("data/raw/photos"))
     for other in ("data/landing", "data/raw/photos-new", "../landing"):
         Landing(str(tmp_path / other)).check_is_apart(tmp_path, landing_module.Path("data/raw/photos"))
-
-
-def test_what_is_said_of_files():
-    left = [Left(f"{n}.png", "why") for n in range(5)]
-    assert describe_left(left[:1], "left") == "1 file left: 0.png (why)"
-    assert describe_left(left, "left") == "5 files left: 0.png (why), 1.png (why), 2.png (why), and 2 more"
-
-
-def test_what_is_said_of_files_steers_no_terminal():
-    told = describe_left([Left("0/gnp.\u202egnp", "no folder: \u2066x\x1b[2J")], "left in a\u202eb")
-    assert told == r"1 file left in a\u202eb: 0/gnp.\u202egnp (no folder: \u2066x\u001b[2J)"
-
-
-def test_what_landed_and_is_not_in_the_data(landing, tmp_path):
-    arrivals = copy_all(landing, tmp_path / "source")
-    excluded = [Exclusion("cat/1.png", "empty"), Exclusion("old.png", "empty")]
-    assert list_unused(arrivals, excluded) == [("cat/1.png", "empty")]

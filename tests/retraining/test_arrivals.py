@@ -1,0 +1,19 @@
+from relearn.dataset.manifest import Exclusion
+from relearn.retraining.arrivals import Arrival, Left, Waiting, describe_left, list_unused
+
+
+def test_what_is_said_of_files():
+    left = [Left(f"{n}.png", "why") for n in range(5)]
+    assert describe_left(left[:1], "left") == "1 file left: 0.png (why)"
+    assert describe_left(left, "left") == "5 files left: 0.png (why), 1.png (why), 2.png (why), and 2 more"
+
+
+def test_what_is_said_of_files_steers_no_terminal():
+    told = describe_left([Left("0/gnp.\u202egnp", "no folder: \u2066x\x1b[2J")], "left in a\u202eb")
+    assert told == r"1 file left in a\u202eb: 0/gnp.\u202egnp (no folder: \u2066x\u001b[2J)"
+
+
+def test_what_landed_and_is_not_in_the_data():
+    arrivals = [Arrival(Waiting(name, "x"), name, "0") for name in ("cat/1.png", "dog/1.png")]
+    excluded = [Exclusion("cat/1.png", "empty"), Exclusion("old.png", "empty")]
+    assert list_unused(arrivals, excluded) == [("cat/1.png", "empty")]
