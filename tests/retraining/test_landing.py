@@ -89,6 +89,15 @@ def test_addresses_that_cannot_be(tmp_path):
         Landing(str(tmp_path / "nowhere")).look(0)
 
 
+def test_an_address_that_cannot_be_connected_to(monkeypatch):
+    def refuse(*_arguments, **_options):
+        raise ConnectionRefusedError("refused")
+
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "_get_kwargs_from_urls", refuse)
+    with pytest.raises(SourceError, match=r"^retrain\.landing: memory://x: refused$"):
+        Landing("memory://x")
+
+
 def test_nothing_is_taken_while_something_still_arrives(tmp_path):
     for name, age in (("old.png", 1000), ("new.png", 10)):
         (tmp_path / name).write_bytes(b"x")
@@ -179,9 +188,14 @@ def test_sizes_and_names_at_an_address(landing, tmp_path, monkeypatch):
     assert [entry.reason.split(":")[0] for entry in left] == ["too large", "cannot be read"]
 
 
+class Foreign(Exception):
+    """As the clients of object stores have them, which are no OSError."""
+
+
 @pytest.mark.parametrize("landing", ["memory"], indirect=True)
 @pytest.mark.parametrize(
-    ("error", "is_network"), [(FileNotFoundError("x"), False), (PermissionError("x"), False), (TimeoutError("x"), True)]
+    ("error", "is_network"),
+    [(FileNotFoundError("x"), False), (PermissionError("x"), False), (TimeoutError("x"), True), (Foreign("x"), True)],
 )
 def test_what_the_network_may_have_failed_is_told_apart(landing, monkeypatch, error, is_network):
     def fail(*_arguments, **_options):
@@ -191,6 +205,33 @@ def test_what_the_network_may_have_failed_is_told_apart(landing, monkeypatch, er
     with pytest.raises(SourceError, match=r"^retrain.landing: memory://.*: cannot be listed: x$") as raised:
         landing.look(0)
     assert isinstance(raised.value, UnreachableSource) is is_network
+
+
+@pytest.mark.parametrize("landing", ["memory"], indirect=True)
+@pytest.mark.parametrize("error", [TimeoutError("x"), Foreign("x")])
+def test_a_network_that_fails_in_the_middle(landing, tmp_path, monkeypatch, error):
+    def fail(*_arguments, **_options):
+        raise error
+
+    arrivals = copy_all(landing, tmp_path / "source")
+    for method, what, act in (
+        ("_open", "read", lambda: landing.copy_in([arrivals[0].waiting], tmp_path / "again")),
+        ("rm_file", "removed", lambda: landing.remove(arrivals)),
+    ):
+        monkeypatch.setattr(type(fsspec.filesystem("memory")), method, fail)
+        with pytest.raises(UnreachableSource, match=rf"^retrain.landing: memory://.*: cannot be {what}: x$"):
+            act()
+    assert not list((tmp_path / "again").rglob("*.png"))
+
+
+@pytest.mark.parametrize("landing", ["memory"], indirect=True)
+def test_what_somebody_else_removes_at_an_address_is_gone(landing, tmp_path, monkeypatch):
+    def fail(*_arguments, **_options):
+        raise FileNotFoundError("x")
+
+    arrivals = copy_all(landing, tmp_path / "source")
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "rm_file", fail)
+    assert landing.remove(arrivals) == []
 
 
 def test_a_disk_without_room_is_an_error_before_anything_is_copied(tmp_path):

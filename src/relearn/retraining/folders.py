@@ -7,7 +7,7 @@ sizes are bounded.
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Protocol
@@ -177,13 +177,23 @@ class RemoteFolder:
         self._files = files
         self._root = root.rstrip("/")
 
-    def _list(self) -> dict[str, dict[str, Any]]:
-        self._files.invalidate_cache()
+    @contextmanager
+    def _blame_network(self, what: str) -> Iterator[None]:
+        """Raise `UnreachableSource` for whatever a filesystem raises: each has errors of its own."""
         try:
-            found: dict[str, dict[str, Any]] = self._files.find(self._root, detail=True)
-        except OSError as error:
-            kind = SourceError if isinstance(error, FileNotFoundError | PermissionError) else UnreachableSource
-            raise kind(f"cannot be listed: {error}", where=f"retrain.landing: {self._address}") from None
+            yield
+        except (NotTaken, SourceError):
+            raise
+        except Exception as error:
+            raise UnreachableSource(f"cannot be {what}: {error}", where=f"retrain.landing: {self._address}") from error
+
+    def _list(self) -> dict[str, dict[str, Any]]:
+        with self._blame_network("listed"):
+            self._files.invalidate_cache()
+            try:
+                found: dict[str, dict[str, Any]] = self._files.find(self._root, detail=True)
+            except (FileNotFoundError, PermissionError) as error:
+                raise SourceError(f"cannot be listed: {error}", where=f"retrain.landing: {self._address}") from None
         return {name.removeprefix(self._root).removeprefix("/"): info for name, info in found.items()}
 
     def find(self) -> Iterator[Seen | Left]:
@@ -201,16 +211,17 @@ class RemoteFolder:
 
     def read(self, file: Waiting) -> Iterator[bytes]:
         """Yield the content of a file, or raise `NotTaken`: it is gone, refused or too large."""
-        try:
-            with self._files.open(f"{self._root}/{file.path}", "rb") as reading:
-                n_left = MAX_BYTES
-                while chunk := reading.read(CHUNK_BYTES):
-                    n_left -= len(chunk)
-                    if n_left < 0:
-                        raise NotTaken(f"too large: more than the {MAX_BYTES:,} bytes that are read")
-                    yield chunk
-        except (FileNotFoundError, PermissionError) as error:
-            raise NotTaken(f"cannot be read: {error.strerror or error}") from None
+        with self._blame_network("read"):
+            try:
+                with self._files.open(f"{self._root}/{file.path}", "rb") as reading:
+                    n_left = MAX_BYTES
+                    while chunk := reading.read(CHUNK_BYTES):
+                        n_left -= len(chunk)
+                        if n_left < 0:
+                            raise NotTaken(f"too large: more than the {MAX_BYTES:,} bytes that are read")
+                        yield chunk
+            except (FileNotFoundError, PermissionError) as error:
+                raise NotTaken(f"cannot be read: {error.strerror or error}") from None
 
     def remove(self, files: Sequence[Waiting]) -> Iterator[Left]:
         """Remove the files that have not changed by a new listing, and yield those that stay."""
@@ -220,9 +231,12 @@ class RemoteFolder:
                 yield Left(file.path, CHANGED)
             elif file.path in stamps:
                 try:
-                    self._files.rm_file(f"{self._root}/{file.path}")
-                except PermissionError as error:
-                    yield Left(file.path, f"cannot be removed: {error.strerror or error}")
+                    with self._blame_network("removed"), suppress(FileNotFoundError):
+                        self._files.rm_file(f"{self._root}/{file.path}")
+                except UnreachableSource as error:
+                    if not isinstance(error.__cause__, PermissionError):
+                        raise
+                    yield Left(file.path, f"cannot be removed: {error.__cause__.strerror or error.__cause__}")
 
 
 def _stamp_remote(information: dict[str, Any]) -> str:

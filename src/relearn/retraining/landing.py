@@ -37,7 +37,7 @@ class Landing:
     Raises
     ------
     SourceError
-        fsspec does not know the protocol of the address.
+        fsspec does not know the protocol of the address, or cannot connect to it.
     """
 
     def __init__(self, address: str) -> None:
@@ -50,8 +50,8 @@ class Landing:
 
         try:
             files, root = url_to_fs(address)
-        except (ValueError, ImportError) as error:
-            raise SourceError(str(error), where=f"retrain.landing: {address}") from None
+        except Exception as error:  # each filesystem has errors of its own
+            raise SourceError(str(error), where=f"retrain.landing: {address}") from error
         self._folder = RemoteFolder(address, files, root) if self.is_remote else LocalFolder(address, Path(root))
 
     @property
