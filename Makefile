@@ -1,10 +1,20 @@
 # Everything runs in .venv, made from requirements.lock with hashes. Bare `make` lists the targets.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
+READY := .venv/ready
+# What .venv was made with, which stays: the backend until another one is named, extras until `make clean`.
+CHOSEN := $(shell cat .venv/choice 2>/dev/null)
 # cpu | gpu: the TensorFlow under keras
-BACKEND ?= cpu
+BACKEND ?= $(or $(firstword $(CHOSEN)),cpu)
 LOCK := $(if $(filter gpu,$(BACKEND)),requirements-gpu.lock,requirements.lock)
-READY := .venv/ready-$(BACKEND)
+# where data lives besides this machine: any of REMOTES
+EXTRAS ?=
+REMOTES := s3 gs azure ssh
+ifneq ($(filter-out $(REMOTES),$(EXTRAS)),)
+$(error relearn: wanted EXTRAS among $(REMOTES), got $(filter-out $(REMOTES),$(EXTRAS)))
+endif
+CHOICE := $(strip $(BACKEND) $(sort $(EXTRAS) $(wordlist 2,9,$(CHOSEN))))
+PLUGINS := $(patsubst %,dvc-%,$(wordlist 2,9,$(CHOICE)))
 PORT ?= 4200
 # the branch that is retrained
 BASE ?= main
@@ -20,7 +30,7 @@ export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := 1
 
 # The scripts of .venv hold its path, so after a copy it would run the other folder's code: it is made again.
-ifneq ($(shell cat $(READY) 2>/dev/null),$(shell pwd -P))
+ifneq ($(CHOSEN) $(shell cat $(READY) 2>/dev/null),$(CHOICE) $(shell pwd -P))
 $(READY): always
 endif
 always:
@@ -40,16 +50,20 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 12
 
-setup: $(READY)  ## make .venv from the lock (BACKEND=gpu for TensorFlow with CUDA)
+setup: $(READY)  ## make .venv from the lock (BACKEND=gpu for TensorFlow with CUDA, EXTRAS="s3 ssh" for data there)
 
-$(READY): pyproject.toml $(LOCK)
-	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "relearn: wanted Python 3.11 or newer, got $$("$(PYTHON)" --version); set PYTHON=..." >&2; exit 1; }
-	@echo "relearn: making .venv from $(LOCK)"
+$(READY): pyproject.toml $(LOCK) requirements-remotes.lock
+	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+		{ echo "relearn: wanted Python 3.11 to 3.13, got $$("$(PYTHON)" --version); set PYTHON=..." >&2; exit 1; }
+	@echo "relearn: making .venv from $(LOCK)$(if $(PLUGINS), with $(PLUGINS))"
 	@"$(PYTHON)" -m venv --clear .venv
+	@echo "$(CHOICE)" > .venv/choice
 	@awk '/^[a-z]/ {keep = /^uv==/} keep' $(LOCK) > .venv/bootstrap.txt
 	@$(PIP) install --quiet --no-deps --require-hashes -r .venv/bootstrap.txt
-	@$(UV) pip install --python $(BIN)/python --quiet --compile-bytecode --require-hashes -r $(LOCK)
+	@awk -F= -v wanted=" $(PLUGINS) " '/^[a-z]/ {keep = index(wanted, " " $$1 " ")} keep' requirements-remotes.lock \
+		> .venv/plugins.txt
+	@$(UV) pip install --python $(BIN)/python --quiet --compile-bytecode --require-hashes \
+		-r $(LOCK) -r .venv/plugins.txt -c requirements-remotes.lock
 	@$(UV) pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation --editable .
 	@$(BIN)/python -I -c 'import os, relearn; assert os.path.samefile(relearn.__path__[0], "src/relearn")' || \
 		{ echo "relearn: wanted this folder's src/relearn in .venv, got another or none; try again" >&2; exit 1; }
@@ -97,10 +111,16 @@ schedule: $(READY)  ## retrain as retrain.cron says, until this is stopped (PREF
 	@PREFECT_API_URL=$${PREFECT_API_URL:-$(LOCAL_API)} $(BIN)/python -m flows.schedule $(BASE)
 
 lock: $(READY)  ## resolve the dependencies anew, with versions and hashes and no address of an index
-	@$(LOCK_COMMAND) --extra cpu --output-file requirements.lock
-	@$(LOCK_COMMAND) --extra gpu --output-file requirements-gpu.lock
+	@$(COMPILE) --upgrade --extra cpu $(REMOTES:%=--extra %) --output-file .venv/all.lock
+	@cp .venv/all.lock requirements.lock
+	@cp .venv/all.lock requirements-gpu.lock
+	@$(COMPILE) --extra cpu --output-file requirements.lock
+	@$(COMPILE) --extra gpu --output-file requirements-gpu.lock
+	@awk -F= 'NR == FNR {base[$$1]; next} /^[a-z]/ {keep = !($$1 in base)} keep' requirements.lock .venv/all.lock \
+		> requirements-remotes.lock
 
-LOCK_COMMAND = $(UV) pip compile --python $(BIN)/python --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
+# Without --upgrade it keeps the versions that the output file has, so all three locks have the same.
+COMPILE = $(UV) pip compile --python $(BIN)/python --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-emit-index-url --extra dev pyproject.toml
 
 clean:  ## remove .venv, Prefect's files and the caches of the tools; data, models, the DVC cache and the store of features stay

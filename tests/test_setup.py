@@ -1,6 +1,6 @@
 """`make setup` fills this folder's .venv and no other environment, whichever is active; targets run its programs.
 
-It installs what pyproject.toml declares, which is what the code imports.
+It installs what pyproject.toml declares and the locks hold, which is what the code imports.
 """
 
 import ast
@@ -16,8 +16,10 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
+from relearn.landing import EXTRAS
 
 PROGRAMS = ("python", "pip", "uv", "pytest", "ruff", "mypy", "dvc", "prefect", "relearn")
+LOCKS = ("requirements.lock", "requirements-gpu.lock", "requirements-remotes.lock")
 # Which of the declared dependencies the code of a folder may import.
 BACKENDS = ("dependencies", "cpu", "gpu", "dask")
 MAY_IMPORT = {
@@ -33,7 +35,9 @@ PROBE = "probe: ; @command -v python; python -c 'import relearn; print(relearn._
 def make(folder, *arguments, **environment):
     """Run make as a person would who has an environment of their own active."""
     inherited = {
-        name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "PYTHON", "VIRTUAL"))
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("MAKE", "PYTHON", "VIRTUAL", "BACKEND", "EXTRAS"))
     }
     return subprocess.run(
         ["make", "--no-print-directory", *arguments],
@@ -80,6 +84,20 @@ def read_lock(name):
     return packages
 
 
+def shorten_lock(folder, *names):
+    """Leave of the lock what an installation of relearn itself takes, so that a test takes seconds.
+
+    And the packages of these names, with all that they need.
+    """
+    packages = read_lock("requirements.lock")
+    kept = {"uv", "setuptools", *names}
+    n_kept = 0
+    while len(kept) > n_kept:
+        n_kept = len(kept)
+        kept |= {name for name, text in packages.items() if kept & set(re.findall(r"# +(?:via )?(\S+)$", text, re.M))}
+    (folder / "requirements.lock").write_text("".join(packages[name] for name in sorted(kept)))
+
+
 def list_imports(file):
     """Return the names of the modules that a file imports, without what is below them."""
     modules = set()
@@ -89,14 +107,6 @@ def list_imports(file):
         elif isinstance(node, ast.ImportFrom) and not node.level:
             modules.add(node.module)
     return {module.partition(".")[0] for module in modules}
-
-
-def shorten_lock(folder):
-    """Leave of the lock what an installation of relearn itself takes, so that a test takes seconds."""
-    packages = re.split(r"^(?=[a-z])", (ROOT / "requirements.lock").read_text(), flags=re.MULTILINE)
-    kept = [package for package in packages if package.startswith(("uv==", "setuptools=="))]
-    assert len(kept) == 2
-    (folder / "requirements.lock").write_text("".join(kept))
 
 
 @pytest.fixture
@@ -130,9 +140,87 @@ def test_what_is_imported_is_declared(folder):
     assert undeclared == set()
 
 
+@pytest.mark.parametrize("name", LOCKS)
+def test_locks_hold_versions_and_hashes_and_no_address(name):
+    text = (ROOT / name).read_text()
+    assert len(text) < 1_000_000
+    assert "://" not in text
+    assert "--index" not in text
+    for package in split_lock(name):
+        assert re.match(r"[a-z0-9-]+==\S+( ;.*)? \\\n    --hash=sha256:[0-9a-f]{64}", package), package
+
+
+def test_locks_hold_what_is_declared_and_agree():
+    declared, (cpu, gpu, remotes) = read_declared(), map(read_lock, LOCKS)
+    always = declared["dependencies"] | declared["dev"] | declared["dask"] | declared["pretraining"]
+    assert always | declared["cpu"] <= set(cpu)
+    assert always | declared["gpu"] <= set(gpu)
+    assert set.union(*(declared[extra] for extra in EXTRAS)) <= set(remotes)
+    assert not set(remotes) & set(cpu), "they are added to it"
+    versions = [{name: re.findall(r"^\S+==\S+", text, re.M) for name, text in lock.items()} for lock in (cpu, gpu)]
+    assert [name for name in set(cpu) & set(gpu) if versions[0][name] != versions[1][name]] == []
+
+
 def test_deploy_names_the_server_that_the_lock_has():
     (version,) = re.findall(r"image: prefecthq/prefect:(\S+)-python3.11", (ROOT / "deploy/compose.yaml").read_text())
     assert read_lock("requirements.lock")["prefect"].startswith(f"prefect=={version} ")
+
+
+@pytest.fixture
+def made(tmp_path):
+    """A folder whose .venv looks as if it was made a moment ago, for a remote on S3."""
+    for name in ("Makefile", "pyproject.toml", *LOCKS):
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / "choice").write_text("cpu s3\n")
+    (tmp_path / ".venv" / "ready").write_text(f"{tmp_path.resolve()}\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("chosen", "printed"),
+    [
+        ([], None),
+        (["EXTRAS="], None),
+        (["EXTRAS=s3"], None),
+        (["BACKEND=cpu"], None),
+        (["EXTRAS=ssh azure s3"], "requirements.lock with dvc-azure dvc-s3 dvc-ssh"),
+        (["BACKEND=gpu"], "requirements-gpu.lock with dvc-s3"),
+    ],
+)
+def test_another_choice_makes_the_environment_anew_and_keeps_extras(made, chosen, printed):
+    answer = make(made, "--dry-run", "setup", *chosen)
+    assert re.findall(r'relearn: making .venv from (.*)"', answer.stdout) == ([printed] if printed else [])
+
+
+@pytest.mark.parametrize("name", ["pyproject.toml", "requirements.lock", "requirements-remotes.lock"])
+def test_a_change_of_what_is_locked_makes_the_environment_anew_with_its_extras(made, name):
+    os.utime(made / ".venv" / "ready", (0, 0))
+    for other in {"pyproject.toml", *LOCKS} - {name}:
+        os.utime(made / other, (0, 0))
+    assert "making .venv from requirements.lock with dvc-s3" in make(made, "--dry-run", "test").stdout
+
+
+def test_extras_that_are_not_there_are_an_error(made):
+    answer = make(made, "setup", "EXTRAS=s3 s4")
+    assert answer.returncode != 0
+    assert f"relearn: wanted EXTRAS among {' '.join(EXTRAS)}, got s4." in answer.stderr
+
+
+@pytest.mark.slow
+def test_an_extra_brings_what_reaches_its_addresses(clone):
+    """The plugin gets as far as a connection; nothing listens there."""
+    shorten_lock(clone, "dvc", "wrapt")
+    answer = make(clone, "setup", "EXTRAS=s3")
+    assert answer.returncode == 0, answer.stderr
+    packages = list_packages(clone / ".venv")
+    assert {"dvc_s3", "s3fs"} <= set(packages)
+    assert not {"dvc_ssh", "gcsfs", "adlfs", "sshfs"} & set(packages)
+    away = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x"}
+    push = "dvc remote add --quiet --default store s3://bucket && echo x > x && dvc add --quiet x && dvc push"
+    printed = make(clone, "--eval", f"probe: ; @{push}", "probe", **away, AWS_MAX_ATTEMPTS="1").stderr
+    assert 'Could not connect to the endpoint URL: "http://127.0.0.1:9/' in printed
+    assert "making" not in make(clone, "setup").stdout
 
 
 @pytest.mark.slow
@@ -201,7 +289,7 @@ def test_an_environment_without_relearn_is_not_ready(clone):
     answer = make(clone, "setup")
     assert answer.returncode != 0
     assert "relearn: wanted this folder's src/relearn in .venv, got another or none" in answer.stderr
-    assert not (clone / ".venv" / "ready-cpu").exists()
+    assert not (clone / ".venv" / "ready").exists()
 
 
 @pytest.mark.slow

@@ -1,4 +1,6 @@
 import os
+import re
+import sys
 import time
 
 import fsspec
@@ -8,7 +10,7 @@ from relearn.errors import SourceError, UnreachableSource
 from relearn.retraining import folders
 from relearn.retraining import landing as landing_module
 from relearn.retraining.arrivals import Waiting
-from relearn.retraining.landing import Landing
+from relearn.retraining.landing import EXTRAS, Landing
 from relearn.storage.files import hash_bytes
 from retrainings import copy_all
 
@@ -87,6 +89,22 @@ def test_addresses_that_cannot_be(tmp_path):
         SourceError, match=r"^retrain.landing: .*/nowhere: no such folder; make it, or correct the address$"
     ):
         Landing(str(tmp_path / "nowhere")).look(0)
+
+
+@pytest.mark.parametrize(
+    ("address", "advice"),
+    [(f"{scheme}://x/y", f"; run `make setup EXTRAS={extra}`") for extra in EXTRAS for scheme in EXTRAS[extra]]
+    + [("hdfs://x/y", "")],
+)
+def test_an_address_whose_packages_are_not_installed_names_the_extra(monkeypatch, address, advice):
+    for module in ("s3fs", "gcsfs", "adlfs", "sshfs", "paramiko", "pyarrow"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(SourceError) as raised:
+        Landing(address)
+    scheme = address.partition(":")[0]
+    pattern = rf"retrain\.landing: {address}: wanted the packages for {scheme}://, got: .*"
+    assert re.fullmatch(pattern + re.escape(advice), str(raised.value))
+    assert ("EXTRAS" in str(raised.value)) is bool(advice)
 
 
 def test_an_address_that_cannot_be_connected_to(monkeypatch):

@@ -27,6 +27,8 @@ MAX_LISTED = 1_000_000
 MAX_NAME_BYTES = 255
 # What lands is copied into the source, into DVC's cache, and into data/dataset.
 N_COPIES = 3
+# What `make setup EXTRAS=...` installs, and the addresses that need it.
+EXTRAS = {"s3": ("s3", "s3a"), "gs": ("gs", "gcs"), "azure": ("az", "abfs"), "ssh": ("ssh", "sftp")}
 # The clock of another machine may be ahead by this much at least.
 MAX_AHEAD_SECONDS = 60
 
@@ -37,7 +39,7 @@ class Landing:
     Raises
     ------
     SourceError
-        fsspec does not know the protocol of the address, or cannot connect to it.
+        fsspec does not know the protocol of the address, lacks the packages for it, or cannot connect to it.
     """
 
     def __init__(self, address: str) -> None:
@@ -50,6 +52,15 @@ class Landing:
 
         try:
             files, root = url_to_fs(address)
+        except ImportError as error:
+            scheme = address.partition("://")[0]
+            extras = [extra for extra, schemes in EXTRAS.items() if scheme in schemes]
+            raise SourceError(
+                where=f"retrain.landing: {address}",
+                wanted=f"the packages for {scheme}://",
+                got=error,
+                advice=f"run `make setup EXTRAS={extras[0]}`" if extras else None,
+            ) from None
         except Exception as error:  # each filesystem has errors of its own
             raise SourceError(str(error), where=f"retrain.landing: {address}") from error
         self._folder = RemoteFolder(address, files, root) if self.is_remote else LocalFolder(address, Path(root))
