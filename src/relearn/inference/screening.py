@@ -166,11 +166,11 @@ def _check_trees(node: Any, n_features: int, n_classes: int) -> None:
     _want(list(node.input) == ["features"], "trees that look at the features", f"{list(node.input)}"[:100])
     _want(len(node.output) == 2, "trees of two outputs", f"{len(node.output)}")
 
-    def is_within(column: np.ndarray, n: int) -> bool:
+    def _is_within(column: np.ndarray, n: int) -> bool:
         return column.dtype == np.int64 and bool(((column >= 0) & (column < n)).all())
 
-    _want(is_within(nodes["featureids"], n_features), f"trees of {n_features:,} features", "another feature")
-    _want(is_within(leaves["ids"], n_classes), f"trees of {n_classes:,} classes", "another class")
+    _want(_is_within(nodes["featureids"], n_features), f"trees of {n_features:,} features", "another feature")
+    _want(_is_within(leaves["ids"], n_classes), f"trees of {n_classes:,} classes", "another class")
     starts = np.flatnonzero(np.append(True, np.diff(nodes["treeids"]) != 0))
     sizes = np.diff(np.append(starts, n_nodes))
     trees = np.repeat(np.arange(len(starts)), sizes)
@@ -186,7 +186,7 @@ def _check_trees(node: Any, n_features: int, n_classes: int) -> None:
     n_parents = np.bincount(children, minlength=n_nodes)
     _want(np.array_equal(n_parents, (ids > 0).astype(int)), "trees whose nodes have one parent", "another number")
     _check_depth(starts, parents, children, n_nodes)
-    is_known = is_within(leaves["treeids"], len(starts)) and is_within(leaves["nodeids"], n_nodes)
+    is_known = _is_within(leaves["treeids"], len(starts)) and _is_within(leaves["nodeids"], n_nodes)
     is_known = is_known and bool((leaves["nodeids"] < sizes[leaves["treeids"]]).all())
     is_known = is_known and not branches[starts[leaves["treeids"]] + leaves["nodeids"]].any()
     _want(is_known, "classes of the leaves of the trees", "those of other nodes")
