@@ -87,7 +87,7 @@ def make_jpeg(seed, *segments, **options):
 
 
 def make_tiff(seed, tags=(), *, drop=(), size=SIZE, next_directory=0):
-    """A grey, uncompressed TIFF; `tags` are (tag, type, count, value) that are added or take another's place."""
+    """A gray, uncompressed TIFF; `tags` are (tag, type, count, value) that are added or take another's place."""
     width, height = size
     pixels = np.random.default_rng(seed).integers(1, 256, SIZE[0] * SIZE[1], np.uint8).tobytes()
     values = {256: (3, 1, width), 257: (3, 1, height), 258: (3, 1, 8), 259: (3, 1, 1), 262: (3, 1, 1)}
@@ -98,13 +98,13 @@ def make_tiff(seed, tags=(), *, drop=(), size=SIZE, next_directory=0):
     return b"II*\0" + struct.pack("<L", 8 + len(pixels)) + pixels + directory
 
 
-def make_bmp(seed, *, size=SIZE, bits=24, compression=0, data=None, n_colours=0):
+def make_bmp(seed, *, size=SIZE, bits=24, compression=0, data=None, n_colors=0):
     width, height = size
     data = np.random.default_rng(seed).integers(0, 256, 3 * 12 * 10, np.uint8).tobytes() if data is None else data
-    palette = bytes(value for n in range(n_colours) for value in (n, 255 - n, 7, 0))
+    palette = bytes(value for n in range(n_colors) for value in (n, 255 - n, 7, 0))
     start = 54 + len(palette)
     header = b"BM" + struct.pack("<IHHI", start + len(data), 0, 0, start)
-    header += struct.pack("<IiiHHIIiiII", 40, width, height, 1, bits, compression, len(data), 0, 0, n_colours, 0)
+    header += struct.pack("<IiiHHIIiiII", 40, width, height, 1, bits, compression, len(data), 0, 0, n_colors, 0)
     return header + palette + data
 
 
@@ -205,7 +205,7 @@ def list_bombs():
     jpeg[frame + 5 : frame + 9] = b"\xff\xdc\xff\xdc"
     yield "bomb.jpg", bytes(jpeg), TOO_LARGE + "65500 x 65500"
     yield "bomb.bmp", make_bmp(0, size=(40_000, 40_000)), TOO_LARGE
-    yield "bomb-by-runs.bmp", make_bmp(0, size=(40_000, 40_000), bits=8, compression=1, n_colours=256), TOO_LARGE
+    yield "bomb-by-runs.bmp", make_bmp(0, size=(40_000, 40_000), bits=8, compression=1, n_colors=256), TOO_LARGE
     yield "bomb.tiff", make_tiff(0, [(256, 4, 1, 90_000), (257, 4, 1, 90_000)]), TOO_LARGE
     webp = bytearray(encode_image(draw_image(0), "WEBP"))
     webp[26:30] = b"\xff\x3f\xff\x3f"
@@ -302,7 +302,7 @@ def list_broken_pixels():
     yield "code-size.gif", gif[: start + 10] + b"\x3f" + gif[start + 11 :], "^damaged GIF file: "
     yield (
         "runs-too-few.bmp",
-        make_bmp(0, bits=8, compression=1, data=b"\x0c\5\0\0\0\1", n_colours=256),
+        make_bmp(0, bits=8, compression=1, data=b"\x0c\5\0\0\0\1", n_colors=256),
         "leave out pixels",
     )
     yield "depth.bmp", make_bmp(0, bits=3), r"^unsupported BMP file: Unsupported BMP pixel depth \(3\); save it as PNG$"
@@ -327,7 +327,7 @@ def list_broken_pixels():
     webp = encode_image(draw_image(0), "WEBP")
     yield "chunk.webp", webp[:20] + b"\0" * 6 + webp[26:], "^damaged WEBP file: the header is cut short or wrong$"
     yield "sixteen-bit.png", encode_image(Image.fromarray(np.arange(120, dtype=np.uint16).reshape(10, 12))), KEPT
-    yield "four-colours.jpg", encode_image(draw_image(380, mode="CMYK"), "JPEG"), KEPT
+    yield "four-colors.jpg", encode_image(draw_image(380, mode="CMYK"), "JPEG"), KEPT
     for file_format in ("GIF", "PNG", "WEBP"):
         yield f"animation.{file_format}", make_animation(381, file_format), KEPT
     yield "pages.tiff", make_animation(382, "TIFF"), KEPT
@@ -357,8 +357,8 @@ def list_parts():
     webp = webp[:4] + struct.pack("<I", len(webp) - 8) + webp[8:]
     yield "chunks.webp", webp, "^unsupported WEBP file" + many + "chunks before"
     runs = (b"\1\7" * 1999 + b"\0\0") * 1001
-    yield "runs.bmp", make_bmp(0, size=(1999, 1001), bits=8, compression=1, data=runs, n_colours=256), "2,000,000 runs;"
-    runs = make_bmp(0, size=(9000, 9000), bits=4, compression=2, data=b"\xff\7" * 99, n_colours=16)
+    yield "runs.bmp", make_bmp(0, size=(1999, 1001), bits=8, compression=1, data=runs, n_colors=256), "2,000,000 runs;"
+    runs = make_bmp(0, size=(9000, 9000), bits=4, compression=2, data=b"\xff\7" * 99, n_colors=16)
     yield "pixels-by-runs.bmp", runs, "^unsupported BMP file: 9000 x 9000 px in runs, at most 20,000,000 pixels"
 
 

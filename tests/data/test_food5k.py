@@ -93,7 +93,7 @@ def test_food5k_with_pretrained_mobilenet_v2(shared, clone):
     assert len({row["sha256"] for row in kept}) == len(groups)
 
 
-def test_what_is_not_food5k_is_told(clone, tmp_path):
+def test_what_is_not_food5k_is_refused(clone, tmp_path):
     answer = run_food5k(clone, "/nowhere/Food-5K.zip")
     assert answer.returncode == 1
     assert answer.stderr.startswith("food5k: /nowhere/Food-5K.zip: cannot be fetched: failed to get")

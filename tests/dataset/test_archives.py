@@ -104,7 +104,7 @@ def test_too_large_files_are_not_read(tmp_path, monkeypatch):
         }
 
 
-def test_damaged_lzma_is_told(tmp_path):
+def test_damaged_lzma_is_reported(tmp_path):
     noise = random.Random(0).randbytes(50_000)
     write_tar(tmp_path / "a.tar.xz", [("a.png", noise), ("b.png", noise[::-1])], "w:xz")
     write_zip(tmp_path / "a.zip", [("a.png", noise)], compression=zipfile.ZIP_LZMA)
@@ -181,7 +181,7 @@ def test_names_in_utf8_without_the_flag(tmp_path):
         ("cp437", "caf\u00e9/0000001.png", "caf\u00e9/0000001.png"),
     ],
 )
-def test_names_of_unknown_encoding_are_said(tmp_path, encoding, name, shown):
+def test_names_of_unknown_encoding_are_reported(tmp_path, encoding, name, shown):
     utf8 = "ob\u00e9/00000002.png".encode()  # that this one is valid UTF-8 proves nothing
     write_raw_zip(tmp_path / "a.zip", [name.encode(encoding), b"plain/00000003.png", utf8])
     found, remarks = read_names(tmp_path / "a.zip")

@@ -15,7 +15,7 @@ DATABASE = Path("cache/inspections.sqlite")
 IMAGE = Inspection("a" * 64, 9, 3, 4, "RGB", "PNG", 1.5, "abc")
 
 
-def test_content_is_told():
+def test_content_is_inspected():
     content = encode_image(draw_image(1, (40, 30)))
     seen = inspect_content(content, hash_bytes(content))
     assert seen[:6] == (hash_bytes(content), len(content), 40, 30, "RGB", "PNG")
@@ -91,7 +91,7 @@ def test_record_that_was_tampered_with_is_not_believed(workspace):
 
 
 @pytest.mark.parametrize("damage", ["text", "middle", "short"])
-def test_damaged_database_is_said_and_begun_anew(workspace, caplog, damage):
+def test_damaged_database_is_reported_and_recreated(workspace, caplog, damage):
     with Inspections(DATABASE) as memory:
         for number in range(300):
             memory.add(IMAGE._replace(sha256=f"{number:064}"))

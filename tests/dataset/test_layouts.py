@@ -83,7 +83,7 @@ def test_csv_errors(use_layout, table, message):
     ],
 )
 @pytest.mark.parametrize("subfolder", [None, "in/side"])
-def test_path_that_only_looks_like_one_of_the_table_is_said(use_layout, written, there, hint, subfolder):
+def test_path_that_only_looks_like_one_of_the_table_is_explained(use_layout, written, there, hint, subfolder):
     use_layout(layout="csv", labels_csv="labels.csv", subfolder=subfolder)
     folder = Path("source", subfolder or "")
     write_images(folder, [there])
@@ -92,7 +92,7 @@ def test_path_that_only_looks_like_one_of_the_table_is_said(use_layout, written,
         restructure()
 
 
-def test_parameters_that_only_look_like_what_is_in_the_source_are_said(use_layout):
+def test_parameters_that_only_look_like_names_of_the_source_are_explained(use_layout):
     hint = "(what looks the same is there with other bytes: its accents are in Unicode NFC, here in NFD)"
     write_images(Path("source"), ["e\u0301/cat/1.png", "e\u0301/dog/2.png"])
     use_layout(layout="class_folders", subfolder="\u00e9")
@@ -140,7 +140,7 @@ def test_subfolder(use_layout):
     assert excluded == {"thumbnails/cat/1.png": "outside the subfolder: images/all"}
 
 
-def test_splits_taken_for_classes_are_told(use_layout):
+def test_splits_taken_for_classes_are_refused(use_layout):
     use_layout(layout="class_folders")
     write_images(Path("source"), ["train/cat/1.png", "val/cat/2.png", "test/dog/3.png"])
     with pytest.raises(
@@ -156,7 +156,7 @@ def test_classes_may_be_called_like_splits_where_the_layout_names_both(use_layou
     assert {row.label for row in kept.values()} == {"train", "test"}
 
 
-def test_one_class_alone_is_said(use_layout, caplog):
+def test_one_class_alone_is_warned_of(use_layout, caplog):
     use_layout(layout="class_folders")
     write_images(Path("source"), ["shapes/cat/1.png", "shapes/dog/2.png"])
     restructure()

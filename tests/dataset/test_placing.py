@@ -79,7 +79,7 @@ def test_path_that_is_there_twice_is_refused():
         name_images(images)
 
 
-def test_file_that_changes_while_it_is_copied_is_told(use_layout, settled, monkeypatch):
+def test_file_that_changes_while_it_is_copied_is_an_error(use_layout, settled, monkeypatch):
     use_layout(layout="class_folders")
     write_images(Path("source"), ["a/1.png", "b/2.png"])
     restructure()

@@ -161,9 +161,9 @@ def test_classes_without_an_image_are_warned_of(use_layout, caplog, set_params):
     for name in ("source.zip", "source.tar"):
         set_params({"restructure.source": name})
         restructure()
-        (told,) = [message for message in caplog.messages if "no image was kept" in message]
-        assert "empty (0 files), landscape (1 file)" in told
-        assert "nested (0 files), notes (1 file)" in told
+        (warning,) = [message for message in caplog.messages if "no image was kept" in message]
+        assert "empty (0 files), landscape (1 file)" in warning
+        assert "nested (0 files), notes (1 file)" in warning
         caplog.clear()
 
 
@@ -182,6 +182,8 @@ def test_classes_of_other_layouts_without_an_image_are_warned_of(use_layout, cap
     rows = "".join(f"{path.relative_to('source')},{path.parent.name}\n" for path in list_source())
     Path("source/labels.csv").write_text(f"path,label\n{rows}")
     restructure()
-    (told,) = [message for message in caplog.messages if "no image was kept" in message]
+    (warning,) = [message for message in caplog.messages if "no image was kept" in message]
     owl = ", owl (0 files)" if layout == "split_class_folders" else ""
-    assert told == f"source: classes of which no image was kept: dog (1 file){owl}; data/excluded.csv has the reasons"
+    assert (
+        warning == f"source: classes of which no image was kept: dog (1 file){owl}; data/excluded.csv has the reasons"
+    )

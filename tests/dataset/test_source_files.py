@@ -48,7 +48,7 @@ def test_reading_is_bounded_where_the_size_grew(tmp_path, monkeypatch):
         ("recycled/1.png", None),
     ],
 )
-def test_what_systems_leave_is_nobodys_image(path, reason):
+def test_files_of_systems_are_hidden(path, reason):
     assert explain_hidden(path) == reason
 
 

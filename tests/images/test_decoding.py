@@ -17,8 +17,8 @@ from relearn.images.decoding import decode_image, resize_image
 from relearn.images.formats import FORMATS
 
 
-def solid(mode, colour, size=(4, 3)):
-    return Image.new(mode, size, colour)
+def solid(mode, color, size=(4, 3)):
+    return Image.new(mode, size, color)
 
 
 @pytest.mark.parametrize("file_format", ["BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP"])
@@ -201,7 +201,7 @@ def test_large_images_are_decoded_one_at_a_time(monkeypatch):
     assert decode_image(contents[3]).rgb.size == (12, 10)
 
 
-def test_lack_of_memory_is_told(monkeypatch):
+def test_lack_of_memory_is_reported(monkeypatch):
     def fail(*arguments):
         raise MemoryError
 

@@ -66,7 +66,7 @@ def test_hash_of_a_small_or_uniform_image_would_be_of_noise():
     assert compute_fingerprint(Image.new("RGB", (300, 300), "red")).hashes == b""
 
 
-def test_contrast_is_the_deviation_of_brightness():
+def test_contrast_is_the_standard_deviation_of_brightness():
     image = Image.new("RGB", (64, 64), "black")
     assert compute_fingerprint(image).contrast == 0
     image.paste("white", (0, 0, 32, 64))

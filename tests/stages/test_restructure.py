@@ -162,7 +162,7 @@ def test_zip_members_are_decoded_like_files(use_layout, set_params):
     assert not Path("a").exists()
 
 
-def test_sightings_and_hashes_are_in_the_order_of_the_manifest(use_layout):
+def test_source_details_and_hashes_are_in_the_order_of_the_manifest(use_layout):
     use_layout(layout="split_class_folders")
     names = [f"{split}/{label}/{n}.png" for split in ("training", "evaluation") for label in "ab" for n in range(4)]
     for seed, name in enumerate(names):
@@ -170,10 +170,10 @@ def test_sightings_and_hashes_are_in_the_order_of_the_manifest(use_layout):
         Path("source", name).write_bytes(encode_image(draw_image(seed, (40, 30))))
     Path("source/training/a/flat.png").write_bytes(encode_image(Image.new("RGB", (40, 30), "red")))
     kept, _ = restructure()
-    sightings = read_csv(paths.SIGHTINGS, ("path", "source_path", "contrast"))
-    assert [row[0] for row in sightings] == list(kept)
+    details = read_csv(paths.SIGHTINGS, ("path", "source_path", "contrast"))
+    assert [row[0] for row in details] == list(kept)
     hashes = read_hashes(paths.HASHES)
-    for (_, source_path, contrast), row in zip(sightings, hashes, strict=True):
+    for (_, source_path, contrast), row in zip(details, hashes, strict=True):
         found = compute_fingerprint(decode_image(Path("source", source_path).read_bytes()).rgb)
         assert (float(contrast), row.tobytes()) == (found.contrast, found.hashes or bytes(row.size))
     assert read_json(paths.SOURCE) == {"source": "source", "n_files": 17, **hash_tables()}

@@ -44,7 +44,7 @@ def test_failed_write_leaves_the_old_file(tmp_path):
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_full_disk_is_told_with_the_path(tmp_path):
+def test_full_disk_is_reported_with_the_path(tmp_path):
     for write in (write_file, write_folder):
         with pytest.raises(OSError, match="No space left") as caught, write(tmp_path / "a"):
             raise OSError(errno.ENOSPC, "No space left on device")
