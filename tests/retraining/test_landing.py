@@ -188,7 +188,7 @@ def test_one_retraining_takes_so_many(landing, monkeypatch):
 @pytest.mark.parametrize("landing", ["memory"], indirect=True)
 def test_sizes_and_names_at_an_address(landing, tmp_path, monkeypatch):
     monkeypatch.setattr(folders, "MAX_BYTES", 4)
-    monkeypatch.setattr("relearn.dataset.sources.MAX_BYTES", 4)
+    monkeypatch.setattr("relearn.dataset.source_files.MAX_BYTES", 4)
     root = landing.address.removeprefix("memory:/")
     for path in ("a/../../up.png", "a//double.png", "tab\t.png"):
         fsspec.filesystem("memory").store[f"{root}/{path}"] = fsspec.filesystem("memory").store[f"{root}/dog/1.png"]

@@ -4,7 +4,7 @@ import pytest
 
 from conftest import git
 from relearn import paths
-from relearn.dataset.manifest import Exclusion, ManifestRow, Sighting, write_manifest
+from relearn.dataset.manifest import Exclusion, ManifestRow, SourceDetails, write_manifest
 from relearn.errors import AbsentFile, IntegrityError
 from relearn.repository.git import add_worktree, read_trailers, run_git, write_commit
 from relearn.retraining import versions
@@ -54,7 +54,7 @@ def write_data(folder, images, excluded=()):
     ]
     write_manifest(folder / paths.MANIFEST, rows)
     sightings = [(row.path, source, 1.0) for row, (_, source) in zip(rows, images, strict=True)]
-    write_csv(folder / paths.SIGHTINGS, Sighting._fields, sightings)
+    write_csv(folder / paths.SIGHTINGS, SourceDetails._fields, sightings)
     write_csv(folder / paths.EXCLUDED, Exclusion._fields, excluded)
 
 

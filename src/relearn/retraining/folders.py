@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Protocol
 
-from relearn.dataset.sources import explain_hidden, find_refusal
+from relearn.dataset.source_files import explain_hidden, find_refusal
 from relearn.errors import NotTaken, SourceError, UnreachableSource
 from relearn.images.decoding import MAX_BYTES
 from relearn.retraining.arrivals import Left, Waiting

@@ -5,7 +5,7 @@ import io
 from pathlib import Path
 
 from relearn import paths
-from relearn.dataset.manifest import Exclusion, Sighting, read_manifest
+from relearn.dataset.manifest import Exclusion, SourceDetails, read_manifest
 from relearn.errors import AbsentFile, IntegrityError
 from relearn.inference.classifier import HEAD, RECORD
 from relearn.repository.committed import read_committed
@@ -82,7 +82,7 @@ def list_gone(root: Path, worktree: Path, version: str) -> list[Exclusion]:
         return []
     excluded = dict(read_csv(worktree / paths.EXCLUDED, Exclusion._fields))
     now = {row.path: row.sha256 for row in manifest}
-    by_source = {source: now[path] for path, source, _ in read_csv(worktree / paths.SIGHTINGS, Sighting._fields)}
+    by_source = {source: now[path] for path, source, _ in read_csv(worktree / paths.SIGHTINGS, SourceDetails._fields)}
     try:
         sources = _list_source_paths(root, version)
     except AbsentFile as error:
