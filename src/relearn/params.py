@@ -155,25 +155,25 @@ Severity = Annotated[Literal["error", "warn", "off"], BeforeValidator(lambda wor
 
 
 class Rule(Block):
-    """A check of the gate: `error` stops the pipeline, `warn` is reported, `off` is not looked at."""
+    """A check of a gate: `error` stops the pipeline, `warn` is reported, `off` is skipped."""
 
     severity: Severity
 
 
 class Minimum(Rule):
-    """A number of images or classes that is the least allowed."""
+    """The smallest number of images or classes allowed."""
 
     min: Count
 
 
 class MaximumShare(Rule):
-    """A share, 0 to 1, that is the largest allowed."""
+    """The largest share allowed, 0 to 1."""
 
     max: Annotated[float, Field(ge=0, le=1)]
 
 
 class MaximumRatio(Rule):
-    """A larger thing over a smaller one, of which this is the most allowed."""
+    """The largest ratio allowed of a larger number to a smaller one."""
 
     max: Annotated[float, Field(ge=1, le=MAX_NUMBER)]
 
@@ -192,32 +192,32 @@ class Range(Rule):
 
 
 class AllowedFormats(Rule):
-    """Formats, told by content."""
+    """File formats, detected from the content."""
 
     allowed: Annotated[list[Format], Field(min_length=1)]
 
 
 class AllowedModes(Rule):
-    """Pillow's colour modes."""
+    """Pillow's color modes."""
 
     allowed: Annotated[list[Mode], Field(min_length=1)]
 
 
 class MinimumContrast(Rule):
-    """A standard deviation of brightness, of 0 to 127.5."""
+    """The smallest standard deviation of brightness allowed, 0 to 127.5."""
 
     min: Annotated[float, Field(ge=0, le=127.5)]
 
 
 class NearDuplicates(Rule):
-    """How unlike two perceptual hashes may be at most to be those of one photo."""
+    """The largest distance between two perceptual hashes of the same photo."""
 
-    max_distance: Annotated[int, Field(ge=0, le=64)]  # of 256 bits; above, photos that are merely alike pair
+    max_distance: Annotated[int, Field(ge=0, le=64)]  # of 256 bits; above, similar photos become pairs
     mirrored: bool
 
 
 class ValidateParams(Block):
-    """What the data must be before anything is learned from it: a rule for each check, in the order of the report."""
+    """What the images must be before anything learns from them: a rule for each check, in the order of the report."""
 
     columns: Rule
     complete: Rule
@@ -247,7 +247,7 @@ class ValidateParams(Block):
 
 
 class VerifyParams(Block):
-    """What the features must be before a head is trained on them."""
+    """What the features must be before a head learns from them: a rule for each check, in the order of the report."""
 
     rows_of_manifest: Rule
     finite: Rule

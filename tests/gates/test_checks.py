@@ -130,7 +130,7 @@ def test_each_check_fails_on_what_it_is_for(name):
 
 
 @pytest.mark.slow
-def test_classes_that_look_the_same_are_told_apart():
+def test_classes_that_look_the_same_are_distinguished():
     names = {"cat": "\u00e9", "dog": "e\u0301"}
     data = make_data([row._replace(label=names[row.label]) for row in ROWS])
     assert sorted(find_failed(data)["class_names"].rows) == [

@@ -40,14 +40,14 @@ class Reader(HTMLParser):
 
 
 def make_rows(names):
-    """A manifest and sightings of images below data/dataset/, named SPLIT/CLASS/NAME."""
+    """A manifest and details of images below data/dataset/, named SPLIT/CLASS/NAME."""
     write_images(paths.DATASET, names)
     rows = [
         {"path": name, "split": name.split("/")[0], "label": name.split("/")[1], "width_px": "12", "height_px": "10"}
         for name in names
     ]
-    sightings = [{"path": name, "source_path": f"zip/{name}", "contrast": "1.0"} for name in names]
-    return pd.DataFrame(rows), pd.DataFrame(sightings)
+    details = [{"path": name, "source_path": f"zip/{name}", "contrast": "1.0"} for name in names]
+    return pd.DataFrame(rows), pd.DataFrame(details)
 
 
 def make_finding(name, severity="error", passed=True, rows=(), images=(), n_failed=0):
@@ -152,10 +152,10 @@ SIZES = [("training", "cat", 4), ("training", "dog", 8), ("validation", "cat", 1
 
 
 def test_very_many_classes_and_exclusions_are_cut_and_said(workspace):
-    manifest, sightings = make_rows([f"training/{n:03}/1.png" for n in range(N_CLASSES + 40)])
+    manifest, details = make_rows([f"training/{n:03}/1.png" for n in range(N_CLASSES + 40)])
     report = make_report() | {"classes": dict.fromkeys(manifest["label"], 1)}
     excluded = [Exclusion(f"{n}.jpg", "empty file") for n in range(N_EXCLUDED + 7)]
-    text = Reader(draw_page(report, manifest, sightings, excluded)).text
+    text = Reader(draw_page(report, manifest, details, excluded)).text
     assert f"The largest and the smallest of {N_CLASSES + 40} classes; reports/validation.json has all." in text
     assert "000" in text
     assert f"{N_CLASSES + 39:03}" in text

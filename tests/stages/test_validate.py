@@ -85,7 +85,7 @@ def test_loss_that_was_accepted_and_committed_stays_accepted(workspace):
 
 
 @pytest.mark.parametrize("path", TABLES.values())
-def test_table_of_another_run_is_told(workspace, path):
+def test_table_of_another_run_is_reported(workspace, path):
     """Each is whole and of the right form: nothing but the hash shows it."""
     write_data(ROWS)
     before = read_data()
@@ -146,7 +146,7 @@ def test_what_is_missing_is_named(workspace, path):
         (paths.SOURCE, "18", "1.5", r"n_files as a whole number, got 'source' and 1\.5; run"),
     ],
 )
-def test_cells_that_were_changed_by_hand_are_told(workspace, path, old, new, message):
+def test_cells_that_were_changed_by_hand_are_reported(workspace, path, old, new, message):
     write_data(ROWS)
     path.write_text(path.read_text().replace(old, new, 1))
     with pytest.raises(IntegrityError, match=message):
@@ -176,7 +176,7 @@ def test_empty_manifest_is_reported(workspace):
     assert paths.VALIDATION_PAGE.exists()
 
 
-def test_files_of_other_images_are_told(workspace):
+def test_files_of_other_images_are_reported(workspace):
     write_data(ROWS)
     shutil.copy(paths.SIGHTINGS, "sightings")
     write_csv(paths.SIGHTINGS, SourceDetails._fields, [SourceDetails("other", "other", 1.0)])

@@ -138,7 +138,7 @@ def test_training_waits_for_these_very_features(features):
         check_verified()
 
 
-def test_damaged_features_are_told(write):
+def test_damaged_features_are_reported(write):
     write()
     shard = sorted(paths.FEATURES.glob("training-*.npy"))[0]
     shard.write_bytes(shard.read_bytes()[:-4] + b"\0\0\0\1")

@@ -1,4 +1,4 @@
-"""Which images are copies of one photo, re-encoded, resized, slightly cropped or mirrored."""
+"""Which images are copies of the same photo: re-encoded, resized, slightly cropped or mirrored."""
 
 import itertools
 from collections.abc import Iterator
@@ -11,18 +11,17 @@ from relearn.images.fingerprints import WINDOWS
 from relearn.params import NearDuplicates
 from relearn.storage.files import hash_bytes
 
-# Copies differ in at most so many of the 64 bits of the lowest terms, by which candidates are searched.
+# Candidates are searched by the 64 bits of the lowest terms, of which copies differ in at most COARSE_DISTANCE.
 COARSE_BITS = 64
 COARSE_DISTANCE = 8
 N_BANDS = 5
 
-
-# Of frames of one scene each is near all the others. The nearest of so many is near enough.
+# Frames of the same scene are all near each other. The nearest of the first MAX_HITS is near enough.
 MAX_HITS = 1000
 
 
 class Pairs(NamedTuple):
-    """Pairs of images by their rows, first < second, and the distance between them; three arrays of one length."""
+    """Pairs of images by their rows, first < second, and their distances; three arrays of the same length."""
 
     first: np.ndarray
     second: np.ndarray
@@ -34,22 +33,22 @@ def mark_near_duplicates(
 ) -> pd.DataFrame:
     """Return the images with a mark on each that has a near duplicate further down, in another split (or label).
 
-    The manifest is ordered by split, so that of a photo in training and evaluation the one in training is marked.
-    Added are: `is_compared` (it has hashes), `has_twin_split` (0 or 1), and of the nearest one `twin_split`, its path,
-    and `distance_split`; or the same with another `group`.
+    The manifest is ordered by split, so that the training image is marked if its copy is in evaluation. Added are:
+    `is_compared` (the image has hashes), `has_twin_split` (0 or 1), and the path and the distance of the nearest near
+    duplicate as `twin_split` and `distance_split`. With another `group`, the names end in its name.
 
     Parameters
     ----------
     images
-        With the column path, and that of the group.
+        With the column path and the column of the group.
     hashes : ndarray of shape (images, N_HASHES, HASH_BYTES), uint8
-        All zero where an image has none.
+        All zero if an image has none.
     """
     has_twin, twin, nearness = (f"{name}_{group}" for name in ("has_twin", "twin", "distance"))
     marked = images.assign(is_compared=hashes.any(axis=(1, 2))).assign(**{has_twin: 0, twin: "", nearness: np.nan})
     groups = images[group].astype("category").cat.codes.to_numpy()
     compared = np.flatnonzero(marked["is_compared"])
-    # A picture that is there a thousand times, such as a site's "not available", is searched for once a group.
+    # A picture that occurs a thousand times, such as "not available" on a site, is searched once per group.
     keys = pd.Series([f"{groups[row]} {hash_bytes(hashes[row].tobytes())}" for row in compared], dtype="str")
     places, firsts = keys.factorize()[0], np.flatnonzero(~keys.duplicated())
     rows = compared[firsts]
@@ -64,15 +63,15 @@ def mark_near_duplicates(
 def find_nearest(
     hashes: np.ndarray, rows: np.ndarray, groups: np.ndarray, rule: NearDuplicates
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return for each of `rows` the nearest near duplicate among those after it that are of another group.
+    """Return for each of `rows` the nearest near duplicate among the later rows of another group.
 
     Returns
     -------
     ndarray of shape (rows,), ndarray of shape (rows,)
-        The place in `rows`, -1 where there is none, and the distance.
+        The position in `rows`, -1 if there is none, and the distance.
     """
     n_images = len(rows)
-    # Distance and place as one number, the least of which is the nearest, and the first of these.
+    # Distance and position as one number: the smallest is the nearest image, and the first of equally near ones.
     none = np.iinfo(np.int64).max
     best = np.full(n_images, none)
     n_hits = np.zeros(n_images, np.int64)
@@ -92,21 +91,21 @@ def iterate_near_duplicates(
     rule: NearDuplicates,
     is_done: np.ndarray | None = None,
 ) -> Iterator[Pairs]:
-    """Yield pairs of images of different groups whose hashes are near each other; some of them several times.
+    """Yield pairs of images of different groups whose hashes are near each other; some pairs more than once.
 
-    Two images are near if the whole of the one is near a window of the other: by the bits of the lowest terms, and
-    within `rule.max_distance` by all of them.
+    Two images are near if the whole of one is near a window of the other: by the bits of the lowest terms, and within
+    `rule.max_distance` by all bits.
 
     Parameters
     ----------
     hashes : ndarray of shape (images, N_HASHES, HASH_BYTES), uint8
         As `compute_hashes` returns them.
     rows : ndarray, integer
-        The rows of `hashes` to compare. The pairs are of places in here.
+        The rows of `hashes` to compare. The pairs are positions in this array.
     groups : ndarray, integer
-        Of each of `rows`.
+        The group of each of `rows`.
     is_done : ndarray, bool, optional
-        Of each of `rows`; what is true, also from one pair to the next, is not wanted as `first` any more.
+        For each of `rows`, whether to leave it out as `first`. The caller may change it between two pairs.
     """
     # The first byte of each of the first eight rows: the 8 x 8 lowest of the 16 x 16 terms.
     coarse = np.ascontiguousarray(hashes[:, :, 0:16:2][rows]).view("<u8")[:, :, 0]
@@ -129,9 +128,9 @@ def iterate_near_duplicates(
 def search(queries: np.ndarray, table: np.ndarray, most: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield all (query, row of the table) whose 64-bit hashes differ in at most `most` bits; some of them twice.
 
-    Multi-index hashing (Norouzi, Punjani and Fleet 2012, doi 10.1109/CVPR.2012.6248043): where two hashes are cut into
-    m bands and differ in less than 2 m bits, they differ in at most one bit of some band. So each band's bucket is
-    compared with the buckets of its own key and of the keys one bit off, and with no others.
+    Multi-index hashing (Norouzi, Punjani and Fleet 2012, doi 10.1109/CVPR.2012.6248043): if two hashes are cut into m
+    bands and differ in fewer than 2 m bits, they differ in at most one bit of some band. So each bucket of a band is
+    compared only with the buckets of its own key and of the keys one bit off.
     """
     if most >= 2 * N_BANDS:
         raise ValueError(f"wanted a distance below {2 * N_BANDS}, got {most}")
@@ -148,7 +147,7 @@ def search(queries: np.ndarray, table: np.ndarray, most: int) -> Iterator[tuple[
             if not len(near):
                 continue
             rows = np.concatenate([table_order[bucket] for bucket in buckets])
-            step = max(1, (1 << 18) // len(near))  # a block that stays in the processor's cache
+            step = max(1, (1 << 18) // len(near))  # a block that fits in the processor's cache
             for start in range(query_starts[key], query_starts[key + 1], step):
                 stop = min(start + step, query_starts[key + 1])
                 distances = np.bitwise_count(ordered_queries[start:stop, None] ^ near)
@@ -158,6 +157,6 @@ def search(queries: np.ndarray, table: np.ndarray, most: int) -> Iterator[tuple[
 
 
 def _sort_into_buckets(hashes: np.ndarray, low: int, n_keys: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the order that sorts hashes by the band of bits from `low` on, and where each key's bucket starts."""
+    """Return the order that sorts hashes by the band of bits from `low` on, and the start of each key's bucket."""
     keys = ((hashes >> np.uint64(low)) & np.uint64(n_keys - 1)).astype(np.int64)
     return np.argsort(keys, kind="stable"), np.concatenate([[0], np.cumsum(np.bincount(keys, minlength=n_keys))])

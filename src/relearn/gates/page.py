@@ -1,4 +1,4 @@
-"""`reports/validation.html`: what the gate found, on one page with pictures that needs nothing but itself."""
+"""`reports/validation.html`: what the gate found, on one page with pictures that loads no other file."""
 
 from collections import Counter
 from pathlib import Path
@@ -28,30 +28,28 @@ class Thumbnail(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """A class: its images in each split, their share of the longest bar in percent, and some of them."""
+    """A class: the number of its images in each split, the bar length in percent of the longest, and some images."""
 
     label: str
     counts: list[tuple[str, int, float]]
     samples: list[Thumbnail]
 
 
-def draw_page(
-    report: dict[str, Any], manifest: pd.DataFrame, sightings: pd.DataFrame, excluded: list[Exclusion]
-) -> str:
+def draw_page(report: dict[str, Any], manifest: pd.DataFrame, details: pd.DataFrame, excluded: list[Exclusion]) -> str:
     """Return the page as HTML.
 
     Parameters
     ----------
     report
         What `reports/validation.json` says.
-    manifest, sightings
-        A row an image, in the same order.
+    manifest, details
+        One row per image, in the same order.
     """
     from jinja2 import Environment, StrictUndefined
 
     columns = ["path", "split", "label", "width_px", "height_px"]
-    rows = manifest.assign(source_path=sightings["source_path"])
-    # What is missing in a row is told in words; there is nothing to draw.
+    rows = manifest.assign(source_path=details["source_path"])
+    # Missing cells are reported in words; their rows cannot be drawn.
     rows = rows.dropna(subset=columns) if set(columns) <= set(rows) else pd.DataFrame(columns=[*columns, "source_path"])
     failed = [finding for finding in report["findings"] if not finding["passed"]]
     failed.sort(key=lambda finding: finding["severity"])
@@ -79,7 +77,7 @@ def draw_groups(groups: list[list[str]], rows: pd.DataFrame) -> list[list[Thumbn
 
 
 def draw_excluded(excluded: list[Exclusion], rows: pd.DataFrame) -> list[tuple[Exclusion, Thumbnail | None]]:
-    """Return beside each exclusion that has a copy in the data set the picture of that copy."""
+    """Return each exclusion with a thumbnail of its copy in the dataset, if there is one."""
     copies = {exclusion: exclusion.copied for exclusion in excluded if exclusion.copied}
     if not copies:
         return [(exclusion, None) for exclusion in excluded]
@@ -100,7 +98,7 @@ def draw_thumbnail(row: dict[Any, Any]) -> Thumbnail:
 
 
 def draw_bars(rows: pd.DataFrame) -> list[Bar]:
-    """Return the bars of the classes, the largest first; of very many classes, the largest and the smallest."""
+    """Return the bars of the classes, the largest first; above `N_CLASSES`, only the largest and the smallest."""
     counts = rows.groupby(["label", "split"]).size().unstack(fill_value=0).reindex(columns=list(SPLITS), fill_value=0)
     order = sorted(counts.index, key=lambda label: (-int(counts.loc[label].sum()), label))
     if len(order) > N_CLASSES:
