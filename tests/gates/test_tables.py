@@ -1,7 +1,18 @@
 import pandas as pd
+import pytest
 
+from gate_data import make_data, make_params
 from relearn.dataset.manifest import SPLITS, ManifestRow
-from relearn.gates.tables import compare_classes, compare_splits, count_images, describe_images
+from relearn.errors import IntegrityError
+from relearn.gates.tables import (
+    check_tables,
+    compare_classes,
+    compare_splits,
+    count_files,
+    count_images,
+    describe_images,
+    make_tables,
+)
 
 
 def make_manifest(*rows):
@@ -65,3 +76,29 @@ def test_no_before():
     table = compare_classes({"a": 6}, None)
     assert table["n_before"].isna().all()
     assert table["share_gone"].isna().all()
+
+
+def test_files_that_were_left_out_on_purpose_are_not_lost():
+    excluded = [("a.jpg", "hidden file"), ("b.jpg", "damaged JPEG file: x"), ("c.jpg", "damaged JPEG file: y")]
+    table = count_files(make_data(n_files=22, excluded=excluded))
+    (counts,) = table.frame.to_dict("records")
+    assert counts == {"n_found": 22, "n_kept": 18, "n_excluded": 3, "n_unaccounted": 1, "excluded_share": 0.095238}
+    assert table.note == "2 of 21 (9.5%): 2 damaged JPEG file, such as b.jpg"
+
+
+def test_near_duplicates_are_searched_only_for_checks_that_are_on():
+    off = {"severity": "off"}
+    images = make_tables(make_data(), make_params(near_duplicates_across_labels=off))["images"].frame
+    assert "has_twin_split" in images
+    assert "has_twin_label" not in images
+
+
+def test_tables_of_other_images_are_refused():
+    data = make_data()
+    check_tables(data.manifest, data.details, data.hashes)
+    with pytest.raises(IntegrityError, match=r"hashes\.npy: wanted 18 rows, got 17; run `dvc repro --force"):
+        check_tables(data.manifest, data.details, data.hashes[1:])
+    with pytest.raises(IntegrityError, match=r"sightings\.csv: wanted a row for each of data/manifest\.csv with"):
+        check_tables(data.manifest, data.details[::-1].reset_index(drop=True), data.hashes)
+    with pytest.raises(IntegrityError, match=r"sightings\.csv: row 5: wanted a contrast of 0 to 127\.5, got 200"):
+        check_tables(data.manifest, make_data(contrast={3: 200}).details, data.hashes)
