@@ -235,7 +235,12 @@ def threads(workspace, monkeypatch):
     monkeypatch.setattr(cluster, "_build_extractor", lambda params: fake)
     monkeypatch.setattr(cluster, "LOOK_SECONDS", 0.1)
     with distributed.LocalCluster(
-        n_workers=0, threads_per_worker=2, processes=False, protocol="tcp://", dashboard_address=None, host="127.0.0.1"
+        n_workers=0,
+        threads_per_worker=2,
+        processes=False,
+        protocol="tcp://",
+        dashboard_address="127.0.0.1:0",
+        host="127.0.0.1",
     ) as opened:
         monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", opened.scheduler_address)
         yield SimpleNamespace(fake=fake, cluster=opened)
@@ -291,19 +296,24 @@ def test_no_more_images_are_read_than_workers_take(threads):
 
 def test_batches_of_lost_workers_are_computed_by_one_that_comes_when_all_are_gone(threads):
     scale(threads, 1)
-    leaving = threading.Event()
+    computing, leaving = threading.Event(), threading.Event()
     compute_features = threads.fake.compute_features
 
     def wait(images):
+        computing.set()
         leaving.wait(20)
         return compute_features(images)
 
     threads.fake.compute_features = wait
-    found = compute(make_rows(12))
-    first = threading.Thread(target=lambda: (time.sleep(1), scale(threads, 0), leaving.set(), scale(threads, 1)))
-    first.start()
-    assert len(list(found)) == 12
-    first.join()
+    images = []
+    thread = threading.Thread(target=lambda: images.extend(compute(make_rows(12))), daemon=True)
+    thread.start()
+    assert computing.wait(30)
+    scale(threads, 0)
+    leaving.set()
+    scale(threads, 1)
+    thread.join(60)
+    assert len(images) == 12
 
 
 def test_failed_batch_is_repeated(threads):

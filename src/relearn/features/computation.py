@@ -120,7 +120,7 @@ def compute_missing(extractor: Extractor, rows: Sequence[ManifestRow], feature_s
     prepared = map_ahead(lambda row: read_prepared(extractor, row), rows, n_ahead)
     arriving = iter(rows)
 
-    def add(features: np.ndarray) -> list[str]:
+    def _add(features: np.ndarray) -> list[str]:
         done = [row.sha256 for row in islice(arriving, len(features))]
         feature_set.add(done, features)
         return done
@@ -129,7 +129,7 @@ def compute_missing(extractor: Extractor, rows: Sequence[ManifestRow], feature_s
     with ThreadPoolExecutor(1) as executor:
         waiting: Future[list[str]] | None = None
         for features in _name_images(extractor.compute_batches(prepared), rows, extractor.batch_size):
-            following = executor.submit(add, features)
+            following = executor.submit(_add, features)
             if waiting is not None:
                 yield from waiting.result()
             waiting = following

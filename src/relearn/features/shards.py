@@ -84,7 +84,7 @@ def write_features(
         for prefix, group in plan_shards(images, max_rows):
             plan.append((f"{split}-{prefix}.npy" if prefix else f"{split}.npy", group))
 
-    def write_shard(part: tuple[str, Sequence[ManifestRow]]) -> tuple[object, ...]:
+    def _write_shard(part: tuple[str, Sequence[ManifestRow]]) -> tuple[object, ...]:
         shard, group = part
         values = np.empty((len(group), n_features), dtype)
         for row, image in enumerate(group):
@@ -92,7 +92,7 @@ def write_features(
         write_array(folder / shard, values)
         return shard, hash_file(folder / shard), *values.shape, dtype.name
 
-    shards = list(map_ahead(write_shard, plan, 2 * count_threads()))
+    shards = list(map_ahead(_write_shard, plan, 2 * count_threads()))
     index = [
         (shard, row, image.sha256, image.split, image.label) for shard, group in plan for row, image in enumerate(group)
     ]

@@ -31,7 +31,7 @@ def fuse_batch_norm(keras: Any, model: Any) -> Any:
         return model
     removed = {layer.name for layer in fused.values()}
 
-    def replace(layer: Any) -> Any | None:
+    def _replace(layer: Any) -> Any | None:
         if layer.name in removed:
             return keras.layers.Identity(name=layer.name)
         if layer.name not in fused:
@@ -41,10 +41,10 @@ def fuse_batch_norm(keras: Any, model: Any) -> Any:
         convolution.set_weights(_fuse_weights(layer, layer.get_weights(), fused[layer.name]))
         return convolution
 
-    def call(layer: Any, *arguments: Any, **options: Any) -> Any:
+    def _call(layer: Any, *arguments: Any, **options: Any) -> Any:
         return layer(*arguments) if layer.name in removed else layer(*arguments, **options)
 
-    return rewrite_network(keras, model, replace, call)
+    return rewrite_network(keras, model, _replace, _call)
 
 
 def _fuse_weights(layer: Any, weights: list[np.ndarray], batch_norm: Any) -> list[np.ndarray]:

@@ -226,13 +226,13 @@ def _scale_as_imagenet(keras: Any, application: Any, network: Any) -> Any:
     """
     deviations = _find_module(application).IMAGENET_STDDEV_RGB
 
-    def call(layer: Any, *arguments: Any, **options: Any) -> Any:
+    def _call(layer: Any, *arguments: Any, **options: Any) -> Any:
         outputs = layer(*arguments, **options)
         if isinstance(layer, keras.layers.Normalization):
             return keras.layers.Rescaling([1 / math.sqrt(deviation) for deviation in deviations])(outputs)
         return outputs
 
-    return rewrite_network(keras, network, call=call)
+    return rewrite_network(keras, network, call=_call)
 
 
 def _cut_network(keras: Any, network: Any, params: NetworkParams) -> Any:

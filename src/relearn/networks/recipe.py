@@ -57,11 +57,11 @@ def list_constants(keras: Any, model: Any) -> list[dict[str, Any]]:
     """Return class and constants, per channel or for all, of a model's layers that scale and shift by constants."""
     kinds = {keras.layers.Rescaling: ("scale", "offset"), keras.layers.Normalization: ("mean", "variance")}
 
-    def read(layer: Any, name: str) -> Any:
+    def _read(layer: Any, name: str) -> Any:
         return keras.ops.convert_to_numpy(getattr(layer, name)).astype(np.float32).squeeze().tolist()
 
     return [
-        {"layer": kind.__name__, **{name: read(layer, name) for name in names}}
+        {"layer": kind.__name__, **{name: _read(layer, name) for name in names}}
         for layer in model.layers
         for kind, names in kinds.items()
         if isinstance(layer, kind)

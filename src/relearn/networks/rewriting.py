@@ -21,14 +21,14 @@ def rewrite_network(
     """
     plain: list[tuple[Any, Any]] = []
 
-    def copy_layer(layer: Any) -> Any:
+    def _copy_layer(layer: Any) -> Any:
         if (other := replace(layer)) is not None:
             return other
         copied = type(layer).from_config(layer.get_config())
         plain.append((layer, copied))
         return copied
 
-    rewritten = keras.models.clone_model(model, clone_function=copy_layer, call_function=call)
+    rewritten = keras.models.clone_model(model, clone_function=_copy_layer, call_function=call)
     for layer, copied in plain:
         if getattr(layer, "weights", None):  # an operation such as an addition has none
             copied.set_weights(layer.get_weights())
