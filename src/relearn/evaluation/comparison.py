@@ -133,14 +133,14 @@ def compute_differences(first: Judged, second: Judged) -> list[Difference]:
     """
     metrics, others = _prepare(first), _prepare(second)
 
-    def compute_both(drawn: np.ndarray) -> np.ndarray:
+    def _compute_both(drawn: np.ndarray) -> np.ndarray:
         return np.stack([[metric(drawn) for metric in prepared.values()] for prepared in (metrics, others)])
 
-    def subtract(drawn: np.ndarray) -> np.ndarray:
-        return np.asarray(np.diff(compute_both(drawn), axis=0)[0].T)
+    def _subtract(drawn: np.ndarray) -> np.ndarray:
+        return np.asarray(np.diff(_compute_both(drawn), axis=0)[0].T)
 
-    low, high = bootstrap(first.labels, subtract, N_RESAMPLES, SEED, "compare")
-    found = compute_both(np.arange(len(first.labels))[np.newaxis])[:, :, 0].T
+    low, high = bootstrap(first.labels, _subtract, N_RESAMPLES, SEED, "compare")
+    found = _compute_both(np.arange(len(first.labels))[np.newaxis])[:, :, 0].T
     return [
         Difference(name, float(a), float(b), float(b - a), float(low[number]), float(high[number]))
         for number, (name, (a, b)) in enumerate(zip(metrics, found, strict=True))

@@ -101,10 +101,10 @@ def bootstrap_intervals(
 ) -> dict[str, tuple[float, float]]:
     """Return the 2.5th and 97.5th percentile of each metric over the same resamples of the images."""
 
-    def compute(drawn: np.ndarray) -> np.ndarray:
+    def _compute(drawn: np.ndarray) -> np.ndarray:
         return np.column_stack([metric(drawn) for metric in metrics.values()])
 
-    low, high = bootstrap(judged.labels, compute, params.n_resamples, params.seed, "evaluate")
+    low, high = bootstrap(judged.labels, _compute, params.n_resamples, params.seed, "evaluate")
     return {name: (float(low[column]), float(high[column])) for column, name in enumerate(metrics)}
 
 
@@ -157,12 +157,12 @@ def prepare_macro_f1(judged: Judged) -> Metric:
     right, n_classes = _number_right(judged), len(judged.classes)
     present, sizes = np.unique(judged.labels, return_counts=True)
 
-    def compute(drawn: np.ndarray) -> np.ndarray:
+    def _compute(drawn: np.ndarray) -> np.ndarray:
         n_right = _sum_by(right, drawn, n_classes + 1)[:, present]
         n_predicted = _sum_by(judged.predicted, drawn, n_classes)[:, present]
         return np.asarray((2 * n_right / (n_predicted + sizes)).mean(axis=1))
 
-    return compute
+    return _compute
 
 
 def prepare_roc_auc(judged: Judged) -> Metric:
@@ -180,7 +180,7 @@ def prepare_roc_auc(judged: Judged) -> Metric:
     n_pairs = sizes[columns] * (len(judged.labels) - sizes[columns])
     levels, others, first_levels = _rank_images(judged, columns)
 
-    def compute(drawn: np.ndarray) -> np.ndarray:
+    def _compute(drawn: np.ndarray) -> np.ndarray:
         n_copies = np.ascontiguousarray(_sum_by(np.arange(len(judged.labels)), drawn, len(judged.labels)).T, np.int32)
         above = np.cumsum(others @ n_copies, axis=0, dtype=np.int64)
         before = np.vstack([np.zeros_like(above[:1]), above])[2 * first_levels]  # of the classes before
@@ -189,7 +189,7 @@ def prepare_roc_auc(judged: Judged) -> Metric:
         n_wrong = np.add.reduceat((levels @ n_copies) * twice, first_levels, axis=0).T / 2
         return np.asarray(np.ascontiguousarray((n_pairs - n_wrong) / n_pairs).mean(axis=1))
 
-    return compute
+    return _compute
 
 
 def _rank_images(judged: Judged, columns: Sequence[int]) -> tuple[Any, Any, np.ndarray]:
@@ -243,11 +243,11 @@ def prepare_calibration_error(judged: Judged, n_bins: int) -> Metric:
     """
     bins, confidence, right = _number_bins(judged, n_bins)
 
-    def compute(drawn: np.ndarray) -> np.ndarray:
+    def _compute(drawn: np.ndarray) -> np.ndarray:
         errors = np.abs(_sum_by(bins, drawn, n_bins, confidence) - _sum_by(bins, drawn, n_bins, right))
         return np.asarray(errors.sum(axis=1) / len(bins))
 
-    return compute
+    return _compute
 
 
 def _number_bins(judged: Judged, n_bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

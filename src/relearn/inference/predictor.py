@@ -104,13 +104,13 @@ class Predictor:
         """
         images = check_images(images)
 
-        def prepare(numbered: tuple[int, ImageLike]) -> np.ndarray:
+        def _prepare(numbered: tuple[int, ImageLike]) -> np.ndarray:
             try:
                 return self._prepare(read_image(numbered[1]))
             except ImageError as error:
                 raise ImageError(str(error), where=describe_image(*numbered)) from None
 
-        rows = list(self._compute_rows(self._map_ahead(prepare, list(enumerate(images)))))
+        rows = list(self._compute_rows(self._map_ahead(_prepare, list(enumerate(images)))))
         return np.array(rows, self._extractor.dtype).reshape(len(images), self._extractor.n_features)
 
     def predict_files(self, inputs: Sequence[str]) -> Answers:
@@ -127,14 +127,14 @@ class Predictor:
                 failures.append((name, "no such file, or none in that folder"))
         readable: deque[str] = deque()
 
-        def prepare(file: SourceFile) -> np.ndarray | ImageError:
+        def _prepare(file: SourceFile) -> np.ndarray | ImageError:
             try:
                 return self._prepare(read_content(file))
             except ImageError as error:
                 return error
 
-        def keep_readable() -> Iterator[np.ndarray]:
-            for path, image in zip(files, self._map_ahead(prepare, list(files.values())), strict=True):
+        def _keep_readable() -> Iterator[np.ndarray]:
+            for path, image in zip(files, self._map_ahead(_prepare, list(files.values())), strict=True):
                 if isinstance(image, ImageError):
                     failures.append((path, str(image)))
                 else:
@@ -142,7 +142,7 @@ class Predictor:
                     yield image
 
         answers = []
-        for features in self._compute_rows(keep_readable()):
+        for features in self._compute_rows(_keep_readable()):
             probabilities = self._classify(features)
             (label,) = self._classifier.predict_labels(probabilities[np.newaxis])
             answers.append(Answer(readable.popleft(), label, [round(float(p), 6) for p in probabilities]))
