@@ -1,0 +1,116 @@
+import json
+
+import numpy as np
+import pytest
+
+from relearn.errors import IntegrityError
+from relearn.heads.calibration import UNCALIBRATED
+from relearn.heads.export import export_head
+from relearn.heads.fitted import LayeredHead
+from relearn.inference import classifier
+from relearn.inference.classifier import hash_record, read_classifier, write_classifier
+from relearn.storage.files import hash_bytes
+
+CLASSES = ["cat", "cow", "dog"]
+ROWS = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+RECORD = {"classes": CLASSES, "features": {}, "extractor": {"n_features": 4}}
+
+
+@pytest.fixture(scope="module")
+def head():
+    rng = np.random.default_rng(1)
+    layers = [(rng.normal(size=(4, 3)), rng.normal(size=3))]
+    fitted = LayeredHead(np.zeros(4), np.ones(4), layers, has_probabilities=True)
+    return export_head(fitted, UNCALIBRATED, CLASSES, [ROWS])
+
+
+@pytest.fixture
+def write_record(head):
+    """Write a classifier with any record, but hashes that are right, and read it."""
+
+    def write_record(folder, record):
+        write_classifier(folder, head, RECORD)
+        record = {"head_sha256": hash_bytes(head), **record}
+        (folder / "classifier.json").write_text(json.dumps({"record_sha256": hash_record(record), **record}))
+        return read_classifier(folder)
+
+    return write_record
+
+
+def test_what_was_written_is_read(tmp_path, write_record):
+    read = write_record(tmp_path / "model", RECORD)
+    assert read.classes == CLASSES
+    probabilities = read.predict_probabilities(ROWS)
+    assert (probabilities.shape, probabilities.dtype) == ((6, 3), np.float32)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+    assert read.predict_labels(probabilities) == [CLASSES[column] for column in probabilities.argmax(axis=1)]
+
+
+def test_another_head_is_refused(tmp_path, write_record):
+    write_record(tmp_path / "model", RECORD)
+    (tmp_path / "model" / "head.onnx").write_bytes(b"x")
+    with pytest.raises(IntegrityError, match=r"head\.onnx: wanted sha256 [0-9a-f]{64} \(classifier\.json\), got "):
+        read_classifier(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"classes": ["cat", "cat", "dog"]}, "classes: wanted at least two, all different, got 3"),
+        ({"classes": ["cat"]}, "classes: wanted at least two"),
+        ({"classes": "cat"}, "classes: wanted a list of texts"),
+        ({"classes": ["cat", 1, "dog"]}, "classes: wanted a list of texts"),
+        ({"classes": ["cat", "\x1b]0;x\x07", "dog"]}, r"classes: wanted text without control characters, got '\\x1b"),
+        ({"classes": ["cat", "\x9b2J", "dog"]}, "classes: wanted text without control characters"),
+        ({"classes": ["cat", "a\nb", "dog"]}, "classes: wanted text without control characters"),
+        ({"classes": ["cat", "\ud800", "dog"]}, "classes: wanted text without control characters"),
+        ({"classes": ["cat", "", "dog"]}, "classes: wanted text without control characters"),
+        ({"extractor": []}, r"extractor\.n_features: wanted a whole number, got None"),
+        ({"extractor": {"n_features": True}}, r"extractor\.n_features: wanted a whole number, got True"),
+        ({"extractor": {"n_features": 0}}, r"extractor\.n_features: wanted a whole number, got 0"),
+        ({"extractor": {"n_features": "\x1b"}}, r"extractor\.n_features: wanted a whole number, got '\\x1b'"),
+    ],
+)
+def test_made_records_are_refused(tmp_path, write_record, changes, message):
+    with pytest.raises(IntegrityError, match=rf"model/classifier\.json: {message}"):
+        write_record(tmp_path / "model", RECORD | changes)
+
+
+@pytest.mark.parametrize("key", ["record_sha256", "head_sha256"])
+def test_hashes_that_are_none_are_one_short_line(tmp_path, write_record, key):
+    write_record(tmp_path / "model", RECORD)
+    path = tmp_path / "model" / "classifier.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: "\n" * 10**6}))
+    with pytest.raises(IntegrityError, match=rf"classifier\.json: {key}: wanted a SHA-256, got '") as caught:
+        read_classifier(path.parent)
+    assert len(str(caught.value)) < 500
+    path.write_text(json.dumps({"x" * 10**6: 1}))
+    with pytest.raises(IntegrityError, match=r"classifier\.json: wanted the key record_sha256, got x") as caught:
+        read_classifier(path.parent)
+    assert len(str(caught.value)) < 600
+
+
+def test_record_of_900_brackets_or_of_64_mb_is_refused(tmp_path, write_record):
+    write_record(tmp_path / "model", RECORD)
+    path = tmp_path / "model" / "classifier.json"
+    path.write_text('{"classes": ' + "[" * 100_000)
+    with pytest.raises(IntegrityError, match=r"classifier\.json: wanted JSON, got maximum recursion depth"):
+        read_classifier(path.parent)
+    with path.open("r+b") as file:
+        file.truncate(2**26 + 1)
+    with pytest.raises(IntegrityError, match=r"classifier\.json: wanted at most 67,108,864 bytes, got 67,108,865"):
+        read_classifier(path.parent)
+
+
+def test_large_head_is_not_read(tmp_path, write_record, monkeypatch):
+    write_record(tmp_path / "model", RECORD)
+    monkeypatch.setattr(classifier, "MAX_HEAD_BYTES", 100)
+    with pytest.raises(IntegrityError, match=r"head\.onnx: wanted at most 100 bytes, got"):
+        read_classifier(tmp_path / "model")
+
+
+def test_features_of_another_length_are_one_line(tmp_path, write_record):
+    read = write_record(tmp_path / "model", RECORD)
+    with pytest.raises(IntegrityError, match=r"model/head\.onnx: onnxruntime: .*INVALID_ARGUMENT") as caught:
+        read.predict_probabilities(ROWS[:, :2])
+    assert "\n" not in str(caught.value)
