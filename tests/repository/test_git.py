@@ -8,11 +8,13 @@ from relearn.repository.git import (
     add_tag,
     add_worktree,
     check_branch_is_free,
+    find_blob,
     find_commit,
     format_message,
     is_ancestor,
     list_files,
     move_branch,
+    read_blob,
     read_trailers,
     remove_worktree,
     run_git,
@@ -135,7 +137,7 @@ def test_a_branch_moves_only_from_where_it_was_seen(root):
 def test_a_branch_that_is_checked_out_is_told(root, tmp_path):
     check_branch_is_free(root, "retrain/main")
     git(root, "worktree", "add", "--quiet", str(tmp_path / "theirs"), "-b", "retrain/main")
-    with pytest.raises(RepositoryError, match=r"^retrain/main: is checked out in .*/theirs; `git switch`"):
+    with pytest.raises(RepositoryError, match=r"^retrain/main: wanted .* checked out in .*/theirs; `git switch`"):
         check_branch_is_free(root, "retrain/main")
 
 
@@ -154,3 +156,14 @@ def test_commits_need_no_name_of_a_person(root, monkeypatch, tmp_path):
     git(root, "config", "user.email", "me@example.org")
     git(root, "config", "user.name", "Me")
     assert run_git(root, "log", "-1", "--format=%an", write_commit(root, ["HEAD"], "y")) == "Me\n"
+
+
+def test_a_blob_is_read_byte_for_byte(root):
+    content = b"\xff\r\n\r\x00\n"
+    (root / "c").write_bytes(content)
+    commit(root)
+    assert read_blob(root, "HEAD", "c") == content
+    assert find_blob(root, "HEAD", "c") == run_git(root, "hash-object", "c").strip()
+    assert find_blob(root, "HEAD~1", "c") is None
+    with pytest.raises(RepositoryError, match=r"^git cat-file blob HEAD~1:c: fatal: "):
+        read_blob(root, "HEAD~1", "c")

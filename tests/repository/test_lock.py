@@ -118,7 +118,7 @@ def test_a_lock_that_cannot_be_made_is_one_line(path, monkeypatch, case):
 
 
 def run_repro(folder):
-    """Run `make repro`'s module in a copy of the flows, for lock and parameters are those of their repository."""
+    """Run `make repro`'s module in a copy of the flows, because lock and parameters are those of their repository."""
     shutil.copytree(ROOT / "flows", folder / "flows", ignore=shutil.ignore_patterns("__pycache__"))
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     command = [sys.executable, "-m", "flows.repro"]
@@ -130,7 +130,7 @@ def test_repro_checks_the_parameters_before_dvc_reads_them(tmp_path):
     lists = "\n".join(f"b{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 40))
     (tmp_path / "params.yaml").write_text(f"b0: &a0 [x]\n{lists}\n")
     answer = run_repro(tmp_path)
-    assert answer.returncode == 1
+    assert answer.returncode == 3
     assert answer.stderr.startswith(f"relearn: {tmp_path}/params.yaml: line 6: wanted at most 200,000 values, got more")
     assert answer.stderr.count("\n") == 1
 
@@ -142,7 +142,7 @@ def test_repro_says_in_one_line_what_is_in_the_way(tmp_path, case):
     else:
         (tmp_path / ".relearn" / "lock").mkdir(parents=True)
     answer = run_repro(tmp_path)
-    assert answer.returncode == 1
+    assert answer.returncode == 6
     assert answer.stderr.startswith(f"relearn: {tmp_path}/.relearn/lock: wanted a file that this process may write")
     assert answer.stderr.count("\n") == 1
 
