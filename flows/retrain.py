@@ -114,7 +114,7 @@ def retrain(job: Job) -> State:
     production_sha256 = hash_sources(ROOT, start.in_use) if start.in_use else None
     facts = facts._replace(sources_sha256=hash_sources(WORKTREE), production_sha256=production_sha256)
     if isinstance(plan := plan_run(facts), Skip):
-        taken = [arrival.waiting for arrival in arrivals if plan.is_in_data]
+        taken = {arrival.waiting for arrival in arrivals if plan.is_in_data}
         if taken and landing:  # a kill kept them from being taken away
             retry(take_away, landing.is_remote)(job, landing, arrivals)
         keep_fruitless(ROOT, start, [file for file in waiting if file not in taken])
