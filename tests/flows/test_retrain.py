@@ -182,7 +182,7 @@ def test_from_the_first_to_the_rollback(server, repository, tmp_path, webhook):
     (repository / "README.md").write_text("in the middle of a sentence")
     (repository / "new.txt").write_text("staged")
     git(repository, "add", "new.txt")
-    (repository / "src" / "relearn" / "train.py").write_text("syntax error (")
+    (repository / "src" / "relearn" / "stages" / "train.py").write_text("syntax error (")
     (repository / "params.yaml").write_text("in the middle of")
     before = read_person(repository)
     land(repository, DIGITS[300:500])
