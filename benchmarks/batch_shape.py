@@ -13,7 +13,7 @@ import numpy as np
 
 from relearn.images.decoding import decode_image
 from relearn.networks.extractor import Extractor
-from relearn.params import read_params
+from relearn.params.pipeline import read_params
 from relearn.storage.files import hash_file
 
 SIZES = (32, 1, 8, 16, 64)

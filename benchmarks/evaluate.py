@@ -18,7 +18,7 @@ from sklearn import metrics as reference
 from relearn import paths
 from relearn.evaluation.metrics import CLASS_HEADER, compute_metrics, judge, report_classes
 from relearn.evaluation.predictions import Predictions, write_predictions
-from relearn.params import EvaluateParams
+from relearn.params.pipeline import EvaluateParams
 from relearn.stages.evaluate import write_plots
 from relearn.storage.files import write_csv
 

@@ -30,7 +30,8 @@ from relearn.features.shards import write_features
 from relearn.features.store import FeatureStore
 from relearn.networks.extractor import Extractor
 from relearn.networks.recipe import describe_recipe
-from relearn.params import ExtractParams, read_params
+from relearn.params.networks import ExtractParams
+from relearn.params.pipeline import read_params
 from relearn.runtime.threads import map_ahead
 from relearn.storage.files import hash_bytes, hash_file, write_json
 
@@ -192,7 +193,7 @@ def measure_growth(folder, network, weights, precision, counts):
 STAGE = """
 import json, logging
 from relearn.stages import extract
-from relearn.params import ExtractParams
+from relearn.params.networks import ExtractParams
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 extract.run(ExtractParams.model_validate(json.load(open("params.json"))))
 """

@@ -25,7 +25,8 @@ from relearn.errors import ImageError
 from relearn.gates.near_duplicates import mark_near_duplicates
 from relearn.images.decoding import decode_image
 from relearn.images.fingerprints import HASH_BYTES, N_HASHES, compute_fingerprint
-from relearn.params import NearDuplicates, read_params
+from relearn.params.data import NearDuplicates
+from relearn.params.pipeline import read_params
 from relearn.runtime.threads import count_threads, map_ahead
 from relearn.stages.restructure import run
 from relearn.storage.files import write_csv, write_json

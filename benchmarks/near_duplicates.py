@@ -22,7 +22,7 @@ from relearn.gates.near_duplicates import iterate_near_duplicates
 from relearn.images import fingerprints
 from relearn.images.decoding import decode_image
 from relearn.images.fingerprints import HASH_BYTES, N_HASHES, compute_fingerprint
-from relearn.params import NearDuplicates
+from relearn.params.data import NearDuplicates
 from relearn.storage.files import hash_bytes
 
 N_ALTERED = 400

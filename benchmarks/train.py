@@ -44,7 +44,9 @@ from relearn.heads.calibration import UNCALIBRATED
 from relearn.heads.coordinates import Standard, find_coordinates
 from relearn.heads.logistic import LogisticRegressionProblem
 from relearn.networks.extractor import Extractor
-from relearn.params import HEADS, ExtractParams, read_params
+from relearn.params.heads import HEADS
+from relearn.params.networks import ExtractParams
+from relearn.params.pipeline import read_params
 from relearn.storage.files import hash_file
 
 VALUES_OF_C = np.logspace(-6, 2, 13)

@@ -26,7 +26,7 @@ import numpy as np
 
 from relearn.evaluation.intervals import compute_wilson_interval
 from relearn.evaluation.paired import compare_paired
-from relearn.params import Params, read_params
+from relearn.params.pipeline import Params, read_params
 from relearn.storage.files import hash_bytes, hash_file, read_json
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -11,7 +11,7 @@ from flows.artifacts import publish_left
 from flows.child import ROOT, run_child
 from relearn import paths
 from relearn.errors import CommandFailed
-from relearn.params import RetrainParams
+from relearn.params.pipeline import RetrainParams
 from relearn.retraining.arrivals import Left, describe_left
 from relearn.retraining.folders import HIDDEN
 from relearn.runtime.text import escape_controls

@@ -8,7 +8,7 @@ import sys
 
 from flows.child import ROOT, exit_with
 from relearn.errors import Locked, RelearnError
-from relearn.params import read_params
+from relearn.params.pipeline import read_params
 from relearn.paths import PARAMS
 from relearn.repository.lock import LOCK, hold_lock
 

@@ -10,7 +10,7 @@ from cifar10 import ARRAYS, CLASSES, TOP, WEIGHTS
 from relearn.errors import RelearnError
 from relearn.evaluation.intervals import compute_wilson_interval
 from relearn.networks.extractor import Extractor
-from relearn.params import NetworkParams
+from relearn.params.networks import NetworkParams
 from relearn.storage.files import hash_file, write_csv, write_json
 
 

@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from relearn.params import Block, Count, read_blocks
+from relearn.params.block import Block, Count
+from relearn.params.reading import read_blocks
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -25,7 +25,8 @@ from relearn import paths
 from relearn.dataset import inspections
 from relearn.dataset.manifest import ManifestRow, read_manifest
 from relearn.features.shards import SplitFeatures, hash_features, write_features
-from relearn.params import TrainParams, read_params
+from relearn.params.heads import TrainParams
+from relearn.params.pipeline import read_params
 from relearn.stages.restructure import run
 from relearn.storage.files import read_csv, write_csv, write_folder, write_json
 

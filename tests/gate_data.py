@@ -8,7 +8,8 @@ from relearn.dataset.manifest import SPLITS, Exclusion, ManifestRow
 from relearn.gates.reference import Reference
 from relearn.gates.tables import Data
 from relearn.images.fingerprints import HASH_BYTES, N_HASHES, compute_fingerprint
-from relearn.params import ValidateParams, read_params
+from relearn.params.data import ValidateParams
+from relearn.params.pipeline import read_params
 
 
 def make_params(**rules):

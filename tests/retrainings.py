@@ -5,7 +5,7 @@ import os
 
 from conftest import ROOT, git
 from relearn import paths
-from relearn.params import read_params
+from relearn.params.pipeline import read_params
 from relearn.repository.git import add_worktree, format_message, run_git
 from relearn.retraining.publication import publish_record
 from relearn.retraining.records import write_record

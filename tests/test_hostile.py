@@ -37,7 +37,7 @@ from relearn.images import decoding as images
 from relearn.images import limits
 from relearn.images.decoding import MAX_BYTES, decode_image
 from relearn.images.formats import FORMATS
-from relearn.params import read_params
+from relearn.params.pipeline import read_params
 from relearn.stages.restructure import run
 from relearn.storage.files import read_csv
 
@@ -808,7 +808,7 @@ MEASURE = """
 import resource, sys
 from pathlib import Path
 from PIL import Image
-from relearn.params import read_params
+from relearn.params.pipeline import read_params
 from relearn.stages.restructure import run
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 run(read_params(Path("params.yaml")).restructure)

@@ -10,7 +10,9 @@ from ruamel.yaml import YAML
 from conftest import ROOT
 from relearn.errors import ParamsError
 from relearn.images.formats import FORMATS
-from relearn.params import RENAMED, Format, read_params
+from relearn.params.data import Format
+from relearn.params.pipeline import read_params
+from relearn.params.reading import RENAMED
 
 
 def read_error(path=Path("params.yaml")):

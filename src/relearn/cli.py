@@ -15,7 +15,7 @@ import typer
 
 from relearn import paths
 from relearn.errors import IntegrityError, RelearnError
-from relearn.params import read_params
+from relearn.params.pipeline import read_params
 from relearn.runtime.text import escape_lines
 
 # In the texts of errors of the loader, of Python's threads and of TensorFlow.

@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT, restructure, write_images
 from relearn.dataset.inspections import Inspection
 from relearn.dataset.splitting import SourceImage, choose_split, split_images
-from relearn.params import read_params
+from relearn.params.pipeline import read_params
 
 
 def test_class_folders_are_split_by_content(use_layout):

@@ -13,7 +13,7 @@ from relearn.evaluation.metrics import (
     prepare_metrics,
     report_classes,
 )
-from relearn.params import EvaluateParams
+from relearn.params.pipeline import EvaluateParams
 
 PARAMS = EvaluateParams(n_resamples=200, n_bins=15, seed=0)
 

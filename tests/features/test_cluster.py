@@ -17,7 +17,7 @@ from relearn.dataset.manifest import ManifestRow
 from relearn.errors import NetworkError
 from relearn.features import cluster
 from relearn.features.store import FeatureStore
-from relearn.params import read_params
+from relearn.params.pipeline import read_params
 from relearn.storage.files import hash_bytes, hash_file
 
 pytestmark = pytest.mark.slow

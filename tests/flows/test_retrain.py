@@ -21,7 +21,7 @@ from PIL import Image
 
 from conftest import ROOT, ask, choose, commit, encode_image, execute, git, make_environment, read_last_run, wait_for
 from relearn.errors import SourceError
-from relearn.params import read_params
+from relearn.params.pipeline import read_params
 from relearn.repository.lock import LOCK, hold_lock
 from relearn.retraining.arrivals import Arrival, Left, Waiting
 from relearn.retraining.growth import IGNORED

@@ -11,7 +11,7 @@ from relearn.gates.checks import CHECKS, check_data, describe_verdict
 from relearn.gates.expectations import Finding, describe_failure
 from relearn.gates.reference import Reference
 from relearn.images.fingerprints import HASH_BYTES, N_HASHES, compute_fingerprint
-from relearn.params import ValidateParams
+from relearn.params.data import ValidateParams
 
 # Of each check: data that fails it, the rows that it names, and a part of the message.
 FAILURES = {

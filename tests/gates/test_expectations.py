@@ -3,7 +3,7 @@ import pytest
 
 from relearn.errors import ValidationFailed
 from relearn.gates.expectations import Check, Finding, Table, expect, has_errors, run_checks
-from relearn.params import AllowedFormats, Range, Rule
+from relearn.params.data import AllowedFormats, Range, Rule
 
 pytestmark = pytest.mark.slow
 

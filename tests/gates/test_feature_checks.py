@@ -2,7 +2,7 @@ import pandas as pd
 
 from relearn.dataset.manifest import ManifestRow
 from relearn.gates.feature_checks import FEATURE_CHECKS, compare_order, find_twins
-from relearn.params import VerifyParams
+from relearn.params.data import VerifyParams
 
 
 def test_a_check_is_a_row_of_the_table_and_a_field_of_the_parameters():

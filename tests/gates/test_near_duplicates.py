@@ -7,7 +7,7 @@ import pytest
 from relearn.gates import near_duplicates
 from relearn.gates.near_duplicates import N_BANDS, find_nearest, iterate_near_duplicates, mark_near_duplicates, search
 from relearn.images.fingerprints import HASH_BYTES, HASH_TERMS, N_HASHES, WINDOWS
-from relearn.params import NearDuplicates
+from relearn.params.data import NearDuplicates
 
 RULE = NearDuplicates(severity="warn", max_distance=48, mirrored=True)
 

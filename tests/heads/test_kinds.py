@@ -11,7 +11,7 @@ from relearn.heads.centroid import NearestCentroidOptions, fit_nearest_centroid
 from relearn.heads.kinds import KINDS, HeadKind, check_memory, prepare_data
 from relearn.heads.search import try_head
 from relearn.heads.selection import choose_trial
-from relearn.params import HEADS, HeadBlocks
+from relearn.params.heads import HEADS, HeadBlocks
 
 
 @pytest.mark.parametrize("head", ["logistic_regression", "decision_tree"])
@@ -67,8 +67,8 @@ def test_head_is_named_in_three_places(head):
         for path in ROOT.glob("src/relearn/**/*.py")
         if re.search(rf"\b{head}\b(?!\.py| import)", path.read_text())
     }
-    places = {"params.py", "heads/kinds.py", f"heads/{KINDS[head].options.__module__.split('.')[-1]}.py"}
-    assert {"params.py", "heads/kinds.py"} <= named <= places
+    places = {"params/heads.py", "heads/kinds.py", f"heads/{KINDS[head].options.__module__.split('.')[-1]}.py"}
+    assert {"params/heads.py", "heads/kinds.py"} <= named <= places
 
 
 def test_new_head_is_a_row_of_the_table(monkeypatch):

@@ -21,7 +21,7 @@ from PIL import Image
 from conftest import ROOT, encode_image
 from relearn.errors import ImageError
 from relearn.images.decoding import decode_image
-from relearn.params import Mode
+from relearn.params.data import Mode
 
 PAGE = ROOT / "docs" / "images.md"
 

@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT, VGG16, read_yaml, write_images
 from relearn import paths
 from relearn.features.shards import hash_features
-from relearn.params import Params
+from relearn.params.pipeline import Params
 from relearn.stages import evaluate, extract, restructure, train
 from relearn.storage.files import hash_file, write_json
 

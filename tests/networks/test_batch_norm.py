@@ -6,7 +6,8 @@ from relearn.networks.batch_norm import fuse_batch_norm
 from relearn.networks.extractor import Extractor
 from relearn.networks.mini_vgg import MiniVGG
 from relearn.networks.weights import set_random_weights
-from relearn.params import NETWORKS, ExtractParams, read_params
+from relearn.params.networks import NETWORKS, ExtractParams
+from relearn.params.pipeline import read_params
 
 pytestmark = pytest.mark.slow
 

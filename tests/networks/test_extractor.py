@@ -12,7 +12,8 @@ from conftest import ROOT, VGG16, draw_image
 from relearn.errors import NetworkError
 from relearn.networks.extractor import Extractor
 from relearn.networks.recipe import ExtractorRecord
-from relearn.params import NETWORKS, ExtractParams, read_params
+from relearn.params.networks import NETWORKS, ExtractParams
+from relearn.params.pipeline import read_params
 from relearn.storage.files import hash_file
 
 pytestmark = pytest.mark.slow
@@ -123,7 +124,7 @@ PROGRAM = """
 import sys
 from relearn.errors import NetworkError
 from relearn.networks.extractor import Extractor
-from relearn.params import ExtractParams
+from relearn.params.networks import ExtractParams
 
 try:
     print(Extractor(ExtractParams.model_validate_json(sys.argv[1])).record.model_dump_json())

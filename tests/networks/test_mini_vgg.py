@@ -4,7 +4,8 @@ import pytest
 from conftest import ROOT, draw_image
 from relearn.networks.extractor import Extractor
 from relearn.networks.mini_vgg import MiniVGG, preprocess_input
-from relearn.params import ExtractParams, read_params
+from relearn.params.networks import ExtractParams
+from relearn.params.pipeline import read_params
 from relearn.storage.files import hash_file, read_json
 
 pytestmark = pytest.mark.slow

@@ -1,6 +1,6 @@
 from conftest import ROOT, VGG16
 from relearn.networks.recipe import describe_recipe
-from relearn.params import read_params
+from relearn.params.pipeline import read_params
 
 BLOCK = read_params(ROOT / "params.yaml").extract.model_copy(update=VGG16)
 

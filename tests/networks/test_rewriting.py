@@ -13,7 +13,8 @@ import pytest
 from conftest import ROOT, choose
 from relearn.networks.extractor import Extractor, _find_module
 from relearn.networks.mini_vgg import MiniVGG
-from relearn.params import NETWORKS, ExtractParams, read_params
+from relearn.params.networks import NETWORKS, ExtractParams
+from relearn.params.pipeline import read_params
 from relearn.storage.files import hash_file
 
 pytestmark = pytest.mark.slow

@@ -5,7 +5,8 @@ from conftest import ROOT, VGG16, draw_image
 from relearn.errors import NetworkError
 from relearn.networks.extractor import Extractor
 from relearn.networks.weights import check_weights_file, hash_network, set_random_weights
-from relearn.params import ExtractParams, read_params
+from relearn.params.networks import ExtractParams
+from relearn.params.pipeline import read_params
 from relearn.storage.files import hash_file
 
 pytestmark = pytest.mark.slow

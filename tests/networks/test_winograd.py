@@ -16,7 +16,8 @@ from relearn.networks.winograd import (
     transform_convolutions,
     transform_kernel,
 )
-from relearn.params import ExtractParams, read_params
+from relearn.params.networks import ExtractParams
+from relearn.params.pipeline import read_params
 
 BASE = read_params(ROOT / "params.yaml").extract.model_copy(update=VGG16)
 

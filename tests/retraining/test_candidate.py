@@ -12,7 +12,7 @@ from relearn.errors import DataError, IntegrityError
 from relearn.features.shards import hash_features, read_features, seal_features
 from relearn.inference.classifier import hash_record, read_classifier
 from relearn.inference.predictor import Answer, Answers
-from relearn.params import read_params
+from relearn.params.pipeline import read_params
 from relearn.retraining.candidate import describe_contest, describe_json, hold_contest
 from relearn.retraining.release import IMAGES, IMAGES_HEADER, keep_version, switch_current
 from relearn.stages.evaluate import run as evaluate

@@ -1,7 +1,7 @@
 import pytest
 
 from conftest import ROOT
-from relearn.params import read_params
+from relearn.params.pipeline import read_params
 from relearn.retraining.planning import Ending, Facts, Run, Skip, plan_ending, plan_run
 from relearn.retraining.records import Record
 

@@ -3,7 +3,7 @@ from scipy.stats import binom
 
 from conftest import ROOT
 from relearn.evaluation.paired import Paired
-from relearn.params import read_params
+from relearn.params.pipeline import read_params
 from relearn.retraining.promotion import ErrorCounts, compute_paired_interval, decide_promotion
 
 PARAMS = read_params(ROOT / "params.yaml").retrain.model_copy(update={"margin": 0.02})

@@ -7,7 +7,7 @@ from relearn.dataset.manifest import ManifestRow, write_manifest
 from relearn.errors import IntegrityError, TrainingError
 from relearn.evaluation.metrics import compute_value, judge, prepare_roc_auc
 from relearn.features.shards import seal_features
-from relearn.params import EvaluateParams
+from relearn.params.pipeline import EvaluateParams
 from relearn.stages import train
 from relearn.stages.evaluate import check_labels, run, write_plots
 from relearn.storage.files import read_csv, read_json

@@ -17,7 +17,7 @@ from relearn.features.shards import read_features
 from relearn.features.store import FeatureSet, FeatureStore
 from relearn.images.decoding import decode_image
 from relearn.networks import recipe
-from relearn.params import read_params
+from relearn.params.pipeline import read_params
 from relearn.stages import extract
 from relearn.storage.files import hash_bytes, hash_file, write_json
 

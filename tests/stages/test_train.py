@@ -17,7 +17,7 @@ from relearn.heads.kinds import prepare_data
 from relearn.heads.search import try_head
 from relearn.heads.summary import SCORE_HEADER, SEARCH_HEADER
 from relearn.inference.classifier import read_classifier
-from relearn.params import HEADS
+from relearn.params.heads import HEADS
 from relearn.stages.train import run
 from relearn.storage.files import read_csv, read_json, write_json
 

@@ -8,7 +8,7 @@ from relearn import paths
 from relearn.dataset.manifest import ManifestRow
 from relearn.errors import IntegrityError, ValidationFailed
 from relearn.features.shards import hash_features
-from relearn.params import VerifyParams
+from relearn.params.data import VerifyParams
 from relearn.stages.train import check_verified
 from relearn.stages.verify import run
 from relearn.storage.files import read_json, write_csv, write_folder

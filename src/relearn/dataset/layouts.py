@@ -10,7 +10,7 @@ from relearn.dataset.manifest import SPLITS, describe_alike, fold_names
 from relearn.dataset.source_files import explain_hidden, list_some
 from relearn.dataset.sources import iterate_source, read_source_file
 from relearn.errors import MisplacedFile, SourceError
-from relearn.params import RestructureParams
+from relearn.params.data import RestructureParams
 from relearn.runtime.text import holds_control_character
 
 log = logging.getLogger(__name__)

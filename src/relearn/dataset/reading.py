@@ -17,7 +17,7 @@ from relearn.dataset.sources import iterate_source
 from relearn.dataset.splitting import SourceImage
 from relearn.dataset.stamps import AWAY, describe_changes, find_stamp, read_stamps
 from relearn.errors import MisplacedFile, OutOfMemory, SourceError
-from relearn.params import RestructureParams
+from relearn.params.data import RestructureParams
 from relearn.runtime.threads import Budget, count_threads, map_ahead
 from relearn.storage.files import hash_bytes
 

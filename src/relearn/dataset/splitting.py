@@ -7,7 +7,7 @@ from typing import NamedTuple
 from relearn.dataset.inspections import Inspection
 from relearn.dataset.manifest import COPY_KEPT, SPLITS, Exclusion
 from relearn.dataset.source_files import N_NAMED
-from relearn.params import Fractions, RestructureParams
+from relearn.params.data import Fractions, RestructureParams
 
 
 class SourceImage(NamedTuple):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from relearn.evaluation.intervals import bootstrap, compute_wilson_interval
-from relearn.params import EvaluateParams
+from relearn.params.pipeline import EvaluateParams
 
 CLASS_HEADER = ("class", "n_images", "precision", "recall", "f1")
 

@@ -26,7 +26,7 @@ from relearn.errors import ImageError, IntegrityError, NetworkError, UnfitFeatur
 from relearn.features.store import FeatureSet
 from relearn.networks.extractor import Extractor, group_items
 from relearn.networks.recipe import describe_recipe
-from relearn.params import NetworkParams
+from relearn.params.networks import NetworkParams
 from relearn.runtime.threads import map_ahead
 from relearn.storage.files import write_file
 

@@ -15,7 +15,7 @@ from relearn.features.cluster import compute_on_cluster
 from relearn.features.store import FeatureSet, FeatureStore
 from relearn.networks.extractor import Extractor
 from relearn.networks.recipe import describe_recipe
-from relearn.params import ExtractParams
+from relearn.params.networks import ExtractParams
 from relearn.runtime.progress import track_progress
 from relearn.runtime.threads import count_threads, map_ahead
 from relearn.storage.files import hash_bytes

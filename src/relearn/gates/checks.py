@@ -10,7 +10,7 @@ from relearn.dataset.manifest import ManifestRow
 from relearn.errors import IntegrityError
 from relearn.gates.expectations import Check, Finding, Row, Table, describe_findings, expect, has_errors, run_checks
 from relearn.gates.tables import Data, make_tables
-from relearn.params import Rule, ValidateParams
+from relearn.params.data import Rule, ValidateParams
 
 N_COPIES_SHOWN = 6
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pandas as pd
 
 from relearn.errors import ValidationFailed
-from relearn.params import Rule
+from relearn.params.data import Rule
 from relearn.runtime.text import escape_controls
 
 if TYPE_CHECKING:

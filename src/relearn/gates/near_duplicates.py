@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from relearn.images.fingerprints import WINDOWS
-from relearn.params import NearDuplicates
+from relearn.params.data import NearDuplicates
 from relearn.storage.files import hash_bytes
 
 # Candidates are searched by the 64 bits of the lowest terms, of which copies differ in at most COARSE_DISTANCE.

@@ -12,7 +12,7 @@ from relearn.errors import IntegrityError
 from relearn.gates.expectations import Table
 from relearn.gates.near_duplicates import mark_near_duplicates
 from relearn.gates.reference import Reference
-from relearn.params import ValidateParams
+from relearn.params.data import ValidateParams
 
 NUMBERS = ("bytes", "width_px", "height_px")
 

@@ -13,7 +13,7 @@ from relearn.heads.training_data import TrainingData
 
 @dataclass(frozen=True)
 class NearestCentroidOptions(Options):
-    """Those of `relearn.params.NearestCentroidParams`."""
+    """Those of `relearn.params.heads.NearestCentroidParams`."""
 
     shrink_threshold: float | None
 

@@ -13,7 +13,7 @@ from relearn.runtime.backend import import_keras
 
 @dataclass(frozen=True)
 class DenseOptions(Options):
-    """Those of `relearn.params.DenseParams`."""
+    """Those of `relearn.params.heads.DenseParams`."""
 
     units: int
     dropout: float

@@ -6,7 +6,7 @@ from relearn.errors import TrainingError
 from relearn.heads.fitted import Head
 from relearn.heads.kinds import KINDS
 from relearn.heads.selection import Trial, find_leader
-from relearn.params import TrainParams
+from relearn.params.heads import TrainParams
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """The table of heads: how each kind is fitted, and what selection has to know about it.
 
-A new head needs a block in `relearn.params.HeadBlocks`, a row here, and a function that fits it.
+A new head needs a block in `relearn.params.heads.HeadBlocks`, a row here, and a function that fits it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ from relearn.heads.linear import (
 from relearn.heads.options import Options
 from relearn.heads.training_data import TrainingData
 from relearn.heads.trees import DecisionTreeOptions, RandomForestOptions, fit_decision_tree, fit_random_forest
-from relearn.params import TrainParams
+from relearn.params.heads import TrainParams
 from relearn.runtime.progress import track_progress
 
 QUIET_SECONDS = 3.0  # of fitting a kind of head, before progress is shown

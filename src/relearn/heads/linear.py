@@ -19,7 +19,7 @@ SVM_TOLERANCE = 1e-6  # of the scores, relative to scikit-learn's
 
 @dataclass(frozen=True)
 class LogisticRegressionOptions(Options):
-    """Those of `relearn.params.LogisticRegressionParams`."""
+    """Those of `relearn.params.heads.LogisticRegressionParams`."""
 
     C: float
     tol: float
@@ -28,7 +28,7 @@ class LogisticRegressionOptions(Options):
 
 @dataclass(frozen=True)
 class LinearSVMOptions(Options):
-    """Those of `relearn.params.LinearSVMParams`."""
+    """Those of `relearn.params.heads.LinearSVMParams`."""
 
     C: float
     tol: float

@@ -15,7 +15,7 @@ from relearn.heads.options import Options
 from relearn.heads.scoring import compute_scores, judge_scores
 from relearn.heads.selection import Trial
 from relearn.heads.training_data import TrainingData
-from relearn.params import HeadParams
+from relearn.params.heads import HeadParams
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from relearn.heads.search import try_heads
 from relearn.heads.selection import choose_trial
 from relearn.heads.summary import summarize_training, tabulate_scores, tabulate_search
 from relearn.heads.training_data import check_labels
-from relearn.params import TrainParams
+from relearn.params.heads import TrainParams
 
 log = logging.getLogger(__name__)
 

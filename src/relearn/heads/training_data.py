@@ -8,7 +8,7 @@ import numpy as np
 from relearn.errors import TrainingError
 from relearn.features.shards import SplitFeatures
 from relearn.heads.coordinates import Coordinates, Standard, find_coordinates
-from relearn.params import TrainParams
+from relearn.params.heads import TrainParams
 
 
 class TrainingData:

@@ -13,7 +13,7 @@ from relearn.runtime.threads import count_threads
 
 @dataclass(frozen=True)
 class TreeOptions(Options):
-    """Those of `relearn.params.TreeParams`."""
+    """Those of `relearn.params.heads.TreeParams`."""
 
     criterion: Literal["gini", "entropy", "log_loss"]
     max_depth: int | None
@@ -22,14 +22,14 @@ class TreeOptions(Options):
 
 @dataclass(frozen=True)
 class DecisionTreeOptions(TreeOptions):
-    """Those of `relearn.params.DecisionTreeParams`."""
+    """Those of `relearn.params.heads.DecisionTreeParams`."""
 
     ccp_alpha: float
 
 
 @dataclass(frozen=True)
 class RandomForestOptions(TreeOptions):
-    """Those of `relearn.params.RandomForestParams`."""
+    """Those of `relearn.params.heads.RandomForestParams`."""
 
     n_estimators: int
     max_features: Literal["sqrt", "log2"] | float | None

@@ -34,7 +34,7 @@ from relearn.networks.weights import (
     shorten_error,
 )
 from relearn.networks.winograd import is_supported, transform_convolutions
-from relearn.params import NETWORKS, NetworkParams
+from relearn.params.networks import NETWORKS, NetworkParams
 from relearn.runtime.backend import import_keras
 from relearn.runtime.threads import Item, prefetch
 

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from relearn.networks.hardware import choose_precision, describe_hardware, find_backend
-from relearn.params import NETWORKS, NetworkParams, Sha256
+from relearn.params.block import Sha256
+from relearn.params.networks import NETWORKS, NetworkParams
 from relearn.runtime.code import hash_code
 
 # The packages that decide a feature. Errors, paths, params and storage decide none.

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from relearn.errors import NetworkError
-from relearn.params import NetworkParams
+from relearn.params.networks import NetworkParams
 from relearn.storage.files import hash_file
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from relearn.errors import IntegrityError, ParamsError
-from relearn.params import YAML_KINDS, parse_yaml, show_value
+from relearn.params.yaml_file import YAML_KINDS, parse_yaml, show_value
 from relearn.repository.git import list_files, read_blob, run_git
 from relearn.storage.files import hash_bytes
 
@@ -207,7 +207,7 @@ def parse_dvc_file(content: bytes, name: str, model: type[Parts]) -> Parts:
     Raises
     ------
     ParamsError
-        It is not YAML within the limits of `relearn.params.parse_yaml`.
+        It is not YAML within the limits of `relearn.params.yaml_file.parse_yaml`.
     IntegrityError
         A value is missing, or is not what DVC writes; the message names the first.
     """

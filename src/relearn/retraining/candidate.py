@@ -16,7 +16,7 @@ from relearn.evaluation.paired import Paired
 from relearn.evaluation.predictions import Predictions, read_predictions
 from relearn.features.shards import describe_features, iterate_shards
 from relearn.inference.classifier import RECORD, Classifier, read_classifier
-from relearn.params import RetrainParams
+from relearn.params.pipeline import RetrainParams
 from relearn.retraining.lineage import parse_images
 from relearn.retraining.promotion import Decision, ErrorCounts, Sameness, decide_promotion
 from relearn.retraining.release import IMAGES, IMAGES_HEADER

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from relearn import paths
 from relearn.errors import RepositoryError
-from relearn.params import read_params
+from relearn.params.pipeline import read_params
 from relearn.repository.dvc_files import DataFile, list_outputs, read_dvc_file
 from relearn.repository.tracked import list_members
 from relearn.retraining.arrivals import Arrival

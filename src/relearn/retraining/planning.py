@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from relearn.params import RetrainParams
+from relearn.params.pipeline import RetrainParams
 from relearn.retraining.records import Record
 
 NOTHING_NEW = "nothing new"

@@ -7,7 +7,7 @@ import numpy as np
 
 from relearn.evaluation.intervals import compute_difference_interval
 from relearn.evaluation.paired import Paired
-from relearn.params import RetrainParams
+from relearn.params.pipeline import RetrainParams
 
 LARGE = 1e9
 SAME = "the challenger is the champion, to the last bit"

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from relearn import paths
 from relearn.errors import ParamsError, RepositoryError
-from relearn.params import Params, RetrainParams, parse_blocks
+from relearn.params.pipeline import Params, RetrainParams
+from relearn.params.reading import parse_blocks
 from relearn.repository.git import find_commit, is_branch_name, read_blob
 
 

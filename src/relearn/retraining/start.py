@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from relearn.errors import RepositoryError
-from relearn.params import RetrainParams
+from relearn.params.pipeline import RetrainParams
 from relearn.repository.dvc_files import list_data_files, list_uncached
 from relearn.repository.git import check_refs_can_move, find_blob, find_commit, is_ancestor, move_branch, run_git
 from relearn.repository.tags import name_tag

@@ -20,7 +20,7 @@ from relearn.evaluation.metrics import (
 from relearn.evaluation.predictions import Predictions, write_predictions
 from relearn.features.shards import describe_features, read_features
 from relearn.inference.classifier import read_classifier
-from relearn.params import EvaluateParams
+from relearn.params.pipeline import EvaluateParams
 from relearn.storage.files import write_csv, write_json
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from relearn.features.computation import fill_store, find_lost, make_reader
 from relearn.features.shards import write_features
 from relearn.features.store import FeatureStore, read_limit_bytes
 from relearn.networks.weights import check_weights_file
-from relearn.params import ExtractParams
+from relearn.params.networks import ExtractParams
 from relearn.storage.files import hash_file, read_json, write_folder
 
 MAX_ATTEMPTS = 5

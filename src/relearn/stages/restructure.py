@@ -16,7 +16,7 @@ from relearn.dataset.source_files import count_files
 from relearn.dataset.splitting import split_images
 from relearn.errors import SourceError
 from relearn.images.fingerprints import write_hashes
-from relearn.params import RestructureParams
+from relearn.params.data import RestructureParams
 from relearn.storage.files import write_csv, write_folder, write_json
 
 log = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ from relearn.features.shards import describe_features, hash_features, read_featu
 from relearn.heads.summary import SCORE_HEADER, SEARCH_HEADER
 from relearn.heads.training import train_head
 from relearn.inference.classifier import write_classifier
-from relearn.params import TrainParams
+from relearn.params.heads import TrainParams
 from relearn.storage.files import read_json, write_csv, write_json
 
 

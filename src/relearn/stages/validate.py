@@ -16,7 +16,7 @@ from relearn.gates.page import draw_page
 from relearn.gates.reference import find_reference
 from relearn.gates.tables import Data, check_tables, count_labels
 from relearn.images.fingerprints import read_hashes
-from relearn.params import ValidateParams
+from relearn.params.data import ValidateParams
 from relearn.repository.history import iterate_committed
 from relearn.storage.files import hash_file, read_csv, read_json, write_file, write_json
 

@@ -8,7 +8,7 @@ from relearn.errors import ValidationFailed
 from relearn.features.shards import hash_features, iterate_shards, read_index
 from relearn.gates.expectations import describe_findings, has_errors, run_checks
 from relearn.gates.feature_checks import FEATURE_CHECKS, make_feature_tables
-from relearn.params import VerifyParams
+from relearn.params.data import VerifyParams
 from relearn.storage.files import write_json
 
 log = logging.getLogger(__name__)

@@ -1,0 +1,164 @@
+"""The blocks of the stages that bring in and check data: `restructure`, `validate`, `verify`."""
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from relearn.params.block import MAX_NUMBER, Block, Count, Fraction, Label
+
+# Pillow's modes that can be decoded; see its concepts page.
+Mode = Literal["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I;16", "I;16B"]
+Format = Literal["BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP"]  # those of `formats.FORMATS`
+
+
+class SplitFolders(Block):
+    """The folder (or the word in a CSV file) that stands for each split in the source; null where it has none."""
+
+    training: str
+    validation: str | None
+    evaluation: str
+
+    @model_validator(mode="after")
+    def _differ(self) -> "SplitFolders":
+        if len({self.training, self.validation, self.evaluation}) < 3:
+            raise ValueError("three different names")
+        return self
+
+
+class Fractions(Block):
+    """The shares that are cut where the source names no split; the rest is training."""
+
+    validation: Fraction
+    evaluation: Fraction
+
+    @model_validator(mode="after")
+    def _leave_training(self) -> "Fractions":
+        if self.validation + self.evaluation >= 1:
+            raise ValueError("validation + evaluation below 1, so that training is left")
+        return self
+
+
+class RestructureParams(Block):
+    """Where the labelled images are and how they are laid out."""
+
+    source: str
+    subfolder: str | None
+    layout: Literal["food5k", "split_class_folders", "class_folders", "csv"]
+    splits: SplitFolders
+    labels: dict[Label, str]
+    labels_csv: str | None
+    fractions: Fractions
+    duplicates: Literal["exclude", "keep"]
+
+    @model_validator(mode="after")
+    def _suit_layout(self) -> "RestructureParams":
+        if self.layout == "food5k" and not self.labels:
+            raise ValueError('labels for layout food5k, such as {"0": non_food, "1": food}')
+        if self.layout == "csv" and not self.labels_csv:
+            raise ValueError("labels_csv for layout csv: the file inside the source with the columns path, label")
+        return self
+
+
+# YAML 1.1, which `dvc exp run -S` parses by, takes the word off for false.
+Severity = Annotated[Literal["error", "warn", "off"], BeforeValidator(lambda word: "off" if word is False else word)]
+
+
+class Rule(Block):
+    """A check of a gate: `error` stops the pipeline, `warn` is reported, `off` is skipped."""
+
+    severity: Severity
+
+
+class Minimum(Rule):
+    """The smallest number of images or classes allowed."""
+
+    min: Count
+
+
+class MaximumShare(Rule):
+    """The largest share allowed, 0 to 1."""
+
+    max: Annotated[float, Field(ge=0, le=1)]
+
+
+class MaximumRatio(Rule):
+    """The largest ratio allowed of a larger number to a smaller one."""
+
+    max: Annotated[float, Field(ge=1, le=MAX_NUMBER)]
+
+
+class Range(Rule):
+    """Pixels, both ends allowed."""
+
+    min: Count
+    max: Count
+
+    @model_validator(mode="after")
+    def _ascend(self) -> "Range":
+        if self.max < self.min:
+            raise ValueError(f"max of at least min, which is {self.min}, got {self.max}")
+        return self
+
+
+class AllowedFormats(Rule):
+    """File formats, detected from the content."""
+
+    allowed: Annotated[list[Format], Field(min_length=1)]
+
+
+class AllowedModes(Rule):
+    """Pillow's color modes."""
+
+    allowed: Annotated[list[Mode], Field(min_length=1)]
+
+
+class MinimumContrast(Rule):
+    """The smallest standard deviation of brightness allowed, 0 to 127.5."""
+
+    min: Annotated[float, Field(ge=0, le=127.5)]
+
+
+class NearDuplicates(Rule):
+    """The largest distance between two perceptual hashes of the same photo."""
+
+    max_distance: Annotated[int, Field(ge=0, le=64)]  # of 256 bits; above, similar photos become pairs
+    mirrored: bool
+
+
+class ValidateParams(Block):
+    """What the images must be before anything learns from them: a rule for each check, in the order of the report."""
+
+    columns: Rule
+    complete: Rule
+    types: Rule
+    unique_paths: Rule
+    counts_add_up: Rule
+    excluded_share: MaximumShare
+    classes: Minimum
+    class_names: Rule
+    every_class_in_every_split: Rule
+    min_images: Minimum
+    class_balance: MaximumRatio
+    split_balance: MaximumShare
+    copies_across_splits: Rule
+    copies_across_labels: Rule
+    near_duplicates_across_splits: NearDuplicates
+    near_duplicates_across_labels: NearDuplicates
+    width_px: Range
+    height_px: Range
+    aspect_ratio: MaximumRatio
+    formats: AllowedFormats
+    modes: AllowedModes
+    contrast: MinimumContrast
+    vanished_classes: Rule
+    new_classes: Rule
+    shrinkage: MaximumShare
+
+
+class VerifyParams(Block):
+    """What the features must be before a head learns from them: a rule for each check, in the order of the report."""
+
+    rows_of_manifest: Rule
+    finite: Rule
+    constant_rows: Rule
+    identical_rows: Rule
