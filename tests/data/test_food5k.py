@@ -11,7 +11,7 @@ from collections import defaultdict
 
 import pytest
 
-from conftest import execute, git, make_environment, write_images
+from conftest import choose, execute, git, make_environment, write_images
 from relearn.errors import SourceError
 from relearn.storage.files import hash_file
 
@@ -39,16 +39,22 @@ def set_params_of_dvc(changes):
     return [part for key, value in changes.items() for part in ("-S", f"{key}={value}")]
 
 
-def test_food5k_with_pretrained_vgg16(shared, clone):
-    """The classic recipe: 25,088 features, in bfloat16 where the processor has it."""
+@pytest.mark.long
+def test_food5k_with_pretrained_vgg16(shared, clone, tmp_path):
+    """The classic recipe: 25,088 features, in bfloat16 if the processor has it; of all photos or of every sixth."""
+    source = shared / "data" / "Food-5K"
+    for path in sorted(source.rglob("*.jpg"))[:: choose(6, 1)]:
+        copied = tmp_path / "Food-5K" / path.relative_to(source)
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copied)
     changes = {"extract.weights": shared / "weights" / VGG, "extract.weights_sha256": VGG_SHA256}
-    answer = run_food5k(clone, shared / "data" / "Food-5K", *set_params_of_dvc(changes))
+    answer = run_food5k(clone, tmp_path / "Food-5K", *set_params_of_dvc(changes))
     assert answer.returncode == 0, answer.stderr
     assert "25,088 features per image, 14,714,688 parameters" in answer.stderr
     assert execute(clone, "dvc", "exp", "apply", "food5k-vgg16").returncode == 0
     metrics = json.loads((clone / "metrics" / "evaluation.json").read_text())
-    assert metrics["n_images"] == 300
-    assert metrics["accuracy_score"] >= 0.96
+    assert metrics["n_images"] == choose(50, 300)
+    assert metrics["accuracy_score"] >= choose(0.9, 0.96)
 
 
 def test_food5k_with_pretrained_mobilenet_v2(shared, clone):
