@@ -1,1 +1,1 @@
-"""What a person asks afterwards: comparisons, mistakes, a report."""
+"""What you ask after a run: comparisons, mistakes, a report."""
