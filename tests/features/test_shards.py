@@ -128,7 +128,8 @@ def test_rows_out_of_order(folder):
 
 def test_description_names_the_bytes(folder):
     hashes = {f"{name}_sha256": hash_file(folder / f"{name}.csv") for name in ("index", "shards")}
-    assert describe_features(folder) == {"features": hashes, "extractor": RECORD}
+    features, extractor = describe_features(folder)
+    assert (features.model_dump(), extractor) == (hashes, RECORD)
 
 
 @pytest.mark.parametrize(("column", "value"), [(2, "x"), (2, "3"), (3, "4")])

@@ -7,6 +7,7 @@ from relearn.features.shards import SplitFeatures
 from relearn.heads.summary import SCORE_HEADER, SEARCH_HEADER
 from relearn.heads.training import train_head
 from relearn.inference.classifier import open_head
+from relearn.storage.files import hash_bytes
 
 
 @pytest.mark.parametrize("calibration", ["auto", "sigmoid"])
@@ -17,10 +18,10 @@ def test_training_needs_no_files(workspace, calibration):
     trained = train_head(training, validation, params)
     assert list(workspace.rglob("*")) == before
     classes = ["class 0", "class 1", "class 2"]
-    assert list(trained.record) == ["classes", "head", "options", "scale", "calibration"]
-    assert trained.record["classes"] == classes
-    assert trained.record["options"] == {"C": trained.metrics["C"], "tol": 1e-4, "max_iter": 10_000}
-    assert trained.record["calibration"] == ("none" if calibration == "auto" else "sigmoid")
+    assert trained.record.head_sha256 == hash_bytes(trained.content)
+    assert trained.record.classes == classes
+    assert trained.record.options == {"C": trained.metrics["C"], "tol": 1e-4, "max_iter": 10_000}
+    assert trained.record.calibration == ("none" if calibration == "auto" else "sigmoid")
     session = open_head(trained.content, 8, classes)
     (labels,) = session.run(["label"], {"features": validation.features})
     if calibration == "auto":

@@ -6,6 +6,7 @@ import pytest
 from onnx import TensorProto
 from sklearn.tree import DecisionTreeClassifier
 
+from inference.records import make_record
 from inference.tampering import (
     add_branch,
     add_doublings,
@@ -51,7 +52,6 @@ from relearn.inference.classifier import read_classifier, write_classifier
 CLASSES = ["cat", "cow", "dog"]
 N_FEATURES = 4
 ROWS = np.random.default_rng(0).normal(size=(6, N_FEATURES)).astype(np.float32)
-RECORD = {"classes": CLASSES, "features": {}, "extractor": {"n_features": N_FEATURES}}
 
 
 def make_linear():
@@ -70,7 +70,7 @@ def make_tree():
 
 def answer(folder, content):
     """Write a classifier with hashes that are right, open it, and let it predict."""
-    write_classifier(folder, content, RECORD)
+    write_classifier(folder, content, make_record(content, CLASSES, N_FEATURES))
     classifier = read_classifier(folder)
     return classifier, classifier.predict_probabilities(ROWS)
 

@@ -29,7 +29,7 @@ def test_run_writes_classifier_metrics_and_plot(features):
     run(PARAMS)
     classifier = read_classifier(paths.CLASSIFIER)
     assert classifier.classes == ["class 0", "class 1", "class 2"]
-    assert classifier.record["extractor"] == {"network": "x", "n_features": 8, "feature_dtype": "float32"}
+    assert classifier.record.extractor == {"network": "x", "n_features": 8, "feature_dtype": "float32"}
     metrics = read_json(paths.TRAINING_METRICS)
     assert metrics["n_images"] == metrics["n_validation_images"] == 60
     assert metrics["validation_baseline_score"] == pytest.approx(1 / 3, abs=1e-6)
@@ -68,7 +68,7 @@ def read_search():
 def test_one_parameter_switches_the_head(features, head):
     run(make_train_params(head))
     classifier = read_classifier(paths.CLASSIFIER)
-    assert classifier.record["head"] == head
+    assert classifier.record.head == head
     validation = features["validation"]
     probabilities = classifier.predict_probabilities(validation.features)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
@@ -77,7 +77,7 @@ def test_one_parameter_switches_the_head(features, head):
     assert metrics["validation_accuracy_score"] == pytest.approx(accuracy, abs=1e-6)
     assert accuracy > 0.6
     calibrated = head in ("nearest_centroid", "linear_svm")
-    assert classifier.record["calibration"] == ("temperature" if calibrated else "none")
+    assert classifier.record.calibration == ("temperature" if calibrated else "none")
     assert ("validation_log_loss" in metrics) == (not calibrated)
     assert read_search()[-1]["head"] == metrics["head"] == head
 
@@ -121,7 +121,7 @@ def test_search_tries_heads_and_says_why(features):
         for row in rows[2:6]
     } == {(3, 2), (3, None), (5, 2), (5, None)}
     (chosen,) = [row for row in rows if row["verdict"].startswith("chosen")]
-    assert read_classifier(paths.CLASSIFIER).record["head"] == chosen["head"]
+    assert read_classifier(paths.CLASSIFIER).record.head == chosen["head"]
     assert all(
         float(row["accuracy_ci95_low"]) < float(row["accuracy"]) <= float(row["accuracy_ci95_high"]) for row in rows
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from pydantic import BaseModel
 
 from relearn.dataset.manifest import SPLITS, ManifestRow
 from relearn.errors import IntegrityError
@@ -27,6 +28,20 @@ HASHED = {"index_sha256": INDEX, "shards_sha256": SHARDS, "extractor_sha256": EX
 RECOMPUTE = "run `dvc repro --force extract`"
 
 SHARDS_HEADER = ("shard", "sha256", "n_images", "n_features", "dtype")
+
+
+class FeatureHashes(BaseModel, frozen=True, strict=True):
+    """The hashes of the two files that name all shards."""
+
+    index_sha256: str
+    shards_sha256: str
+
+
+class FeaturesRecord(NamedTuple):
+    """What a classifier records about its features: their hashes, and the content of `extractor.json`."""
+
+    features: FeatureHashes
+    extractor: dict[str, Any]
 
 
 class IndexRow(NamedTuple):
@@ -241,6 +256,6 @@ def hash_features(folder: Path) -> dict[str, str]:
     return {key: recorded[key] for key in ("index_sha256", "shards_sha256")}
 
 
-def describe_features(folder: Path) -> dict[str, Any]:
-    """Return what a classifier records about its features: their hashes, and the extractor's record."""
-    return {"features": hash_features(folder), "extractor": read_json(folder / EXTRACTOR)}
+def describe_features(folder: Path) -> FeaturesRecord:
+    """Return what a classifier records about its features, after checking their hashes."""
+    return FeaturesRecord(FeatureHashes(**hash_features(folder)), read_json(folder / EXTRACTOR))

@@ -1,7 +1,7 @@
 """The protocol by which heads are trained, from the features of two splits to a head as ONNX."""
 
 import logging
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from relearn.features.shards import ShardsOnDisk, SplitFeatures
 from relearn.heads.calibration import check_calibration, choose_calibration
@@ -13,7 +13,9 @@ from relearn.heads.search import try_heads
 from relearn.heads.selection import choose_trial
 from relearn.heads.summary import summarize_training, tabulate_scores, tabulate_search
 from relearn.heads.training_data import check_labels
+from relearn.inference.classifier import HeadRecord
 from relearn.params.heads import TrainParams
+from relearn.storage.files import hash_bytes
 
 log = logging.getLogger(__name__)
 
@@ -22,14 +24,14 @@ class TrainedHead(NamedTuple):
     """What a training ends with.
 
     content : the head as ONNX
-    record : its classes and how it was chosen, for `classifier.json`
+    record : its part of `classifier.json`
     metrics : of `metrics/training.json`
     search : rows with the columns of `SEARCH_HEADER`
     path_scores : rows with the columns of `SCORE_HEADER`
     """
 
     content: bytes
-    record: dict[str, Any]
+    record: HeadRecord
     metrics: dict[str, object]
     search: list[tuple[object, ...]]
     path_scores: list[tuple[object, ...]]
@@ -82,15 +84,17 @@ def _train_head(training: SplitFeatures, validation: SplitFeatures, params: Trai
     warn_of_grid_ends(chosen, trials, params)
     scores = compute_scores(head, validation.blocks)
     calibration = choose_calibration(head, scores, data)
-    record = {
-        "classes": data.classes,
-        "head": chosen.head,
-        "options": chosen.options.to_dict(),
-        "scale": params.scale,
-        "calibration": calibration.method,
-    }
+    content = export_head(head, calibration, data.classes, validation.blocks)
+    record = HeadRecord(
+        head_sha256=hash_bytes(content),
+        classes=data.classes,
+        head=chosen.head,
+        options=chosen.options.to_dict(),
+        scale=params.scale,
+        calibration=calibration.method,
+    )
     trained = TrainedHead(
-        export_head(head, calibration, data.classes, validation.blocks),
+        content,
         record,
         summarize_training(chosen, head, trials, scores, data),
         tabulate_search(trials, verdicts),

@@ -9,31 +9,67 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from pydantic import BaseModel, ValidationError
 
 from relearn.errors import IntegrityError
+from relearn.features.shards import FeatureHashes
 from relearn.inference.screening import MAX_HEAD_BYTES, check_head
 from relearn.runtime.text import holds_control_character
 from relearn.storage.files import hash_bytes, read_json, write_folder, write_json
 
 HEAD = "head.onnx"
 RECORD = "classifier.json"
-KEYS = ("record_sha256", "head_sha256", "classes", "features", "extractor")
 MAX_RECORD_BYTES = 2**26
 SUM_TOLERANCE = 1e-4  # float32 probabilities, one for each class
 ADVICE = "use a classifier that `relearn train` wrote"
 
 
-class Classifier(NamedTuple):
-    """A head, ready to predict, and its record: `classes` in the order of the probabilities, `extractor`, hashes."""
+class HeadRecord(BaseModel, frozen=True, strict=True, allow_inf_nan=False):
+    """What is recorded about a head.
 
-    record: dict[str, Any]
+    Attributes
+    ----------
+    classes
+        In the order of the probabilities.
+    head, options
+        The kind of head and its block of `params.yaml`, one value each.
+    scale
+        Whether the features are standardized.
+    """
+
+    head_sha256: str
+    classes: list[str]
+    head: str
+    options: dict[str, Any]
+    scale: bool
+    calibration: str
+
+
+class ClassifierRecord(HeadRecord, frozen=True):
+    """The content of `classifier.json`, in the order of its keys, without the hash of the record itself.
+
+    Attributes
+    ----------
+    extractor
+        The content of `extractor.json`. An earlier relearn may have written other keys, so that only what rebuilds the
+        network checks them (`ExtractorRecord`).
+    """
+
+    features: FeatureHashes
+    extractor: dict[str, Any]
+
+
+class Classifier(NamedTuple):
+    """A head, ready to predict, and its record."""
+
+    record: ClassifierRecord
     session: Any
     path: Path
 
     @property
     def classes(self) -> list[str]:
         """The classes in the order of the columns of the probabilities."""
-        return list(self.record["classes"])
+        return list(self.record.classes)
 
     def predict_probabilities(self, features: np.ndarray) -> np.ndarray:
         """Return the probability of each class: features (images, features) float32 to (images, classes) float32.
@@ -98,12 +134,12 @@ def _name_errors(path: Path) -> Iterator[None]:
         raise IntegrityError(problem, where=path, advice=ADVICE) from None
 
 
-def write_classifier(folder: Path, head: bytes, record: dict[str, Any]) -> None:
-    """Write both files or neither: `head.onnx`, and `classifier.json` with the SHA-256 of the head and of itself."""
-    record = {"head_sha256": hash_bytes(head), **record}
+def write_classifier(folder: Path, head: bytes, record: ClassifierRecord) -> None:
+    """Write both files or neither: `head.onnx`, and `classifier.json` with the SHA-256 of itself."""
+    content = record.model_dump()
     with write_folder(folder) as partial:
         (partial / HEAD).write_bytes(head)
-        write_json(partial / RECORD, {"record_sha256": hash_record(record), **record})
+        write_json(partial / RECORD, {"record_sha256": hash_record(content), **content})
 
 
 def hash_record(record: dict[str, Any]) -> str:
@@ -123,30 +159,47 @@ def read_classifier(folder: Path) -> Classifier:
         folder = folder.resolve()
     if not (folder / RECORD).is_file():
         raise IntegrityError("no classifier there", where=folder, advice="run `dvc repro`, or `dvc pull` one")
-    _check_size(folder / RECORD, MAX_RECORD_BYTES)
-    record = read_json(folder / RECORD, KEYS)
-    for key in ("record_sha256", "head_sha256"):
-        if not isinstance(record[key], str) or not re.fullmatch("[0-9a-f]{64}", record[key]):
-            where = f"{folder / RECORD}: {key}"
-            raise IntegrityError(where=where, wanted="a SHA-256", got=_show(record[key]), advice=ADVICE)
-    wanted = record.pop("record_sha256")
-    if hash_record(record) != wanted:
-        raise IntegrityError(
-            where=folder / RECORD,
-            wanted=f"the record of sha256 {wanted}",
-            got="another, changed by hand",
-            advice="run `dvc repro --force train`",
-        )
-    n_features = check_record(folder / RECORD, record)
+    record = read_record(folder / RECORD)
     path = folder / HEAD
     if not path.is_file():
         raise IntegrityError("no such file", where=path, advice="run `dvc repro train`")
     _check_size(path, MAX_HEAD_BYTES)
     head = path.read_bytes()
-    if (found := hash_bytes(head)) != record["head_sha256"]:
-        wanted = f"sha256 {record['head_sha256']} ({RECORD})"
+    if (found := hash_bytes(head)) != record.head_sha256:
+        wanted = f"sha256 {record.head_sha256} ({RECORD})"
         raise IntegrityError(where=path, wanted=wanted, got=found, advice="run `dvc repro --force train`")
-    return Classifier(record, open_head(head, n_features, record["classes"], path), path)
+    return Classifier(record, open_head(head, record.extractor["n_features"], record.classes, path), path)
+
+
+def read_record(path: Path) -> ClassifierRecord:
+    """Read a `classifier.json`; its hash is checked before its values are.
+
+    Raises
+    ------
+    IntegrityError
+        The file is missing, its hash is wrong, or a value is missing or not what it has to be.
+    """
+    _check_size(path, MAX_RECORD_BYTES)
+    content = read_json(path, ("record_sha256", *ClassifierRecord.model_fields))
+    for key in ("record_sha256", "head_sha256"):
+        if not isinstance(content[key], str) or not re.fullmatch("[0-9a-f]{64}", content[key]):
+            raise IntegrityError(where=f"{path}: {key}", wanted="a SHA-256", got=_show(content[key]), advice=ADVICE)
+    wanted = content.pop("record_sha256")
+    if hash_record(content) != wanted:
+        raise IntegrityError(
+            where=path,
+            wanted=f"the record of sha256 {wanted}",
+            got="another, changed by hand",
+            advice="run `dvc repro --force train`",
+        )
+    try:
+        record = ClassifierRecord.model_validate(content)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = f"{path}: {_show('.'.join(str(part) for part in problem['loc']))[1:-1]}"
+        raise IntegrityError(problem["msg"], where=where, got=_show(problem["input"]), advice=ADVICE) from None
+    check_record(path, record)
+    return record
 
 
 def _show(value: object) -> str:
@@ -158,26 +211,22 @@ def _check_size(path: Path, max_bytes: int) -> None:
         raise IntegrityError(where=path, wanted=f"at most {max_bytes:,} bytes", got=f"{n_bytes:,}", advice=ADVICE)
 
 
-def check_record(path: Path, record: dict[str, Any]) -> int:
-    """Check the classes and the number of features of a record, and return that number.
+def check_record(path: Path, record: ClassifierRecord) -> None:
+    """Check the classes and the number of features of a record.
 
     Raises
     ------
     IntegrityError
         The classes are not two or more different, printable texts, or the number of features is missing.
     """
-    where, classes = f"{path}: classes", record["classes"]
-    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
-        raise IntegrityError(where=where, wanted="a list of texts", got="something else", advice=ADVICE)
+    where, classes = f"{path}: classes", record.classes
     if len(set(classes)) < max(2, len(classes)):
         raise IntegrityError(where=where, wanted="at least two, all different", got=len(classes), advice=ADVICE)
     for name in classes:
         if not name or holds_control_character(name) or any("\ud800" <= letter <= "\udfff" for letter in name):
             wanted = "text without control characters"
             raise IntegrityError(where=where, wanted=wanted, got=_show(name), advice=ADVICE)
-    extractor = record["extractor"]
-    n_features = extractor.get("n_features") if isinstance(extractor, dict) else None
+    n_features = record.extractor.get("n_features")
     if type(n_features) is not int or n_features < 1:
         where = f"{path}: extractor.n_features"
         raise IntegrityError(where=where, wanted="a whole number", got=_show(n_features), advice=ADVICE)
-    return n_features

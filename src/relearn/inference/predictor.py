@@ -63,7 +63,7 @@ class Predictor:
 
     def __init__(self, folder: Path, weights: Path | None = None) -> None:
         self._classifier = read_classifier(folder)
-        self._extractor = build_extractor(read_extractor_record(folder, self._classifier.record["extractor"]), weights)
+        self._extractor = build_extractor(read_extractor_record(folder, self._classifier.record.extractor), weights)
         self._network_lock = threading.Lock()
         self.classes = self._classifier.classes
 

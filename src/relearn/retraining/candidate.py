@@ -109,8 +109,8 @@ def list_failed_checks() -> list[str]:
 
 def is_same(first: Classifier, second: Classifier) -> bool:
     """Return whether two classifiers answer every image alike: all that decides the answers has the same hashes."""
-    keys = ("head_sha256", "classes", "extractor")
-    return all(first.record[key] == second.record[key] for key in keys)
+    one, other = first.record, second.record
+    return (one.head_sha256, one.classes, one.extractor) == (other.head_sha256, other.classes, other.extractor)
 
 
 def explain_format(name: str, champion: Classifier, challenger: Classifier) -> str:
@@ -119,7 +119,7 @@ def explain_format(name: str, champion: Classifier, challenger: Classifier) -> s
     The hash of the network may then be computed differently, so nothing can prove that the network is the same.
     """
     missing, unknown = (
-        sorted(f"extractor.{key}" for key in first.record["extractor"].keys() - second.record["extractor"].keys())
+        sorted(f"extractor.{key}" for key in first.record.extractor.keys() - second.record.extractor.keys())
         for first, second in ((challenger, champion), (champion, challenger))
     )
     if not missing and not unknown:
@@ -140,7 +140,7 @@ def predict_as_champion(folder: Path, classifier: Classifier, images: list[Manif
         An image cannot be read, or the network cannot be rebuilt as it was.
     """
     probabilities: dict[str, Any] = {}
-    if classifier.record["extractor"] == describe_features(paths.FEATURES)["extractor"]:
+    if classifier.record.extractor == describe_features(paths.FEATURES).extractor:
         for index, features in iterate_shards(paths.FEATURES, "evaluation"):
             rows = classifier.predict_probabilities(features)
             probabilities.update((row.sha256, answer) for row, answer in zip(index, rows, strict=True))

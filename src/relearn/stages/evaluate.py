@@ -60,8 +60,7 @@ def run(params: EvaluateParams) -> None:
 def predict_evaluation() -> Predictions:
     """Predict the images of the evaluation split from their features, in the order of the manifest."""
     classifier = read_classifier(paths.CLASSIFIER)
-    trained_on = {key: classifier.record[key] for key in ("features", "extractor")}
-    if trained_on != describe_features(paths.FEATURES):
+    if (classifier.record.features, classifier.record.extractor) != describe_features(paths.FEATURES):
         raise IntegrityError(
             where=paths.CLASSIFIER,
             wanted=f"a classifier trained on {paths.FEATURES}",

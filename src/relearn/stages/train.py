@@ -5,7 +5,7 @@ from relearn.errors import ValidationFailed
 from relearn.features.shards import describe_features, hash_features, read_features
 from relearn.heads.summary import SCORE_HEADER, SEARCH_HEADER
 from relearn.heads.training import train_head
-from relearn.inference.classifier import write_classifier
+from relearn.inference.classifier import ClassifierRecord, write_classifier
 from relearn.params.heads import TrainParams
 from relearn.storage.files import read_json, write_csv, write_json
 
@@ -29,7 +29,9 @@ def run(params: TrainParams) -> None:
     training = read_features(paths.FEATURES, "training", params.memory_limit_mb * 350_000)
     validation = read_features(paths.FEATURES, "validation", params.memory_limit_mb * 150_000)
     trained = train_head(training, validation, params)
-    write_classifier(paths.CLASSIFIER, trained.content, {**trained.record, **describe_features(paths.FEATURES)})
+    features, extractor = describe_features(paths.FEATURES)
+    record = ClassifierRecord(**dict(trained.record), features=features, extractor=extractor)
+    write_classifier(paths.CLASSIFIER, trained.content, record)
     write_json(paths.TRAINING_METRICS, trained.metrics)
     write_csv(paths.SEARCH, SEARCH_HEADER, trained.search)
     write_csv(paths.SCORE_BY_C, SCORE_HEADER, trained.path_scores)
