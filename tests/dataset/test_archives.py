@@ -1,6 +1,7 @@
 import io
 import random
 import struct
+import sys
 import tarfile
 import zipfile
 import zlib
@@ -192,6 +193,9 @@ def test_names_of_unknown_encoding_are_reported(tmp_path, encoding, name, shown)
     ]
 
 
+MALFORMED = pytest.mark.skipif(sys.version_info >= (3, 13), reason="zipfile reads the field itself, and refuses it")
+
+
 @pytest.mark.parametrize(
     ("extra", "is_read"),
     [
@@ -199,8 +203,8 @@ def test_names_of_unknown_encoding_are_reported(tmp_path, encoding, name, shown)
         (mark_unicode("\u732b/1.png".encode(), crc=7), False),
         (mark_unicode("\u732b/1.png".encode(), version=2), False),
         (mark_unicode("\u732b/1.png".encode(), kind=0x6375), False),
-        (mark_unicode(b"\xff/1.png"), False),
-        (mark_unicode(b""), False),
+        pytest.param(mark_unicode(b"\xff/1.png"), False, marks=MALFORMED),
+        pytest.param(mark_unicode(b""), False, marks=MALFORMED),
     ],
 )
 def test_unicode_path_field(tmp_path, extra, is_read):

@@ -637,7 +637,7 @@ def list_jpeg_cells() -> Iterator[Cell]:
                 continue
             spaces = {"RGB": ("rgb", "rgb"), "YCCK": ("cmyk", "ycck")}[kind]
             options = {"colorspace": spaces[0], "outcolorspace": spaces[1]}
-            content = imagecodecs.jpeg8_encode(pixels, level=90, subsampling=subsampling, **options)
+            content = imagecodecs.jpeg8_encode(pixels, level=90, subsampling=subsampling.replace(":", ""), **options)
         else:
             image = Image.fromarray(pixels, "CMYK") if kind == "CMYK" else Image.fromarray(pixels)
             content = encode_image(image, "JPEG", quality=90, progressive=is_progressive, subsampling=subsampling)
