@@ -69,7 +69,7 @@ $(READY): pyproject.toml $(LOCK) requirements-remotes.lock
 		{ echo "relearn: wanted this folder's src/relearn in .venv, got another or none; try again" >&2; exit 1; }
 	@pwd -P > $@
 
-repro: $(READY)  ## run what is not up to date of the pipeline, and tell how good the classifier is
+repro: $(READY)  ## run the stages that are not up to date, and report how good the classifier is
 	@$(BIN)/python -m flows.repro
 	@$(BIN)/relearn report
 
@@ -87,7 +87,7 @@ check: $(READY)  ## format, lint, types: nothing is changed
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
 
-format: $(READY)  ## format, and mend what the linter can
+format: $(READY)  ## format, and fix what the linter can
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
 
@@ -110,7 +110,7 @@ retrain: $(READY)  ## retrain once, now, on what is new (PREFECT_API_URL names a
 schedule: $(READY)  ## retrain as retrain.cron says, until this is stopped (PREFECT_API_URL, else the server of `make ui`)
 	@PREFECT_API_URL=$${PREFECT_API_URL:-$(LOCAL_API)} $(BIN)/python -m flows.schedule $(BASE)
 
-lock: $(READY)  ## resolve the dependencies anew, with versions and hashes and no address of an index
+lock: $(READY)  ## resolve the dependencies again, with versions and hashes and no address of an index
 	@$(COMPILE) --upgrade --extra cpu $(REMOTES:%=--extra %) --output-file .venv/all.lock
 	@cp .venv/all.lock requirements.lock
 	@cp .venv/all.lock requirements-gpu.lock

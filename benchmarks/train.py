@@ -143,7 +143,7 @@ def fit_rotated(features, truth, values_of_C, tolerances):
 
 
 def measure_objective(features, truth, C, coefficients, intercept):
-    """Return F and the norm of its gradient as a share of that of the coefficients, two classes, standardised."""
+    """Return F and the norm of its gradient as a share of that of the coefficients, two classes, standardized."""
     rows = StandardScaler().fit_transform(features.astype(np.float64))
     signs = np.where(truth == truth.max(), 1.0, -1.0)
     margins = signs * (rows @ coefficients + intercept)

@@ -31,6 +31,8 @@ def run_pipeline() -> State:
         return Failed(message=f"{error}; try again when it has ended")
     except RelearnError as error:
         return Failed(message=escape_lines(str(error)))
+    except OSError as error:  # a full disk, no right to write
+        return Failed(message=escape_lines(f"{error.filename or LOCK}: {error.strerror or error}"))
 
 
 def run_stages(lock: int) -> State:

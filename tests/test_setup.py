@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
-from relearn.landing import EXTRAS
+from relearn.retraining.landing import EXTRAS
 
 PROGRAMS = ("python", "pip", "uv", "pytest", "ruff", "mypy", "dvc", "prefect", "relearn")
 LOCKS = ("requirements.lock", "requirements-gpu.lock", "requirements-remotes.lock")

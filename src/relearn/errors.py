@@ -60,7 +60,7 @@ class DataError(RelearnError):
 
 
 class SourceError(DataError):
-    """The images to learn from cannot be found, opened or told apart."""
+    """The images to learn from cannot be found, opened or distinguished."""
 
 
 class UnreachableSource(SourceError):
@@ -89,6 +89,8 @@ class UnsupportedImage(ImageError):
 
 class OutOfMemory(ImageError):
     """The machine could not decode the file now; that is no property of the file, and is not kept."""
+
+    exit_code = RelearnError.exit_code
 
 
 class ValidationFailed(DataError):

@@ -14,10 +14,11 @@ from conftest import draw_image, encode_image
 from relearn import cli, paths
 from relearn.dataset.manifest import read_manifest
 from relearn.errors import ImageError, IntegrityError, NetworkError
+from relearn.features.computation import read_prepared
 from relearn.features.shards import read_features
 from relearn.inference.predictor import Predictor, build_extractor, predict_files, read_extractor_record
-from relearn.networks.extractor import Extractor, ExtractorRecord
-from relearn.stages import extract
+from relearn.networks.extractor import Extractor
+from relearn.networks.recipe import ExtractorRecord
 from relearn.storage.files import hash_file, read_csv, read_json, write_json
 
 CLASSES = ["cat", "dog"]
@@ -36,7 +37,7 @@ def test_features_are_those_of_extract_bit_for_bit(here):
     record = read_record()
     extractor = build_extractor(record, None)
     rows = read_manifest(paths.MANIFEST)[::-1]
-    features = np.array(list(extractor.compute_rows(extract.read_prepared(extractor, row) for row in rows)))[::-1]
+    features = np.array(list(extractor.compute_rows(read_prepared(extractor, row) for row in rows)))[::-1]
     stored = np.concatenate(
         [read_features(paths.FEATURES, s).features for s in ("training", "validation", "evaluation")]
     )

@@ -120,7 +120,7 @@ class SourceReader:
                 seen = inspect_content(file.content, sha256)
             except OutOfMemory as error:
                 where, advice = f"{self._source}: {file.path}", "free some, or set RELEARN_THREADS lower"
-                raise SourceError(str(error), where=where, advice=advice) from None
+                raise OutOfMemory(str(error), where=where, advice=advice) from None
             self._inspections.add(seen)
         if file.stamp is not None:
             self._inspections.add_file(self._source / file.path, file.stamp, sha256)

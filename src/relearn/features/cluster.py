@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from relearn.dataset.manifest import ManifestRow
-from relearn.errors import ImageError, IntegrityError, NetworkError, UnfitFeature
+from relearn.errors import ImageError, IntegrityError, NetworkError, OutOfMemory, UnfitFeature, UnlikeWorker
 from relearn.features.store import FeatureSet
 from relearn.networks.extractor import Extractor, group_items
 from relearn.networks.recipe import describe_recipe
@@ -109,7 +109,7 @@ def _admit_workers(client: Any, request: tuple[Any, ...], differences: dict[str,
                 log.warning("worker %s gets no images: %s", address, answer)
     there = _list_workers(client)
     if there and there.keys() <= differences.keys():
-        raise NetworkError(
+        raise UnlikeWorker(
             where=WHERE,
             wanted="a worker with the same recipe as this machine",
             got=f"{len(there)} with another; the first: {differences[next(iter(there))]}",
@@ -239,6 +239,8 @@ def _read_image(extractor: Extractor, image: tuple[str, bytes]) -> np.ndarray:
     path, content = image
     try:
         return extractor.read_image(content)
+    except OutOfMemory as error:
+        raise OutOfMemory(str(error), where=path, advice="use workers with more memory") from None
     except ImageError as error:
         raise IntegrityError(
             f"{error}, though the manifest lists it", where=path, advice="run `dvc repro -f`"

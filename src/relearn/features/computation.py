@@ -10,7 +10,7 @@ import numpy as np
 
 from relearn import paths
 from relearn.dataset.manifest import ManifestRow
-from relearn.errors import ImageError, IntegrityError, LostFeatures, NetworkError, UnfitFeature
+from relearn.errors import ImageError, IntegrityError, LostFeatures, NetworkError, OutOfMemory, UnfitFeature
 from relearn.features.cluster import compute_on_cluster
 from relearn.features.store import FeatureSet, FeatureStore
 from relearn.networks.extractor import Extractor
@@ -186,6 +186,9 @@ def read_prepared(extractor: Extractor, row: ManifestRow) -> np.ndarray:
     content = read_content(row)
     try:
         return extractor.read_image(content)
+    except OutOfMemory as error:
+        advice = "free some, or set RELEARN_THREADS lower"
+        raise OutOfMemory(str(error), where=paths.DATASET / row.path, advice=advice) from None
     except ImageError as error:
         problem = f"{error}, though {paths.MANIFEST} lists it"
         raise IntegrityError(problem, where=paths.DATASET / row.path, advice="run `dvc repro -f`") from None

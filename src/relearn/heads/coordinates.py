@@ -1,6 +1,6 @@
 """Coordinates in which an L2-penalised linear model is quick to fit, and the way back to its coefficients.
 
-A model sees an image's standardised features z = (x - mean) / scale as z w + b, and pays |w|^2 / 2. What of w is
+A model sees an image's standardized features z = (x - mean) / scale as z w + b, and pays |w|^2 / 2. What of w is
 orthogonal to all training rows Z (n, d) changes no z w and only costs, so at the optimum w = Z' a. With Z Z' = Q L Q'
 and v = L^(1/2) Q' a that is w = Z' Q L^(-1/2) v, so that |w| = |v| and Z w = Q L^(1/2) v. Where n < d, the rows of
 Q L^(1/2) may therefore stand for the images: n columns in place of d, and the same optimum. Where n >= d the rows of
@@ -56,7 +56,7 @@ class Coordinates(NamedTuple):
     mean, scale : (n_block_columns,) float64
     basis : (n_block_columns, n_columns) float64, or None for the identity
     eigenvalues : (n_columns,) float64, the squares of each column summed
-    restore : (n_columns, k) to (n_features, k), the coefficients of the standardised features
+    restore : (n_columns, k) to (n_features, k), the coefficients of the standardized features
     """
 
     blocks: Sequence[np.ndarray]
@@ -155,7 +155,7 @@ def _hold(rows: np.ndarray, eigenvalues: np.ndarray, restore: Callable[[np.ndarr
 
 
 class Stripes:
-    """Consecutive blocks of rows, joined or cut to at most so many rows, standardised, as float64."""
+    """Consecutive blocks of rows, joined or cut to at most so many rows, standardized, as float64."""
 
     def __init__(
         self, blocks: Sequence[np.ndarray], mean: np.ndarray, scale: np.ndarray, most_rows: int, hold: bool = False
@@ -212,12 +212,12 @@ def _multiply_rows(stripes: Stripes, n_rows: int) -> np.ndarray:
     with ThreadPoolExecutor(min(count_threads(), N_STRIPES - 1)) as executor:
         for number, (place, rows) in enumerate(stripes):
 
-            def multiply(other: int, place: slice = place, rows: np.ndarray = rows, number: int = number) -> None:
+            def _multiply(other: int, place: slice = place, rows: np.ndarray = rows, number: int = number) -> None:
                 part = rows @ (rows if other == number else stripes[other]).T
                 product[place, stripes.slices[other]] = part
                 product[stripes.slices[other], place] = part.T
 
-            list(executor.map(multiply, range(number, len(stripes))))
+            list(executor.map(_multiply, range(number, len(stripes))))
     return product
 
 
@@ -228,10 +228,10 @@ def _multiply_columns(stripes: Stripes, n_columns: int) -> np.ndarray:
     with ThreadPoolExecutor(count_threads()) as executor:
         for _, rows in stripes:
 
-            def add(first: int, rows: np.ndarray = rows) -> None:
+            def _add(first: int, rows: np.ndarray = rows) -> None:
                 product[first:, first : first + STRIPE_ROWS] += rows[:, first:].T @ rows[:, first : first + STRIPE_ROWS]
 
-            list(executor.map(add, starts))
+            list(executor.map(_add, starts))
     for first in starts:  # the other half is the same
         last = first + STRIPE_ROWS
         product[first:last, last:] = product[last:, first:last].T
@@ -244,11 +244,11 @@ def _rotate(stripes: Stripes, basis: np.ndarray) -> np.ndarray:
     with ThreadPoolExecutor(count_threads()) as executor:
         for place, rows in stripes:
 
-            def multiply(first: int, place: slice = place, rows: np.ndarray = rows) -> None:
+            def _multiply(first: int, place: slice = place, rows: np.ndarray = rows) -> None:
                 columns = slice(first, first + STRIPE_ROWS)
                 product[place, columns] = rows @ basis[:, columns]
 
-            list(executor.map(multiply, range(0, basis.shape[1], STRIPE_ROWS)))
+            list(executor.map(_multiply, range(0, basis.shape[1], STRIPE_ROWS)))
     return product
 
 
@@ -258,11 +258,11 @@ def _multiply_back(stripes: Stripes, weights: np.ndarray) -> np.ndarray:
     with ThreadPoolExecutor(count_threads()) as executor:
         for place, rows in stripes:
 
-            def add(first: int, place: slice = place, rows: np.ndarray = rows) -> None:
+            def _add(first: int, place: slice = place, rows: np.ndarray = rows) -> None:
                 columns = slice(first, first + STRIPE_ROWS)
                 product[columns] += rows[:, columns].T @ weights[place]
 
-            list(executor.map(add, range(0, len(product), STRIPE_ROWS)))
+            list(executor.map(_add, range(0, len(product), STRIPE_ROWS)))
     return product
 
 

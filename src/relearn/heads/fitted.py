@@ -17,7 +17,7 @@ MIN_PROBABILITY = 1e-9  # of a tree's leaf, so that it has a logarithm
 
 @dataclass(frozen=True)
 class LayeredHead:
-    """Standardised features through affine layers with ReLU between them; a linear model has one layer.
+    """Standardized features through affine layers with ReLU between them; a linear model has one layer.
 
     mean, scale : (n_features,)
     layers : weights (inputs, outputs) and biases (outputs,) of each

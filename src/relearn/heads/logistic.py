@@ -335,9 +335,11 @@ class _Pair(NamedTuple):
     intercepts: np.ndarray
 
     def dot(self, other: "_Pair") -> float:
+        """Return the dot product over all weights and intercepts."""
         return float(np.vdot(self.weights, other.weights)) + float(np.vdot(self.intercepts, other.intercepts))
 
     def move(self, length: Any, other: "_Pair") -> "_Pair":
+        """Return this pair plus `length` times another."""
         return _Pair(self.weights + length * other.weights, self.intercepts + length * other.intercepts)
 
 

@@ -16,7 +16,8 @@ from relearn.dataset.source_files import SourceFile
 from relearn.errors import ImageError, IntegrityError, NetworkError
 from relearn.inference.classifier import RECORD, read_classifier
 from relearn.inference.inputs import ImageLike, check_images, describe_image, find_files, read_content, read_image
-from relearn.networks.extractor import Extractor, ExtractorRecord
+from relearn.networks.extractor import Extractor
+from relearn.networks.recipe import ExtractorRecord
 from relearn.runtime.threads import Item, map_ahead
 
 log = logging.getLogger(__name__)

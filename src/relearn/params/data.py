@@ -12,7 +12,7 @@ Format = Literal["BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP"]  # those of `forma
 
 
 class SplitFolders(Block):
-    """The folder (or the word in a CSV file) that stands for each split in the source; null where it has none."""
+    """The folder (or the word in a CSV file) that stands for each split in the source; null if it has none."""
 
     training: str
     validation: str | None
@@ -39,7 +39,7 @@ class Fractions(Block):
 
 
 class RestructureParams(Block):
-    """Where the labelled images are and how they are laid out."""
+    """Where the labeled images are and how they are laid out."""
 
     source: str
     subfolder: str | None

@@ -7,8 +7,8 @@ from pydantic import Field, model_validator
 from relearn.params.block import Block, Seed, Sha256
 from relearn.params.yaml_file import shorten
 
-# extract.network -> the function of keras.applications, or our own MiniVGG. A table, so that a wrong name is told at
-# once and without the seconds that importing keras takes; a test holds it against keras.
+# extract.network -> the function of keras.applications, or our own MiniVGG. A table, so that a wrong name is reported
+# at once, without the seconds that importing keras takes; a test holds it against keras.
 NETWORKS = {
     "convnext_base": "ConvNeXtBase",
     "convnext_large": "ConvNeXtLarge",
@@ -85,7 +85,7 @@ class NetworkParams(Block):
 
     @property
     def weights_are_file(self) -> bool:
-        """Tell whether `weights` is a path and not one of the two words."""
+        """Return whether `weights` is a path and not one of the two words."""
         return self.weights not in ("imagenet", "random")
 
 
