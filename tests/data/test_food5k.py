@@ -54,7 +54,7 @@ def test_food5k_with_pretrained_vgg16(shared, clone, tmp_path):
     assert execute(clone, "dvc", "exp", "apply", "food5k-vgg16").returncode == 0
     metrics = json.loads((clone / "metrics" / "evaluation.json").read_text())
     assert metrics["n_images"] == choose(50, 300)
-    assert metrics["accuracy_score"] >= choose(0.9, 0.96)
+    assert metrics["accuracy_score"] >= choose(0.84, 0.96)
 
 
 def test_food5k_with_pretrained_mobilenet_v2(shared, clone):

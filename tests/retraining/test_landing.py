@@ -102,7 +102,7 @@ def test_an_address_whose_packages_are_not_installed_names_the_extra(monkeypatch
     with pytest.raises(SourceError) as raised:
         Landing(address)
     scheme = address.partition(":")[0]
-    pattern = rf"retrain\.landing: {address}: wanted the packages for {scheme}://, got: .*"
+    pattern = rf"retrain\.landing: {address}: wanted the packages for {scheme}://, got .*"
     assert re.fullmatch(pattern + re.escape(advice), str(raised.value))
     assert ("EXTRAS" in str(raised.value)) is bool(advice)
 
