@@ -136,7 +136,7 @@ def test_equal_entries_of_a_search_are_both_tried(features):
 
 
 def test_refit_that_does_not_converge_is_reported(features, caplog):
-    """In folds each fit begins where the one before ended; the last one starts anew."""
+    """In folds each fit begins where the one before ended; the last one starts from zero."""
     params = make_train_params(options={"tol": 1e-6, "max_iter": 999}, select_by="folds")
     data = prepare_data(features["training"], features["validation"], params)
     n_iter = max(trial.n_iter for trial in try_head(*params.grids[0], data))
@@ -190,7 +190,7 @@ def test_shard_that_is_missing_is_reported(features):
 
 
 def write_large(features, n_features, n_images=60):
-    """Write features of so many numbers an image in place of those that there are; so many images in training."""
+    """Replace the features: `n_features` numbers per image, `n_images` images in training."""
     manifest = []
     for split, count in (("training", n_images), ("validation", 60), ("evaluation", 60)):
         part = make_split(SPLITS.index(split), count)

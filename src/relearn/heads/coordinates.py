@@ -155,7 +155,7 @@ def _hold(rows: np.ndarray, eigenvalues: np.ndarray, restore: Callable[[np.ndarr
 
 
 class Stripes:
-    """Consecutive blocks of rows, joined or cut to at most so many rows, standardized, as float64."""
+    """Consecutive blocks of rows, joined or cut to at most `n_rows` rows, standardized, as float64."""
 
     def __init__(
         self, blocks: Sequence[np.ndarray], mean: np.ndarray, scale: np.ndarray, most_rows: int, hold: bool = False
