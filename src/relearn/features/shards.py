@@ -13,8 +13,8 @@ from relearn.errors import IntegrityError
 from relearn.runtime.threads import count_threads, map_ahead
 from relearn.storage.files import hash_file, read_csv, read_json, write_array, write_csv, write_json
 
-# A new image changes its shard, and DVC keeps the old one beside the new one. So shards are small, but not so small that
-# DVC spends its time on files.
+# A new image changes its shard, and DVC keeps the old one beside the new one. So shards are small, but not so small
+# that DVC spends its time on files.
 SHARD_BYTES = 2 * 1024 * 1024
 SHARD_ROWS = 32
 MAX_SHARDS = 4096
