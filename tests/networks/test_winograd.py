@@ -116,7 +116,7 @@ def test_features_of_vgg16_are_near_those_of_keras_on_any_number_of_threads():
     code = "import sys, test_winograd; sys.stdout.buffer.write(test_winograd.compute_features()[1].tobytes())"
     for n_threads in ("1", "5"):
         environment = os.environ | {"TF_NUM_INTRAOP_THREADS": n_threads, "TF_NUM_INTEROP_THREADS": n_threads}
-        environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "tests"), *sys.path])
+        environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "tests" / "networks"), *sys.path])
         printed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, env=environment).stdout
         assert printed == features.tobytes()
 
