@@ -27,8 +27,12 @@ from relearn.dataset.manifest import ManifestRow, read_manifest
 from relearn.features.shards import SplitFeatures, hash_features, write_features
 from relearn.params.heads import TrainParams
 from relearn.params.pipeline import read_params
+from relearn.runtime.backend import SETTINGS
 from relearn.stages.restructure import run
 from relearn.storage.files import read_csv, write_csv, write_folder, write_json
+
+for _name, _value in SETTINGS.items():  # before a test imports keras by itself
+    os.environ.setdefault(_name, _value)
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"

@@ -1,4 +1,3 @@
-import io
 import random
 import struct
 import sys
@@ -12,28 +11,7 @@ from relearn.dataset import source_files
 from relearn.dataset.source_files import Walk
 from relearn.dataset.sources import iterate_source, read_source_file
 from relearn.errors import SourceError
-
-
-def read_all(source):
-    """Return the bytes, or the reason for a refusal, of each path."""
-    return {file.path: file.refusal or file.read() for file in iterate_source(source)}
-
-
-def write_zip(path, members, **options):
-    with zipfile.ZipFile(path, "w", **options) as archive:
-        for name, content in members:
-            archive.writestr(name, content)
-
-
-def write_tar(path, members, mode="w"):
-    with tarfile.open(path, mode) as archive:
-        for name, content in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-
-
-FILES = {"a/1.png": b"one", "a/b/2.png": b"two", "3.png": b"three"}
+from sources import FILES, read_all, write_tar, write_zip
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])

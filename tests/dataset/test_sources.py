@@ -1,24 +1,9 @@
-import zipfile
-
 import pytest
 
 from relearn.dataset import sources
 from relearn.dataset.sources import iterate_source, read_source_file
 from relearn.errors import SourceError
-
-
-def read_all(source):
-    """Return the bytes, or the reason for a refusal, of each path."""
-    return {file.path: file.refusal or file.read() for file in iterate_source(source)}
-
-
-def write_zip(path, members, **options):
-    with zipfile.ZipFile(path, "w", **options) as archive:
-        for name, content in members:
-            archive.writestr(name, content)
-
-
-FILES = {"a/1.png": b"one", "a/b/2.png": b"two", "3.png": b"three"}
+from sources import FILES, read_all, write_zip
 
 
 def test_folder(tmp_path):

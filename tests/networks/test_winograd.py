@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT, VGG16, draw_image
 from relearn.networks import winograd
 from relearn.networks.extractor import Extractor
-from relearn.networks.hardware import read_instructions
+from relearn.networks.hardware import find_backend
 from relearn.networks.weights import set_random_weights
 from relearn.networks.winograd import (
     _multiply_by_a,
@@ -99,12 +99,12 @@ def list_transformed(extractor):
 def compute_features():
     """Return features of VGG16 with random weights; runs in a process of its own as well."""
     extractor = make_extractor("float32")
-    assert len(list_transformed(extractor)) == 9
+    assert len(list_transformed(extractor)) == (9 if winograd.is_supported("float32") else 0)
     return extractor, extractor.compute_features([np.asarray(draw_image(n, (224, 224))) for n in range(2)])
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not winograd.is_supported("float32"), reason="only where oneDNN convolves")
+@pytest.mark.skipif(find_backend()[0] != "tensorflow", reason="only where oneDNN convolves")
 def test_features_of_vgg16_are_near_those_of_keras_on_any_number_of_threads():
     import keras
 
@@ -114,16 +114,20 @@ def test_features_of_vgg16_are_near_those_of_keras_on_any_number_of_threads():
     images = np.array([np.asarray(draw_image(n, (224, 224))) for n in range(2)], np.float32)
     wanted = plain.predict_on_batch(keras.applications.vgg16.preprocess_input(images)).reshape(2, -1)
     assert np.abs(features - wanted).max() < 2e-5 * np.abs(wanted).max()  # seen is 4e-6
-    if "avx512f" not in read_instructions():
-        pytest.skip(
-            "without AVX-512 the bits of Winograd's products depend on the number of threads (docs/pipeline.md)"
-        )
     code = "import sys, test_winograd; sys.stdout.buffer.write(test_winograd.compute_features()[1].tobytes())"
     for n_threads in ("1", "5"):
         environment = os.environ | {"TF_NUM_INTRAOP_THREADS": n_threads, "TF_NUM_INTEROP_THREADS": n_threads}
         environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "tests" / "networks"), *sys.path])
         printed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, env=environment).stdout
         assert printed == features.tobytes()
+
+
+def test_processors_without_avx512_convolve_as_usual(monkeypatch):
+    monkeypatch.setattr(winograd, "list_gpus", lambda: ())
+    for instructions, wanted in ((("avx2", "avx512f"), True), (("avx2",), False), (("asimd",), False)):
+        monkeypatch.setattr(winograd, "read_instructions", lambda found=instructions: found)
+        assert winograd.is_supported("float32") is (wanted and find_backend()[0] == "tensorflow")
+        assert not winograd.is_supported("bfloat16")
 
 
 @pytest.mark.slow

@@ -161,5 +161,5 @@ def test_what_grows_while_it_is_read_is_cut_off(folder, tmp_path, monkeypatch):
     ready = landing.look(0).ready
     monkeypatch.setattr(os, "read", lambda _descriptor, n_bytes: b"x" * n_bytes)
     monkeypatch.setattr(folders, "MAX_BYTES", 5 << 20)
-    monkeypatch.setattr(folders, "_stamp", lambda _status: f"{time.monotonic_ns()}")
+    monkeypatch.setattr(folders, "format_stamp", lambda _status: f"{time.monotonic_ns()}")
     assert landing.copy_in(ready, tmp_path / "source") == ([], [("good/1.png", "changed since it was listed")])

@@ -1,8 +1,11 @@
 import sys
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 
 from relearn.errors import NetworkError
+from relearn.runtime import backend
 from relearn.runtime.backend import import_keras
 
 # As TensorFlow tells that a library of its own could not be loaded.
@@ -32,3 +35,18 @@ def test_keras_that_cannot_be_imported_is_one_line(tmp_path, monkeypatch, text, 
     ) as caught:
         import_keras("float32")
     assert "\n" not in str(caught.value)
+
+
+def test_tensorflow_that_was_imported_before_is_reported(monkeypatch, caplog):
+    monkeypatch.setattr(backend, "SETTINGS", {"RELEARN_TEST_SETTING": "1"})
+    monkeypatch.setenv("RELEARN_TEST_SETTING", "0")
+    monkeypatch.setitem(sys.modules, "tensorflow", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "keras", MagicMock())
+    import_keras("float32")
+    assert caplog.messages == []  # the user chose
+    monkeypatch.delenv("RELEARN_TEST_SETTING")
+    import_keras("float32")
+    (message,) = caplog.messages
+    assert message.startswith("TensorFlow was imported before relearn set it up")
+    assert message.endswith("or set RELEARN_TEST_SETTING=1")
+    monkeypatch.delenv("RELEARN_TEST_SETTING")  # which `import_keras` set

@@ -10,8 +10,12 @@ AWAY = "away"  # the stamp of a file that was missing for a moment: whatever it 
 
 
 def read_stamp(path: Path) -> str:
+    """Return the stamp of a file now; see `format_stamp`."""
+    return format_stamp(path.stat())
+
+
+def format_stamp(status: os.stat_result) -> str:
     """Return what changes when a file does: its inode, its size, and its two times."""
-    status = path.stat()
     return f"{status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
 
 

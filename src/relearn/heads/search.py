@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -19,16 +19,7 @@ from relearn.params.heads import HeadParams
 
 log = logging.getLogger(__name__)
 
-
-class _Result(NamedTuple):
-    """The last fields of a `Trial`."""
-
-    right: np.ndarray
-    log_loss: float | None
-    standard_error: float
-    fitted: Head | None
-    n_iter: int | None
-    converged: bool
+Named = tuple[str, str, Options]  # the first fields of a `Trial`: its name, the kind of head, its options
 
 
 def try_heads(data: TrainingData) -> list[Trial]:
@@ -41,42 +32,44 @@ def try_head(head: str, grid: HeadParams, data: TrainingData) -> list[Trial]:
     candidates = grid.list_candidates()
     varied = [name for name in candidates[0] if len({str(options[name]) for options in candidates}) > 1]
     started = time.monotonic()
-    options = [KINDS[head].options(**candidate) for candidate in candidates]
+    named = [
+        (" ".join([head, *(f"{key}={candidate[key]}" for key in varied)]), head, KINDS[head].options(**candidate))
+        for candidate in candidates
+    ]
     in_folds = data.params.select_by == "folds"
-    results = _judge_in_folds(head, options, data) if in_folds else _judge_on_validation(head, options, data)
+    where = f"in {data.params.n_folds} folds" if in_folds else "on validation"
     trials = []
-    for candidate, typed, result in zip(candidates, options, results, strict=True):
-        name = " ".join([head, *(f"{key}={candidate[key]}" for key in varied)])
-        trial = Trial(name, head, typed, *result)
-        where = f"in {data.params.n_folds} folds" if in_folds else "on validation"
+    for trial in _judge_in_folds(head, named, data) if in_folds else _judge_on_validation(head, named, data):
         iterations = "" if trial.n_iter is None else f", {trial.n_iter} iterations"
-        log.info("%s: %.4f %s%s", name, trial.accuracy, where, iterations)
+        log.info("%s: %.4f %s%s", trial.name, trial.accuracy, where, iterations)
         trials.append(trial)
     log.info("%s: %d tried in %.1f s", head, len(trials), time.monotonic() - started)
     return trials
 
 
-def _judge_on_validation(head: str, candidates: Sequence[Options], data: TrainingData) -> Iterator[_Result]:
-    for fitted in fit_heads(head, candidates, data, data.compute_sample_weights()):
+def _judge_on_validation(head: str, named: Sequence[Named], data: TrainingData) -> Iterator[Trial]:
+    all_fitted = fit_heads(head, [options for *_, options in named], data, data.compute_sample_weights())
+    for candidate, fitted in zip(named, all_fitted, strict=True):
         scores = compute_scores(fitted, data.validation.blocks)
         right, losses = judge_scores(fitted, scores, data.validation_labels)
         accuracy = right.mean()
         standard_error = math.sqrt(accuracy * (1 - accuracy) / len(right))
         log_loss = None if losses is None else float(losses.mean())
-        yield _Result(right, log_loss, standard_error, fitted, fitted.n_iter, fitted.converged)
+        yield Trial(*candidate, right, log_loss, standard_error, fitted, fitted.n_iter, fitted.converged)
 
 
-def _judge_in_folds(head: str, candidates: Sequence[Options], data: TrainingData) -> Iterator[_Result]:
+def _judge_in_folds(head: str, named: Sequence[Named], data: TrainingData) -> Iterator[Trial]:
     fold_of = assign_folds(data)
     weights = data.compute_sample_weights()
+    candidates = [options for *_, options in named]
     fitted_by_fold = [
         fit_heads(head, candidates, data, np.where(fold_of == fold, 0, weights)) for fold in range(data.params.n_folds)
     ]
-    for heads in zip(*fitted_by_fold, strict=True):
-        yield _judge_folds(heads, fold_of, data)
+    for candidate, *heads in zip(named, *fitted_by_fold, strict=True):
+        yield _judge_folds(candidate, heads, fold_of, data)
 
 
-def _judge_folds(heads: Sequence[Head], fold_of: np.ndarray, data: TrainingData) -> _Result:
+def _judge_folds(candidate: Named, heads: Sequence[Head], fold_of: np.ndarray, data: TrainingData) -> Trial:
     """Judge each image by the head that was fitted without its fold."""
     right, losses = np.empty(len(data.labels), bool), np.empty(len(data.labels))
     for fold, fitted in enumerate(heads):
@@ -88,7 +81,8 @@ def _judge_folds(heads: Sequence[Head], fold_of: np.ndarray, data: TrainingData)
     standard_error = float(np.std(accuracies, ddof=1) / math.sqrt(len(heads)))
     n_iter = None if heads[0].n_iter is None else max(fitted.n_iter or 0 for fitted in heads)
     log_loss = float(losses.mean()) if heads[0].has_probabilities else None
-    return _Result(right, log_loss, standard_error, None, n_iter, all(fitted.converged for fitted in heads))
+    converged = all(fitted.converged for fitted in heads)
+    return Trial(*candidate, right, log_loss, standard_error, None, n_iter, converged)
 
 
 def assign_folds(data: TrainingData) -> np.ndarray:

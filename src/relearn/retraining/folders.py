@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Protocol
 
 from relearn.dataset.source_files import explain_hidden, find_refusal
+from relearn.dataset.stamps import format_stamp
 from relearn.errors import NotTaken, SourceError, UnreachableSource
 from relearn.images.decoding import MAX_BYTES
 from relearn.retraining.arrivals import Left, Waiting
@@ -106,7 +107,7 @@ class LocalFolder:
             return _leave(path, str(reason))
         if refused := find_refusal(path, status.st_size):
             return Left(refused.path, str(refused.refusal))
-        return Seen(Waiting(path, _stamp(status), status.st_size), status.st_mtime)
+        return Seen(Waiting(path, format_stamp(status), status.st_size), status.st_mtime)
 
     def read(self, file: Waiting) -> Iterator[bytes]:
         """Yield the content of a file, or raise `NotTaken`: it changed, or cannot be read."""
@@ -117,7 +118,7 @@ class LocalFolder:
                 while n_left >= 0 and (chunk := os.read(descriptor, CHUNK_BYTES)):
                     n_left -= len(chunk)
                     yield chunk
-                if _stamp(os.fstat(descriptor)) != file.stamp:
+                if format_stamp(os.fstat(descriptor)) != file.stamp:
                     raise NotTaken("changed since it was listed")
         except OSError as error:
             raise NotTaken(f"cannot be read: {error.strerror}") from None
@@ -128,7 +129,7 @@ class LocalFolder:
             *parts, name = file.path.split("/")
             try:
                 with self._open_folder(parts) as folder:
-                    if _stamp(os.stat(name, dir_fd=folder, follow_symlinks=False)) == file.stamp:
+                    if format_stamp(os.stat(name, dir_fd=folder, follow_symlinks=False)) == file.stamp:
                         os.unlink(name, dir_fd=folder)
                     else:
                         yield Left(file.path, CHANGED)
@@ -158,11 +159,6 @@ def _open_regular(name: str, folder: int) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _stamp(status: os.stat_result) -> str:
-    """Return what changes when a file does; as `inspections.read_stamp`."""
-    return f"{status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
-
-
 def _leave(path: str, reason: str) -> Left:
     """Leave a file or a folder, for this reason or for its name."""
     refused = find_refusal(path, 0)
@@ -179,10 +175,10 @@ class RemoteFolder:
 
     @contextmanager
     def _blame_network(self, what: str) -> Iterator[None]:
-        """Raise `UnreachableSource` for whatever a filesystem raises: each has errors of its own."""
+        """Raise `UnreachableSource` for errors that a filesystem has of its own; a missing right is none of them."""
         try:
             yield
-        except (NotTaken, SourceError):
+        except (NotTaken, PermissionError, SourceError):
             raise
         except Exception as error:
             raise UnreachableSource(f"cannot be {what}: {error}", where=f"retrain.landing: {self._address}") from error
@@ -233,10 +229,8 @@ class RemoteFolder:
                 try:
                     with self._blame_network("removed"), suppress(FileNotFoundError):
                         self._files.rm_file(f"{self._root}/{file.path}")
-                except UnreachableSource as error:
-                    if not isinstance(error.__cause__, PermissionError):
-                        raise
-                    yield Left(file.path, f"cannot be removed: {error.__cause__.strerror or error.__cause__}")
+                except PermissionError as error:
+                    yield Left(file.path, f"cannot be removed: {error.strerror or error}")
 
 
 def _stamp_remote(information: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """The import of keras, which takes seconds and half a gigabyte, and which a file in the home folder may change."""
 
 import contextlib
+import logging
 import os
 import platform
 import sys
@@ -9,6 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from relearn.errors import NetworkError
+
+log = logging.getLogger(__name__)
 
 # By default TensorFlow uses oneDNN only on processors with AVX512-VNNI or newer, and other code for convolutions on the
 # rest. With oneDNN the features of a network have the same bits on both.
@@ -24,6 +27,12 @@ def import_keras(precision: str) -> Any:
     NetworkError
         The backend that `KERAS_BACKEND` names is not installed.
     """
+    if "tensorflow" in sys.modules and not SETTINGS.keys() <= os.environ.keys():
+        log.warning(
+            "TensorFlow was imported before relearn set it up, so features may differ in their last bits; load the "
+            "classifier first, or set %s",
+            " ".join(f"{name}={value}" for name, value in SETTINGS.items()),
+        )
     for name, value in {"TF_CPP_MIN_LOG_LEVEL": "3", **SETTINGS}.items():
         os.environ.setdefault(name, value)
     try:
