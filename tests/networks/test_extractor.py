@@ -171,6 +171,31 @@ def test_settings_of_keras_in_the_home_folder_change_nothing(tmp_path):
     assert printed.precision == "float32"
 
 
+@pytest.mark.parametrize("network", ["vgg16", "mobilenet_v2"])  # with means to subtract by channel, and without
+def test_what_the_caller_sets_in_keras_changes_nothing(network):
+    import keras
+
+    params = {"network": network, "precision": "bfloat16", "pooling": "avg", "image_size_px": 64}
+    extractor = make_extractor(**params)
+    images = prepare(extractor, 3)
+    features = extractor.compute_features(images)
+    config = keras.config
+    before = config.floatx(), config.dtype_policy().name, config.image_data_format()
+    try:
+        config.set_floatx("float16")
+        config.set_dtype_policy("float64")
+        config.set_image_data_format("channels_first")
+        for asked in (extractor, make_extractor(**params)):
+            assert asked.compute_features(images).tobytes() == features.tobytes()
+        assert (config.floatx(), config.dtype_policy().name) == ("float16", "float64")
+        assert config.image_data_format() == "channels_first"
+    finally:
+        config.set_floatx(before[0])
+        config.set_dtype_policy(before[1])
+        config.set_image_data_format(before[2])
+    assert before == ("float32", "float32", "channels_last")
+
+
 def test_unknown_backend_is_told(tmp_path):
     printed = build_elsewhere(tmp_path, make_params(), KERAS_BACKEND="theano")
     assert printed.startswith("keras cannot be imported with the backend theano: ")

@@ -6,7 +6,7 @@ import pytest
 
 from relearn.errors import NetworkError
 from relearn.runtime import backend
-from relearn.runtime.backend import import_keras
+from relearn.runtime.backend import import_keras, use_keras
 
 # As TensorFlow tells that a library of its own could not be loaded.
 SHORTAGE = """Traceback (most recent call last):
@@ -50,3 +50,25 @@ def test_tensorflow_that_was_imported_before_is_reported(monkeypatch, caplog):
     assert message.startswith("TensorFlow was imported before relearn set it up")
     assert message.endswith("or set RELEARN_TEST_SETTING=1")
     monkeypatch.delenv("RELEARN_TEST_SETTING")  # which `import_keras` set
+
+
+@pytest.mark.slow
+def test_the_settings_of_the_caller_stay():
+    import keras
+
+    config = keras.config
+    ours = config.floatx(), config.dtype_policy().name, config.image_data_format()
+    theirs = "float64", "mixed_float16", "channels_first"
+    config.set_floatx(theirs[0])
+    config.set_dtype_policy(theirs[1])
+    config.set_image_data_format(theirs[2])
+    try:
+        with pytest.raises(RuntimeError), use_keras("bfloat16"):
+            assert (config.floatx(), config.dtype_policy().name) == ("float32", "mixed_bfloat16")
+            assert config.image_data_format() == "channels_last"
+            raise RuntimeError
+        assert (config.floatx(), config.dtype_policy().name, config.image_data_format()) == theirs
+    finally:
+        config.set_floatx(ours[0])
+        config.set_dtype_policy(ours[1])
+        config.set_image_data_format(ours[2])

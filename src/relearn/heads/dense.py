@@ -1,6 +1,7 @@
 """A dense head: a hidden layer with dropout, trained by keras on features."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -8,7 +9,7 @@ from relearn.errors import TrainingError
 from relearn.heads.fitted import LayeredHead
 from relearn.heads.options import Options
 from relearn.heads.training_data import TrainingData
-from relearn.runtime.backend import import_keras
+from relearn.runtime.backend import use_keras
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,12 @@ def fit_dense(options: DenseOptions, data: TrainingData, sample_weights: np.ndar
 
     Training ends `patience` epochs after the best epoch, and has then converged, or after `epochs`.
     """
+    with use_keras("float32") as keras:
+        return _fit(keras, options, data, sample_weights)
+
+
+def _fit(keras: Any, options: DenseOptions, data: TrainingData, sample_weights: np.ndarray) -> LayeredHead:
     present = sample_weights > 0
-    keras = import_keras("float32")
     keras.utils.set_random_seed(data.params.seed)
     model = keras.Sequential(
         [

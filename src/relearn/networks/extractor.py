@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from relearn.networks.weights import (
 )
 from relearn.networks.winograd import is_supported, transform_convolutions
 from relearn.params.networks import NETWORKS, NetworkParams
-from relearn.runtime.backend import import_keras
+from relearn.runtime.backend import use_keras
 from relearn.runtime.threads import Item, prefetch
 
 # The errors of TensorFlow and torch, and texts in more general errors: from JAX and from torch's other allocators (of
@@ -65,18 +66,19 @@ class Extractor:
     def __init__(self, params: NetworkParams) -> None:
         if params.weights_are_file:
             check_weights_file(Path(params.weights), str(params.weights_sha256))
-        precision = choose_precision(params.precision)
-        keras = import_keras(precision)
-        params = params.model_copy(update={"precision": precision})
+        params = params.model_copy(update={"precision": choose_precision(params.precision)})
         self._params = params
         self.batch_size = params.batch_size
         self.dtype = np.dtype(params.feature_dtype).newbyteorder("<")
+        with use_keras(params.precision) as keras:
+            self._build(keras, params)
+
+    def _build(self, keras: Any, params: NetworkParams) -> None:
         application = _find_application(keras, params.network)
         self._preprocess = _find_preprocessing(application)
-        network = _build_network(keras, application, params)
-        model = _cut_network(keras, network, params)
+        model = _cut_network(keras, _build_network(keras, application, params), params)
         self._model = fuse_batch_norm(keras, model)
-        if is_supported(precision):
+        if is_supported(params.precision):
             self._model = transform_convolutions(keras, self._model)
         self.n_features: int = model.output.shape[-1]
         backend_name, backend_version = find_backend()
@@ -169,8 +171,9 @@ def _find_application(keras: Any, network: str) -> Any:
 
 
 def _find_preprocessing(application: Any) -> Any:
-    """Return the `preprocess_input` of the network's module."""
-    return _find_module(application).preprocess_input
+    """Return the `preprocess_input` of the network's module, whatever keras is set to when it is called."""
+    preprocess = _find_module(application).preprocess_input
+    return preprocess if application is MiniVGG else partial(preprocess, data_format="channels_last")
 
 
 def _find_module(application: Any) -> Any:

@@ -19,14 +19,47 @@ SETTINGS = {"TF_ENABLE_ONEDNN_OPTS": "1"} if platform.machine() in ("x86_64", "A
 HOW_TO_INSTALL = "`make setup` installs TensorFlow; install another backend by hand and name it in KERAS_BACKEND"
 
 
-def import_keras(precision: str) -> Any:
-    """Import keras for `float32` or `bfloat16`, with the channels of images last.
+@contextlib.contextmanager
+def use_keras(precision: str) -> Iterator[Any]:
+    """Import keras for a block that builds or trains networks, set it up, and put the caller's settings back after it.
+
+    A network keeps the types that it was built with, so it may run after the block.
 
     Raises
     ------
     NetworkError
         The backend that `KERAS_BACKEND` names is not installed.
     """
+    config = _import_keras().config
+    before = config.floatx(), config.dtype_policy(), config.image_data_format()
+    try:
+        yield import_keras(precision)
+    finally:
+        _configure(config, *before)
+
+
+def import_keras(precision: str) -> Any:
+    """Import keras, and set it up for the whole process: for `float32` or `bfloat16`, the channels of images last.
+
+    Raises
+    ------
+    NetworkError
+        The backend that `KERAS_BACKEND` names is not installed.
+    """
+    keras = _import_keras()
+    # ~/.keras/keras.json may have other values, with which the features would differ.
+    policy = "mixed_bfloat16" if precision == "bfloat16" else "float32"
+    _configure(keras.config, "float32", policy, "channels_last")
+    return keras
+
+
+def _configure(config: Any, floatx: str, policy: Any, data_format: str) -> None:
+    config.set_floatx(floatx)
+    config.set_dtype_policy(policy)
+    config.set_image_data_format(data_format)
+
+
+def _import_keras() -> Any:
     if "tensorflow" in sys.modules and not SETTINGS.keys() <= os.environ.keys():
         log.warning(
             "TensorFlow was imported before relearn set it up, so features may differ in their last bits; load the "
@@ -48,10 +81,6 @@ def import_keras(precision: str) -> Any:
             f"{reason.rsplit('Error: ', 1)[-1][:200]}",
             advice=advice,
         ) from None
-    # ~/.keras/keras.json may have other values, with which the features would differ.
-    keras.config.set_floatx("float32")
-    keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
-    keras.config.set_image_data_format("channels_last")
     return keras
 
 
