@@ -24,9 +24,11 @@ from ruamel.yaml import YAML
 from relearn import paths
 from relearn.dataset import inspections
 from relearn.dataset.manifest import ManifestRow, read_manifest
+from relearn.errors import ParamsError
 from relearn.features.shards import SplitFeatures, hash_features, write_features
 from relearn.params.heads import TrainParams
 from relearn.params.pipeline import read_params
+from relearn.repository.lock import hold_lock
 from relearn.runtime.backend import SETTINGS
 from relearn.stages.restructure import run
 from relearn.storage.files import read_csv, write_csv, write_folder, write_json
@@ -94,18 +96,25 @@ def read_yaml(path: Path) -> Any:
 def set_params() -> Callable[..., None]:
     """Change keys of params.yaml in the current folder: `set_params({"train.scale": False})`."""
 
-    def set_params(changes: dict[str, Any], path: Path = Path("params.yaml")) -> None:
-        content = read_yaml(path)
-        for key, value in changes.items():
-            *blocks, name = key.split(".")
-            block = content
-            for part in blocks:
-                block = block[part]
-            block[name] = value
-        with path.open("w") as file:
-            YAML().dump(content, file)
+    return change_params
 
-    return set_params
+
+def change_params(changes: dict[str, Any], path: Path = Path("params.yaml")) -> None:
+    content = read_yaml(path)
+    for key, value in changes.items():
+        *blocks, name = key.split(".")
+        block = content
+        for part in blocks:
+            block = block[part]
+        block[name] = value
+    with path.open("w") as file:
+        YAML().dump(content, file)
+
+
+def read_params_error(path: Path = Path("params.yaml")) -> str:
+    with pytest.raises(ParamsError) as caught:
+        read_params(path)
+    return str(caught.value)
 
 
 @pytest.fixture
@@ -205,7 +214,28 @@ SMALL = {
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     """A copy of the repository's files in a git repository of its own, without its data."""
-    folder = tmp_path / "clone"
+    return make_clone(tmp_path / "clone")
+
+
+@pytest.fixture(scope="session")
+def build_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Build a folder once for all workers of pytest-xdist: `build_once(NAME, build)` calls `build(folder)`."""
+
+    def build_once(name: str, build: Callable[[Path], None]) -> Path:
+        base = tmp_path_factory.getbasetemp()
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            base = base.parent
+        with hold_lock(base / f"{name}.lock", "a fixture of the tests", patience_seconds=600):
+            if not (base / name).exists():
+                shutil.rmtree(base / f"{name}.half", ignore_errors=True)  # of a test that failed
+                build(base / f"{name}.half")
+                (base / f"{name}.half").rename(base / name)
+        return base / name
+
+    return build_once
+
+
+def make_clone(folder: Path) -> Path:
     folder.mkdir()
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
