@@ -12,7 +12,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from conftest import ROOT, SMALL, VGG16, execute, make_environment, repro, wait_for_stored, write_small_set
+from conftest import (
+    ROOT,
+    SMALL,
+    VGG16,
+    change_params,
+    execute,
+    make_clone,
+    make_environment,
+    repro,
+    wait_for_stored,
+    write_small_set,
+)
 from relearn.dataset.manifest import ManifestRow
 from relearn.errors import NetworkError
 from relearn.features import cluster
@@ -68,15 +79,22 @@ def read_features(folder):
     return {path.name: path.read_bytes() for path in (folder / "data" / "features").iterdir()}
 
 
-@pytest.fixture
-def local(clone, set_params):
-    """The features that this machine computes alone; they are gone from the store after that."""
-    write_small_set(clone)
-    set_params(SMALL | {"extract.batch_size": 3, "extract.image_size_px": 96}, clone / "params.yaml")
-    answer = repro(clone, "extract")
+def extract_on_this_machine(folder):
+    make_clone(folder)
+    write_small_set(folder)
+    change_params(SMALL | {"extract.batch_size": 3, "extract.image_size_px": 96}, folder / "params.yaml")
+    answer = repro(folder, "extract")
     assert answer.returncode == 0, answer.stderr
-    shutil.rmtree(clone / ".relearn")
-    set_params({"extract.executor": "dask"}, clone / "params.yaml")
+    shutil.rmtree(folder / ".relearn")
+    change_params({"extract.executor": "dask"}, folder / "params.yaml")
+
+
+@pytest.fixture
+def local(clone, build_once):
+    """The features that this machine computes alone; they are gone from the store after that."""
+    extracted = build_once("extracted", extract_on_this_machine)
+    shutil.rmtree(clone)
+    shutil.copytree(extracted, clone, symlinks=True)
     return read_features(clone)
 
 
@@ -90,7 +108,7 @@ def start_extract(clone, address):
     return subprocess.Popen(command, cwd=clone, env=environment, stderr=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize("n_workers", [1, 2, 4])
+@pytest.mark.parametrize("n_workers", [2, *(pytest.param(n, marks=pytest.mark.long) for n in (1, 4))])
 def test_features_are_those_of_one_machine(local, clone, cluster_of, n_workers):
     address, _, _ = cluster_of(n_workers)
     answer = extract(clone, address)
@@ -99,7 +117,7 @@ def test_features_are_those_of_one_machine(local, clone, cluster_of, n_workers):
     assert read_features(clone) == local
 
 
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("sent", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.long)])
 def test_batches_of_a_worker_that_is_lost_or_hangs_are_computed_by_another(local, clone, cluster_of, sent):
     address, _, workers = cluster_of(2)
     with start_extract(clone, address) as child:
@@ -111,6 +129,7 @@ def test_batches_of_a_worker_that_is_lost_or_hangs_are_computed_by_another(local
     assert read_features(clone) == local
 
 
+@pytest.mark.long
 def test_work_goes_on_with_workers_that_come_later(local, clone, cluster_of):
     address, _, workers = cluster_of(1)
     with start_extract(clone, address) as child:
@@ -122,6 +141,7 @@ def test_work_goes_on_with_workers_that_come_later(local, clone, cluster_of):
     assert read_features(clone) == local
 
 
+@pytest.mark.long
 def test_lost_scheduler_is_reported(local, clone, cluster_of):
     address, scheduler, _ = cluster_of(1)
     with start_extract(clone, address) as child:
@@ -134,6 +154,7 @@ def test_lost_scheduler_is_reported(local, clone, cluster_of):
     assert "Traceback" not in printed
 
 
+@pytest.mark.long
 def test_worker_with_another_recipe_gets_no_images(local, clone, cluster_of):
     address, _, _ = cluster_of(1, TF_ENABLE_ONEDNN_OPTS="0")
     answer = extract(clone, address)
@@ -150,6 +171,7 @@ def test_worker_with_another_recipe_gets_no_images(local, clone, cluster_of):
     assert read_features(clone) == local
 
 
+@pytest.mark.long
 def test_weights_travel_to_the_workers(local, clone, cluster_of, set_params, tmp_path):
     """The file lies where the workers do not see it."""
     code = (
@@ -173,6 +195,7 @@ def test_weights_travel_to_the_workers(local, clone, cluster_of, set_params, tmp
     assert read_features(clone) == found
 
 
+@pytest.mark.long
 def test_limit_of_the_store_holds(local, clone, cluster_of):
     address, _, _ = cluster_of(1)
     answer = extract(clone, address, RELEARN_STORE_GB="0.0002")
@@ -180,6 +203,7 @@ def test_limit_of_the_store_holds(local, clone, cluster_of):
     assert re.search(r"wanted room for \S+ GB more, got a limit of 0\.0002 GB; raise RELEARN_STORE_GB", answer.stderr)
 
 
+@pytest.mark.long
 def test_no_cluster_is_reported(local, clone, cluster_of):
     answer = execute(clone, "relearn", "extract")
     assert (
