@@ -73,11 +73,11 @@ repro: $(READY)  ## run the stages that are not up to date, and report how good 
 	@$(BIN)/python -m flows.repro
 	@$(BIN)/relearn report
 
-test: $(READY)  ## run all tests, several at once
-	$(BIN)/pytest $(PARALLEL)
+test: $(READY)  ## run the tests, several at once: ten minutes
+	$(BIN)/pytest $(PARALLEL) -m "not long"
 
-test-long: $(READY)  ## run the long campaigns: many kills, many runs at once, random inputs, every network
-	RELEARN_LONG_TESTS=1 $(BIN)/pytest $(PARALLEL) -m long
+test-long: $(READY)  ## run the other tests: kills, clusters, retraining, set-up, every network, real photos
+	RELEARN_LONG_TESTS=1 $(BIN)/pytest $(PARALLEL) -m "long or campaign"
 
 test-fast: $(READY)  ## run the tests that need neither TensorFlow, nor DVC, nor a Prefect server: under a minute
 	$(BIN)/pytest $(PARALLEL) -m "not slow"

@@ -964,7 +964,7 @@ CHANGES = st.lists(st.tuples(KINDS, SHARES, NUMBERS, st.binary(max_size=12)), mi
 SAME_EACH_TIME = settings(derandomize=True, database=None, deadline=None)
 
 
-@pytest.mark.long
+@pytest.mark.campaign
 @pytest.mark.parametrize("file_format", FORMATS)
 def test_mutated_images_are_read_or_refused(file_format):
     """Whatever bytes come: an RGB image of bounded size or an `ImageError` in one line, nothing else."""
@@ -998,7 +998,7 @@ def test_mutated_images_are_read_or_refused(file_format):
     assert counts["refused"] >= choose(20, 100)
 
 
-@pytest.mark.long
+@pytest.mark.campaign
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
 def test_mutated_archives_are_read_or_refused(tmp_path, kind):
     """Whatever bytes come: files, refusals, or one error that names the archive."""

@@ -218,7 +218,7 @@ def test_help_imports_nothing_heavy():
 
 def test_ci_runs_the_commands_of_the_readme():
     script = (ROOT / ".ci" / "run").read_text()
-    for target in ("check", "test", "repro"):
+    for target in ("check", "test", "test-long", "repro"):
         assert re.search(rf"^make {target}$", script, re.MULTILINE)
         assert f"make {target}" in (ROOT / "README.md").read_text()
 
@@ -360,6 +360,7 @@ def test_bad_data_ends_the_pipeline_before_extract(clone, set_params):
     assert "the data did not pass: see reports/validation.json" in alone.stderr
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_same_bytes_whatever_the_threads_and_the_order(clone, tmp_path, set_params):
     """Two clones: other numbers of threads, and the files written to disk in another order."""
@@ -386,6 +387,7 @@ def test_same_bytes_whatever_the_threads_and_the_order(clone, tmp_path, set_para
     assert (clone / "dvc.lock").read_bytes() == (other / "dvc.lock").read_bytes()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_same_features_whether_the_last_batch_is_full_or_not(clone, set_params):
     """28 images in batches of 8 leave a last one of 4; without 4 of them every batch is full."""
@@ -406,6 +408,7 @@ def test_same_features_whether_the_last_batch_is_full_or_not(clone, set_params):
     assert all(partial[sha256] == row for sha256, row in full.items())
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_features_are_the_same_however_they_came_about(clone, set_params, tmp_path):
     """Killed three times, by two processes at once, with a warm store and with a cold one, on one thread and on two."""
@@ -445,6 +448,7 @@ def test_features_are_the_same_however_they_came_about(clone, set_params, tmp_pa
     assert "0 of them new to the store" in check(start())
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_full_disk_is_told(clone, set_params):
     """The store lies on a disk of a megabyte."""

@@ -207,6 +207,7 @@ def test_extras_that_are_not_there_are_an_error(made):
     assert f"relearn: wanted EXTRAS among {' '.join(EXTRAS)}, got s4." in answer.stderr
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_an_extra_brings_what_reaches_its_addresses(clone):
     """The plugin gets as far as a connection; nothing listens there."""
@@ -224,7 +225,7 @@ def test_an_extra_brings_what_reaches_its_addresses(clone):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["virtual", "conda"])
+@pytest.mark.parametrize("kind", ["virtual", pytest.param("conda", marks=pytest.mark.long)])
 def test_an_active_environment_stays_as_it_is(clone, other, kind):
     shorten_lock(clone)
     active = activate(other) if kind == "virtual" else {"CONDA_PREFIX": str(other), "CONDA_DEFAULT_ENV": "mine"}
@@ -238,6 +239,7 @@ def test_an_active_environment_stays_as_it_is(clone, other, kind):
     assert printed == [str(clone / ".venv/bin/python"), str(clone / "src/relearn")]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_second_clone_runs_its_own_code(clone, tmp_path):
     """Also where the first one's environment is active, was copied with the folder, or there are blanks in the path."""
@@ -281,6 +283,7 @@ def test_uv_takes_the_index_and_the_certificates_of_pip_or_of_the_system(tmp_pat
     assert ask_for_settings_of_uv(tmp_path, PIP_INDEX_URL="x", PIP_CERT="y", **own) == own
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_an_environment_without_relearn_is_not_ready(clone):
     shorten_lock(clone)
@@ -292,6 +295,7 @@ def test_an_environment_without_relearn_is_not_ready(clone):
     assert not (clone / ".venv" / "ready").exists()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_make_repro_runs_beside_an_active_environment_in_a_path_with_blanks(clone, other, tmp_path):
     folder = tmp_path / "my clone of relearn"

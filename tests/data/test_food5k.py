@@ -57,6 +57,7 @@ def test_food5k_with_pretrained_vgg16(shared, clone, tmp_path):
     assert metrics["accuracy_score"] >= choose(0.84, 0.96)
 
 
+@pytest.mark.long
 def test_food5k_with_pretrained_mobilenet_v2(shared, clone):
     """As the experiment that `make food5k` runs, with another network, whose weights are at hand."""
     source, weights = shared / "data" / "Food-5K", shared / "weights" / MOBILENET

@@ -84,6 +84,7 @@ def test_stage_that_fails_ends_the_flow(server, clone, set_params):
     assert "Traceback" not in answer.stdout + answer.stderr
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_server_that_is_not_there_is_told_in_one_line(clone):
     answer = execute(clone, "flows.pipeline", PREFECT_API_URL="http://127.0.0.1:9/api")
@@ -94,6 +95,7 @@ def test_server_that_is_not_there_is_told_in_one_line(clone):
     assert "Traceback" not in answer.stderr
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_flow_works_with_a_temporary_server(clone):
     (clone / "dvc.yaml").write_text(SLOW_STAGE)
@@ -107,7 +109,10 @@ def test_flow_works_with_a_temporary_server(clone):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "ending",
+    [signal.SIGTERM, *(pytest.param(sent, marks=pytest.mark.long) for sent in (signal.SIGINT, signal.SIGKILL))],
+)
 def test_interrupted_flow_leaves_no_process(server, clone, ending):
     (clone / "dvc.yaml").write_text(SLOW_STAGE)
     (clone / "slow.py").write_text(SLOW_PROGRAM)

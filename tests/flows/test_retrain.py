@@ -272,6 +272,7 @@ def test_from_the_first_to_the_rollback(server, repository, tmp_path, webhook):
     assert git(tmp_path / "origin", "rev-parse", "retrain/main") == recorded
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_wherever_it_is_killed_the_next_run_puts_it_right(server, repository, set_params):
     """kill -9 when a stage has begun, and between the record and what follows it."""
@@ -308,6 +309,7 @@ def test_wherever_it_is_killed_the_next_run_puts_it_right(server, repository, se
     )
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_what_an_import_brings(server, clone, set_params, tmp_path):
     origin = tmp_path / "origin"
@@ -360,6 +362,7 @@ def test_one_at_a_time(server, repository):
     check_clean(repository)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_what_stands_in_the_way_is_told(server, repository, set_params):
     def fail(*arguments, **changes):
@@ -400,6 +403,7 @@ def test_what_stands_in_the_way_is_told(server, repository, set_params):
     assert not (repository / ".relearn" / "retrain" / "relearn-retraining").exists()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_scheduler_retrains(server, repository, set_params):
     """The scheduler starts it every minute: the first is cancelled in the middle, the next ends with a promotion."""
@@ -442,6 +446,7 @@ def test_the_scheduler_retrains(server, repository, set_params):
     assert [clock["active"] for clock in deployment["schedules"]] == [True]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_sigterm_leaves_no_temporary_server(repository):
     with subprocess.Popen(
@@ -479,6 +484,7 @@ def test_schedule_wants_a_server_and_a_clock(repository, set_params):
         assert answer.returncode == 3
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_gate_that_is_killed_decides_nothing(server, repository):
     """Out of memory, say: without its report nobody knows whether the data is good."""
@@ -493,6 +499,7 @@ def test_a_gate_that_is_killed_decides_nothing(server, repository):
     assert retrain(repository, PREFECT_API_URL=server)[0] == "Promoted"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_push_that_failed_is_made_good(server, repository, tmp_path, monkeypatch):
     """The store of DVC is at a relative path; a file stands in its way, and then it does not."""

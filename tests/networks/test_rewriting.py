@@ -71,7 +71,6 @@ def compute_beside_keras(network, size, folder, monkeypatch, **changes):
     """Return keras' features, ours, keras' noise (all relative to the greatest), and our record."""
     import keras
 
-    keras.config.set_dtype_policy("float32")
     model, preprocess = build_as_imagenet(network, size, monkeypatch)
     pixels = np.random.default_rng(1).integers(0, 256, (16, size, size, 3)).astype(np.uint8)
     draw_weights(keras, model, preprocess(pixels.astype(np.float32)))
@@ -103,7 +102,7 @@ def freed():
 FEW = ("convnext_tiny", "densenet121", "efficientnet_b0", "mini_vgg", "mobilenet_v2", "resnet50", "vgg16")
 
 
-@pytest.mark.long
+@pytest.mark.campaign
 @pytest.mark.parametrize("network", choose(FEW, NETWORKS))
 def test_every_network_gives_what_keras_gives(network, tmp_path, monkeypatch):
     size = 224 if network.startswith("vgg") else 75  # at which Winograd's convolutions gain

@@ -122,6 +122,7 @@ def test_what_keras_gives_is_taken(small_cifar, monkeypatch):
             assert np.array_equal(image, parts[1][0][label])
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_no_internet_is_told(folder, set_params):
     set_params({"prepare.source": None})
@@ -241,6 +242,7 @@ def read_results():
     return {path.as_posix(): path.read_bytes() for path in files}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_killed_pretraining_ends_with_the_same_bytes(folder):
     write_arrays()
@@ -269,6 +271,7 @@ def test_a_killed_pretraining_ends_with_the_same_bytes(folder):
     assert read_results() == undisturbed
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_another_recipe_does_not_go_on_from_a_checkpoint(folder, set_params):
     write_arrays(100)
@@ -285,6 +288,7 @@ def test_another_recipe_does_not_go_on_from_a_checkpoint(folder, set_params):
     )
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_training_that_cannot_be_ends_in_one_line(folder, set_params):
     write_arrays(100)
