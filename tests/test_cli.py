@@ -168,6 +168,25 @@ def test_predict_takes_one_form(workspace):
     assert "--json or --csv, not both" in answer.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["compare", ""], "wanted a revision of git, or `workspace`, got ''"),
+        (["compare", "HEAD", "\x1b[2J"], "wanted a revision of git, or `workspace`, got '\\x1b[2J'"),
+        (["rollback", ""], "wanted a version such as v1, or its tag classifier@v1.0.0, got ''"),
+        (["rollback", "main"], "wanted a version such as v1, or its tag classifier@v1.0.0, got 'main'"),
+        (["rollback", "--base", ""], "wanted a name, got an empty one"),
+        (["lineage", ""], "wanted a name, got an empty one"),
+        (["lineage", "--image", ""], "wanted a name, got an empty one"),
+    ],
+)
+def test_what_can_never_be_right_is_wrong_usage(workspace, arguments, wanted):
+    """An empty argument above all: `relearn rollback $VERSION` must not roll back if the variable is empty."""
+    answer = CliRunner().invoke(cli.app, arguments, env={"COLUMNS": "200"})
+    assert answer.exit_code == 2
+    assert wanted in answer.output
+
+
 def test_predict_without_a_classifier(workspace):
     answer = relearn("predict", "params.yaml")
     assert answer.returncode == 5

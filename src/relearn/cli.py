@@ -16,7 +16,7 @@ import typer
 from relearn import paths
 from relearn.errors import IntegrityError, RelearnError
 from relearn.params.pipeline import read_params
-from relearn.runtime.text import escape_lines
+from relearn.runtime.text import escape_controls, escape_lines
 
 # In the texts of errors of the loader, of Python's threads and of TensorFlow.
 SHORTAGE = r"failed to map segment|[Cc]annot allocate memory|can't start new thread|RESOURCE_EXHAUSTED"
@@ -35,6 +35,35 @@ def _run_stage(name: str) -> None:
     check_code(Path.cwd())
     block = read_params(paths.PARAMS).get_block(name)
     importlib.import_module(f"relearn.stages.{name}").run(block)
+
+
+def _check_name(value: str | None) -> str | None:
+    if value == "":  # as of an unset variable, which must not stand for the default
+        raise typer.BadParameter("wanted a name, got an empty one")
+    return value
+
+
+def _check_revision(value: str) -> str:
+    if not value or escape_controls(value) != value:
+        raise typer.BadParameter(
+            f"wanted a revision of git, or `workspace`, got {value!a}; `git log` and `git tag` list revisions"
+        )
+    return value
+
+
+def _check_version(value: str | None) -> str | None:
+    from relearn.repository.tags import VERSION
+
+    if value is not None and not VERSION.fullmatch(value):
+        raise typer.BadParameter(f"wanted a version such as v1, or its tag classifier@v1.0.0, got {value!r}")
+    return value
+
+
+def _check_feature_sets(values: list[str] | None) -> list[str] | None:
+    for value in values or []:
+        if not re.fullmatch("[0-9a-f]{1,64}", value):
+            raise typer.BadParameter(f"wanted hexadecimal digits, as `relearn store show` prints them, got {value!r}")
+    return values
 
 
 def check_code(folder: Path) -> None:
@@ -112,10 +141,14 @@ def predict(
 @app.command()
 def compare(
     first: Annotated[
-        str, typer.Argument(metavar="REV_A", help="A branch, tag, commit or experiment, or `workspace`.")
+        str,
+        typer.Argument(
+            metavar="REV_A", help="A branch, tag, commit or experiment, or `workspace`.", callback=_check_revision
+        ),
     ] = "HEAD",
     second: Annotated[
-        str, typer.Argument(metavar="REV_B", help="The revision that is compared with it.")
+        str,
+        typer.Argument(metavar="REV_B", help="The revision that is compared with it.", callback=_check_revision),
     ] = "workspace",
     json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
     md: Annotated[bool, typer.Option("--md", help="Print Markdown.")] = False,
@@ -167,9 +200,14 @@ def decide(
 @app.command(rich_help_panel="Retraining")
 def rollback(
     version: Annotated[
-        str | None, typer.Argument(metavar="[TAG]", help="classifier@v1.0.0, or v1; by default the version before.")
+        str | None,
+        typer.Argument(
+            metavar="[TAG]", help="classifier@v1.0.0, or v1; by default the version before.", callback=_check_version
+        ),
     ] = None,
-    base: Annotated[str, typer.Option(help="The branch that is retrained, whose params.yaml counts.")] = "main",
+    base: Annotated[
+        str, typer.Option(help="The branch that is retrained, whose params.yaml counts.", callback=_check_name)
+    ] = "main",
 ) -> None:
     """Make an earlier classifier the production model again, and record that."""
     from relearn.retraining.rollback import roll_back
@@ -183,11 +221,14 @@ def lineage(
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="[MODEL_OR_TAG]", help="A tag, its version, a revision or a folder; by default release/current."
+            metavar="[MODEL_OR_TAG]",
+            help="A tag, its version, a revision or a folder; by default release/current.",
+            callback=_check_name,
         ),
     ] = None,
     image: Annotated[
-        str | None, typer.Option(help="An image, or its SHA-256: list the classifiers that saw it.")
+        str | None,
+        typer.Option(help="An image, or its SHA-256: list the classifiers that saw it.", callback=_check_name),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON, each image by its hash.")] = False,
 ) -> None:
@@ -254,15 +295,18 @@ def check_store() -> None:
 
 @store.command("prune")
 def prune_store(
-    names: Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="Names that `show` prints.")] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME...", help="Names that `show` prints.", callback=_check_feature_sets),
+    ] = None,
     unused_days: Annotated[float | None, typer.Option(min=0, help="Feature sets unused for this many days.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="All feature sets.")] = False,
 ) -> None:
     """Remove feature sets; features that are needed again are computed again."""
     from relearn.features.store import open_store, remove_store
 
-    if not (names or unused_days is not None or everything):
-        raise typer.BadParameter("wanted names, --unused-days or --all")
+    if bool(names or unused_days is not None) == everything:
+        raise typer.BadParameter("wanted names or --unused-days, or else --all")
     if everything:
         print(f"all removed, {remove_store(paths.find_feature_store()) / 1e6:,.1f} MB given back")
         return

@@ -288,11 +288,12 @@ def test_commands(workspace, monkeypatch):
     assert f"  {names[0][:8]}  " in shown[1]
     assert shown[1].endswith("vgg16, weights None, layer last, None, float32, 32 px, seed 1: 40 images, 0.0 MB")
     assert relearn("check").stdout == "0 damaged, removed\n"
-    for name, n_found in (("zzz", 0), ("", 0)):
-        message = f"wanted the name of one feature set, got {name!r}, with which {n_found} begin"
-        assert message in str(relearn("prune", name).exception)
-    assert relearn("prune", "--unused-days", "-1").exit_code != 0
-    assert relearn("prune").exit_code != 0
+    message = f"wanted the name of one feature set, got {'f' * 64!r}, with which 0 begin"
+    assert message in str(relearn("prune", "f" * 64).exception)
+    name = names[0][:8]
+    for wrong in (["zzz"], [""], [name.upper() + "G"], ["--unused-days", "-1"], [], ["--all", name]):
+        assert relearn("prune", *wrong).exit_code == 2
+    assert len(relearn("show").stdout.splitlines()) == 3
     assert relearn("prune", "--unused-days", "1").stdout.startswith("0 removed")
     assert relearn("prune", names[0][:8]).stdout.startswith("1 removed")
     assert len(relearn("show").stdout.splitlines()) == 2

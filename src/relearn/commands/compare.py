@@ -46,12 +46,6 @@ def read_revision(revision: str) -> Predictions:
     """
     if revision == WORKSPACE:
         return read_predictions(paths.PREDICTIONS)
-    if not revision or escape_controls(revision) != revision:
-        raise ComparisonError(
-            wanted=f"a revision of git, or `{WORKSPACE}`",
-            got=ascii(revision),
-            advice="`git log` and `git tag` list revisions",
-        )
     where = f"{paths.PREDICTIONS} of {revision}"
     try:
         content = read_committed(Path(), revision, paths.PREDICTIONS)

@@ -32,7 +32,7 @@ def roll_back(root: Path, branch: str, name: str | None) -> list[str]:
     record = find_record(root, tip) if tip else None
     if record is None or record.in_use is None or tip is None:
         raise RepositoryError("no classifier was promoted there yet, so there is no earlier one", where=branch)
-    tag = name_tag(name) if name else _choose_earlier(tags, record.in_use)
+    tag = _choose_earlier(tags, record.in_use) if name is None else name_tag(name)
     if tag not in tags:
         raise RepositoryError(where=name, wanted=f"one of {', '.join(tags)}", got="no such version")
     version, before = name_version(tag), name_tag(record.in_use)
