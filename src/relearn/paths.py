@@ -18,7 +18,7 @@ def find_cache() -> Path:
             return Path(named).expanduser()
         except RuntimeError:
             raise ParamsError(
-                f"RELEARN_CACHE: wanted a folder, got {named!r}, the home of nobody; set another"
+                where="RELEARN_CACHE", wanted="a folder", got=f"{named!r}, the home of nobody", advice="set another"
             ) from None
     here = Path.cwd()
     for folder in (here, *here.parents):
