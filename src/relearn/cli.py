@@ -239,8 +239,8 @@ def lineage(
         check_all_known,
         describe_lineage,
         find_image_hash,
+        find_image_uses,
         find_lineage,
-        find_sightings,
     )
     from relearn.retraining.release import CURRENT
 
@@ -251,12 +251,12 @@ def lineage(
         _print(format_json.dumps(found._asdict(), indent=2) if json else "\n".join(describe_lineage(found)))
         return
     sha256 = find_image_hash(image)
-    sightings, unknown = find_sightings(sha256)
+    uses, unknown = find_image_uses(sha256)
     if json:
-        print(format_json.dumps({"sha256": sha256, "splits": dict(sightings)}, indent=2))
+        print(format_json.dumps({"sha256": sha256, "splits": dict(uses)}, indent=2))
     else:
         none = [] if unknown else [f"no classifier that was promoted has seen {sha256}"]
-        _print(*[f"{tag}  {split}" for tag, split in sightings] or none)
+        _print(*[f"{tag}  {split}" for tag, split in uses] or none)
     check_all_known(unknown)
 
 

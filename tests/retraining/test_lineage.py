@@ -12,7 +12,7 @@ from relearn import cli
 from relearn.errors import IntegrityError
 from relearn.repository.committed import read_committed
 from relearn.repository.tags import list_tags
-from relearn.retraining.lineage import find_lineage, find_sightings
+from relearn.retraining.lineage import find_image_uses, find_lineage
 from relearn.storage.files import hash_bytes
 
 EXTRACTOR = {
@@ -96,8 +96,8 @@ def test_a_malformed_file_of_a_commit_is_an_error(repository, path, content, mes
 
 
 def test_which_classifiers_saw_an_image(repository):
-    assert find_sightings("c" * 64) == ([("classifier@v10.0.0", "validation")], [])
-    assert [split for _, split in find_sightings("a" * 64)[0]] == ["training", "training"]
+    assert find_image_uses("c" * 64) == ([("classifier@v10.0.0", "validation")], [])
+    assert [split for _, split in find_image_uses("a" * 64)[0]] == ["training", "training"]
     runner = CliRunner()
     answer = runner.invoke(cli.app, ["lineage", "--image", "d" * 64])
     assert answer.output == f"no classifier that was promoted has seen {'d' * 64}\n"
@@ -145,7 +145,7 @@ def test_without_tags_nothing_is_known(repository):
         r"^wanted a tag classifier@vN.0.0, got none: nothing was promoted here, or `git fetch --tags` brings them$"
     )
     with pytest.raises(IntegrityError, match=message):
-        find_sightings("c" * 64)
+        find_image_uses("c" * 64)
 
 
 def test_a_classifier_whose_images_are_not_known_is_an_error(repository):
@@ -173,14 +173,14 @@ def test_a_damaged_object_of_the_cache_is_no_answer(repository):
     commit(repository)
     git(repository, "tag", "classifier@v12.0.0")
     tagged = ("classifier@v12.0.0", "evaluation")
-    assert find_sightings("a" * 64)[0][0] == tagged
+    assert find_image_uses("a" * 64)[0][0] == tagged
     (place,) = [path for path in (repository / ".dvc" / "cache" / "files").rglob("*") if path.is_file()]
     damage(place)
-    found, (unknown,) = find_sightings("a" * 64)
+    found, (unknown,) = find_image_uses("a" * 64)
     assert tagged not in found
     assert f"the object {place} of DVC's cache is damaged; remove it, then `dvc pull` brings it" in unknown
     place.unlink()
-    assert "not in git, in DVC's cache or on its remote" in find_sightings("a" * 64)[1][0]
+    assert "not in git, in DVC's cache or on its remote" in find_image_uses("a" * 64)[1][0]
 
 
 def damage(place):

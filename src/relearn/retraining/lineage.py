@@ -153,7 +153,7 @@ def find_image_hash(image: str) -> str:
     )
 
 
-def find_sightings(sha256: str) -> tuple[list[tuple[str, str]], list[str]]:
+def find_image_uses(sha256: str) -> tuple[list[tuple[str, str]], list[str]]:
     """Return which classifiers had an image in their data, and for which of them that is unknown.
 
     Returns
