@@ -3,7 +3,7 @@
 Usage: python benchmarks/evaluate.py [N_IMAGES] [N_CLASSES] [N_RESAMPLES]
 
 Makes predictions of which about 9 in 10 are right, and times the metrics with their intervals, the tables and the
-plots. Beside it stand scikit-learn's metrics of ten resamples, each drawn class by class.
+plots. For comparison it computes scikit-learn's metrics of ten resamples, each drawn class by class.
 """
 
 import sys

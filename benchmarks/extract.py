@@ -1,4 +1,4 @@
-"""How fast features come, beside the way a tutorial takes, the network alone and the decoding alone.
+"""How fast features come, compared with a tutorial's script, the network alone and the decoding alone.
 
 Usage: python benchmarks/extract.py pace IMAGES [NETWORK] [WEIGHTS] [N_IMAGES] [N_ROUNDS]
        python benchmarks/extract.py growth IMAGES [NETWORK] [WEIGHTS] [PRECISION] [N_IMAGES ...]
@@ -114,7 +114,6 @@ def measure_pace(folder, network, weights, n_images, n_rounds):
 
     all_params = {name: make_params(network, weights, name) for name in ("float32", "bfloat16")}
     ours = {name: Extractor(params) for name, params in all_params.items()}
-    # Built last, for it leaves keras at float32, for the tutorial's network.
     draft = Extractor(all_params["float32"].model_copy(update={"jpeg_draft": True}))
     application = {"vgg16": "VGG16", "mobilenet_v2": "MobileNetV2", "efficientnet_b0": "EfficientNetB0"}[network]
     model = getattr(keras.applications, application)(

@@ -2,7 +2,7 @@
 
 Usage: python benchmarks/near_duplicates.py SOURCE [MIN_SIDE_PX]
 
-Each of up to 400 images of SOURCE (a folder, zip or tar) is altered in every way below and put beside all images of
+Each of up to 400 images of SOURCE (a folder, zip or tar) is altered in every way below and compared with all images of
 SOURCE. A pair of an image and its own copy is a hit, a pair of two different images is false. With a second argument
 images from that side on are compared, and not only those of at least 16 px.
 """
@@ -55,7 +55,7 @@ def crop_anywhere(image, share, rng):
 ALTERATIONS = {
     "JPEG quality 60": lambda image, rng: encode(image, 60),
     "half the size": lambda image, rng: encode(resize(image, 0.5), 92),
-    "5 % cropped, centre": lambda image, rng: encode(crop(image, 0.025, 0.025, 0.025, 0.025), 92),
+    "5 % cropped, center": lambda image, rng: encode(crop(image, 0.025, 0.025, 0.025, 0.025), 92),
     "5 % cropped, one side": lambda image, rng: encode(crop(image, *rng.sample([0.05, 0, 0, 0], 4)), 92),
     "5 % cropped, one corner": lambda image, rng: encode(crop(image, 0.05, 0.05, 0, 0), 92),
     "5 % off every side": lambda image, rng: encode(crop(image, 0.05, 0.05, 0.05, 0.05), 92),
@@ -104,19 +104,19 @@ def main():
     n_left_out = sum(not content for content in hashes[: len(images)])
     print(f"{len(images)} distinct images, {n_left_out} of them too small or too uniform; {len(altered)} altered\n")
 
-    told = [row for row, content in enumerate(hashes) if content]
-    table = np.array([np.frombuffer(hashes[row], np.uint8) for row in told]).reshape(-1, N_HASHES, HASH_BYTES)
+    usable = [row for row, content in enumerate(hashes) if content]
+    table = np.array([np.frombuffer(hashes[row], np.uint8) for row in usable]).reshape(-1, N_HASHES, HASH_BYTES)
     hits = {}
     for mirrored in (True, False):
         for most in THRESHOLDS:
-            places = np.arange(len(told))
+            places = np.arange(len(usable))
             found = iterate_near_duplicates(
                 table, places, places, NearDuplicates(severity="warn", max_distance=most, mirrored=mirrored)
             )
             pairs = {pair for part in found for pair in zip(part.first.tolist(), part.second.tolist(), strict=True)}
             hit, false, false_originals = Counter(), 0, 0
             for first, second in pairs:
-                one, other = told[first], told[second]
+                one, other = usable[first], usable[second]
                 if origins[one] != origins[other]:
                     false += 1
                     false_originals += kinds[one] == kinds[other] == "original"

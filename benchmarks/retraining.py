@@ -241,8 +241,8 @@ def count_ends(folder, n):
         print("first:", retrain(clone, server)[0])
         land(clone, images[600:1000])
         logs = [tempfile.TemporaryFile("w+") for _ in range(n)]  # noqa: SIM115
-        begun = [start(clone, log, server) for log in logs]
-        for process in begun:
+        started = [start(clone, log, server) for log in logs]
+        for process in started:
             process.wait()
         ends = {}
         for log in logs:
@@ -325,7 +325,7 @@ def kill(folder, n, is_late):
         wanted = read_result(clone)
         print(f"undisturbed: {name} in {seconds:.0f} s")
         rng = random.Random(0)
-        told = {}
+        counts = {}
         n_killed = 0
         for number in range(n):
             shutil.rmtree(clone)
@@ -347,10 +347,10 @@ def kill(folder, n, is_late):
             check(clone)
             if (result := read_result(clone)) != wanted:
                 raise SystemExit(f"{moment:.1f} s: wanted {wanted}, got {result}\n{text}")
-            told[name] = told.get(name, 0) + 1
+            counts[name] = counts.get(name, 0) + 1
             when = "late" if is_late else f"at {moment:4.1f} s"
             print(f"  killed {when}, after {steps[-1] if steps else 'nothing'}; then {name}", flush=True)
-        print(f"{n_killed} killed; then {told}")
+        print(f"{n_killed} killed; then {counts}")
 
 
 def read_log(log):

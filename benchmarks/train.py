@@ -98,7 +98,7 @@ def write_features(source, out, n_images, options):
 
 
 def fit_ours(features, truth, values_of_C, tolerance=TOLERANCE, count_fits=len):
-    """Standardise, rotate where that pays, fit the path and rotate back, as the stage does.
+    """Standardize, rotate where that pays, fit the path and rotate back, as the stage does.
 
     `count_fits` returns how many fits the rotation is to pay for; None rotates always, 0 never.
     """
@@ -116,7 +116,7 @@ def fit_ours(features, truth, values_of_C, tolerance=TOLERANCE, count_fits=len):
 
 
 def fit_plain(features, truth, values_of_C, tolerances):
-    """Standardise, and fit one model after the other."""
+    """Standardize, and fit one model after the other."""
     return fit_rows(StandardScaler().fit_transform(features.astype(np.float64)), truth, values_of_C, tolerances)
 
 

@@ -20,7 +20,7 @@ from relearn.storage.files import hash_bytes, write_file
 from settings import PrepareParams, read_settings
 
 
-class LabelledImage(NamedTuple):
+class LabeledImage(NamedTuple):
     """An image of CIFAR-10; `pixels` is uint8 of shape (32, 32, 3), `split` train or test."""
 
     split: str
@@ -29,7 +29,7 @@ class LabelledImage(NamedTuple):
     pixels: np.ndarray
 
 
-def read_images(source: Path) -> Iterator[LabelledImage]:
+def read_images(source: Path) -> Iterator[LabeledImage]:
     """Yield the images of a folder or an archive, in its order.
 
     Raises
@@ -50,7 +50,7 @@ def read_images(source: Path) -> Iterator[LabelledImage]:
                     raise SourceError(f"{source}: {file.path}: {file.refusal}")
                 yield file.path, file.read()
 
-    def decode(file: tuple[str, bytes]) -> LabelledImage:
+    def decode(file: tuple[str, bytes]) -> LabeledImage:
         path, content = file
         split, label, _ = path.split("/")[-3:]
         try:
@@ -62,13 +62,13 @@ def read_images(source: Path) -> Iterator[LabelledImage]:
                 f"{source}: {path}: wanted {split}/CLASS/NAME with 32 x 32 px and a class of {', '.join(CLASSES)}, got "
                 f"{label} with {pixels.shape[1]} x {pixels.shape[0]} px; name CIFAR-10 in prepare.source"
             )
-        return LabelledImage(split, hash_bytes(content), label, pixels)
+        return LabeledImage(split, hash_bytes(content), label, pixels)
 
     # An archive is read by one thread, in its order; all threads decode.
     return map_ahead(decode, list_files(), 256)
 
 
-def download_images() -> Iterator[LabelledImage]:
+def download_images() -> Iterator[LabeledImage]:
     """Yield the images that keras downloads once.
 
     Raises
@@ -86,11 +86,11 @@ def download_images() -> Iterator[LabelledImage]:
         ) from None
     for split, (images, labels) in zip(N_IMAGES, parts, strict=True):
         for pixels, label in zip(images, labels.ravel(), strict=True):
-            yield LabelledImage(split, hash_bytes(pixels.tobytes()), CLASSES[label], pixels)
+            yield LabeledImage(split, hash_bytes(pixels.tobytes()), CLASSES[label], pixels)
 
 
 def split_images(
-    images: Iterable[LabelledImage], validation_fraction: float
+    images: Iterable[LabeledImage], validation_fraction: float
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return pixels (images, 32, 32, 3) uint8 and class numbers (images,) int64 of each split, ordered by hash.
 
@@ -104,7 +104,7 @@ def split_images(
         if (found := sum(image.split == split for image in ordered)) != wanted:
             raise SourceError(f"prepare.source: wanted {wanted:,} images in {split}/CLASS/, got {found:,}")
     limit = int(validation_fraction * 16**8)
-    parts: dict[str, list[LabelledImage]] = {"training": [], "validation": [], "test": []}
+    parts: dict[str, list[LabeledImage]] = {"training": [], "validation": [], "test": []}
     for image in ordered:
         held_out = "validation" if int(image.sha256[:8], 16) < limit else "training"
         parts["test" if image.split == "test" else held_out].append(image)

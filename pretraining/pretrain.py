@@ -32,7 +32,7 @@ def augment_images(pixels: np.ndarray, rng: np.random.Generator, crop_px: int, c
     """Shift, mirror and blank out a square of each image.
 
     The border of a shifted image is its mirror image; every second image is mirrored from left to right; a square of
-    mean grey, parts of which may lie outside, is put anywhere (DeVries and Taylor 2017, "cutout").
+    mean gray, parts of which may lie outside, is put anywhere (DeVries and Taylor 2017, "cutout").
 
     Parameters
     ----------
@@ -69,14 +69,14 @@ def iterate_batches(
 
     Each epoch draws from its own generator. What is left of an epoch after the last full batch is not used in it.
     """
-    truth = np.eye(len(CLASSES), dtype=np.float32)[labels]
+    targets = np.eye(len(CLASSES), dtype=np.float32)[labels]
     size = params.batch_size
     for epoch in itertools.count(first_epoch):
         rng = np.random.default_rng([params.seed, epoch])
         order = rng.permutation(len(pixels))
         for start in range(0, len(order) - size + 1, size):
             rows = order[start : start + size]
-            yield preprocess_input(augment_images(pixels[rows], rng, params.crop_px, params.cutout_px)), truth[rows]
+            yield preprocess_input(augment_images(pixels[rows], rng, params.crop_px, params.cutout_px)), targets[rows]
 
 
 def build_network(keras: Any, params: PretrainParams, n_steps_per_epoch: int) -> Any:
@@ -119,13 +119,13 @@ def name_training(keras: Any, params: PretrainParams) -> str:
 
 
 def find_checkpoint(name: str) -> bool:
-    """Tell whether there is a checkpoint of this training."""
+    """Return whether there is a checkpoint of this training."""
     record = CHECKPOINT / "training.json"
     if not record.is_file():
         return False
     if json.loads(record.read_text())["training"] == name:
         return True
-    print(f"{CHECKPOINT}/ is of a training with other parameters, data or code; starting anew")
+    print(f"{CHECKPOINT}/ is of a training with other parameters, data or code; starting over")
     return False
 
 

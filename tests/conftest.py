@@ -158,8 +158,8 @@ def make_split(seed: int, n_images: int = 60, n_classes: int = 3, n_features: in
     """Gaussian clouds, a class each, in float32."""
     rng = np.random.default_rng(seed)
     labels = np.arange(n_images) % n_classes
-    centres = np.random.default_rng(0).normal(0, 2, (n_classes, n_features))
-    features = (centres[labels] + rng.normal(0, 1.5, (n_images, n_features))).astype(np.float32)
+    centers = np.random.default_rng(0).normal(0, 2, (n_classes, n_features))
+    features = (centers[labels] + rng.normal(0, 1.5, (n_images, n_features))).astype(np.float32)
     hashes = [f"{number * 16**64 // n_images + seed:064x}" for number in range(n_images)]
     return SplitFeatures([features], hashes, [f"class {label}" for label in labels])
 

@@ -45,7 +45,7 @@ def test_names_do_not_depend_on_order_and_fit_a_file_system():
 
 
 def test_names_that_imitate_unique_ones_overwrite_nothing(use_layout):
-    """The last name is the one that `training/a/x/1.png` gets, for it shares its own with `training/a/y/1.png`."""
+    """The last name is the one that `training/a/x/1.png` gets, because it shares its own with `training/a/y/1.png`."""
     use_layout(layout="split_class_folders")
     made = f"1~{hashlib.sha256(b'training/a/x/1.png').hexdigest()[:8]}.png"
     names = ["x/1.png", "y/1.png", f"z/{made}", f"z/{made.upper()}"]

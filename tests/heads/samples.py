@@ -15,8 +15,8 @@ from relearn.inference.classifier import open_head
 def make_clouds(n_classes, seed=0, n_images=400, n_features=12):
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(n_images) % n_classes)
-    centres = np.random.default_rng(99).normal(0, 1, (n_classes, n_features))
-    return (centres[labels] + rng.normal(5, 1.5, (n_images, n_features))).astype(np.float32), labels
+    centers = np.random.default_rng(99).normal(0, 1, (n_classes, n_features))
+    return (centers[labels] + rng.normal(5, 1.5, (n_images, n_features))).astype(np.float32), labels
 
 
 def make_linear(estimator, features, labels, has_probabilities):

@@ -20,7 +20,7 @@ def make_blocks(n_rows, n_features, n_blocks=7):
     return features, np.array_split(features, n_blocks)
 
 
-def standardise(features):
+def standardize(features):
     mean, scale = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
     return Standard(mean, scale, scale**2), (features - mean) / scale
 
@@ -31,7 +31,7 @@ def test_a_model_in_coordinates_is_the_same_model(n_rows, n_features, memory_byt
     """Same margins, same norm, whatever the memory allows."""
     monkeypatch.setattr(coordinates, "STRIPE_ROWS", 16)
     features, blocks = make_blocks(n_rows, n_features)
-    standard, rows = standardise(features)
+    standard, rows = standardize(features)
     found = find_coordinates(blocks, standard, n_rows, memory_bytes)
     weights = np.random.default_rng(1).normal(size=(len(found.eigenvalues), 3))
     coefficients = found.restore(weights)
@@ -43,10 +43,10 @@ def test_a_model_in_coordinates_is_the_same_model(n_rows, n_features, memory_byt
 @pytest.mark.parametrize(("n_rows", "n_features"), [(40, 300), (300, 40)])
 def test_columns_are_uncorrelated_and_scatter_as_said(n_rows, n_features):
     features, blocks = make_blocks(n_rows, n_features)
-    found = find_coordinates(blocks, standardise(features)[0], n_rows, LARGE)
+    found = find_coordinates(blocks, standardize(features)[0], n_rows, LARGE)
     rows = found.load_rows()
     np.testing.assert_allclose(rows.T @ rows, np.diag(found.eigenvalues), atol=1e-7)
-    assert rows.shape == (n_rows, min(n_rows - 1, n_features))  # centred rows sum to 0
+    assert rows.shape == (n_rows, min(n_rows - 1, n_features))  # centered rows sum to 0
 
 
 def test_constant_and_equal_features_are_no_column():
@@ -61,7 +61,7 @@ def test_constant_and_equal_features_are_no_column():
 def test_number_of_threads_changes_no_bit(n_rows, n_features, monkeypatch):
     monkeypatch.setattr(coordinates, "STRIPE_ROWS", 32)
     features, blocks = make_blocks(n_rows, n_features)
-    standard, _ = standardise(features)
+    standard, _ = standardize(features)
     found = set()
     for n_threads in ("1", "2", "4"):
         monkeypatch.setenv("RELEARN_THREADS", n_threads)
@@ -117,9 +117,9 @@ def test_columns_are_uncorrelated_where_only_those_can_be_held():
     assert plan_memory(500, 12000, 60_000_000, 2, n_fits=0) == (True, True, True)
 
 
-def test_rows_that_are_not_rotated_are_the_standardised_ones():
+def test_rows_that_are_not_rotated_are_the_standardized_ones():
     features, blocks = make_blocks(300, 40)
-    standard, rows = standardise(features)
+    standard, rows = standardize(features)
     found = find_coordinates(blocks, standard, 300, LARGE, n_fits=0)
     assert found.held
     np.testing.assert_allclose(found.load_rows(), rows, rtol=0, atol=1e-12)

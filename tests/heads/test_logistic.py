@@ -22,8 +22,8 @@ def one_blas_thread():
 def make_problem(n_rows, n_features, n_classes, seed=0):
     rng = np.random.default_rng(seed)
     truth = np.arange(n_rows) % n_classes
-    centres = rng.normal(0, 1, (n_classes, n_features))
-    features = (centres[truth] + rng.normal(1, 2, (n_rows, n_features)) * rng.uniform(0.5, 3, n_features)).astype("f4")
+    centers = rng.normal(0, 1, (n_classes, n_features))
+    features = (centers[truth] + rng.normal(1, 2, (n_rows, n_features)) * rng.uniform(0.5, 3, n_features)).astype("f4")
     return features, truth
 
 

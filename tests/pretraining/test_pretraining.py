@@ -209,7 +209,7 @@ def test_batches_of_an_epoch_are_the_same_wherever_the_training_began():
 
 
 def write_arrays(n_images=300):
-    """Images whose class is in their colour, so that there is something to learn."""
+    """Images whose class is in their color, so that there is something to learn."""
     rng = np.random.default_rng(0)
     arrays = {}
     for split, size in (("training", n_images), ("validation", 50), ("test", 50)):
@@ -284,7 +284,7 @@ def test_another_recipe_does_not_go_on_from_a_checkpoint(folder, set_params):
     code, printed, told = run_pretraining()
     assert code == 0, told
     assert printed.startswith(
-        "checkpoint/ is of a training with other parameters, data or code; starting anew\nepoch 1/2"
+        "checkpoint/ is of a training with other parameters, data or code; starting over\nepoch 1/2"
     )
 
 
@@ -317,8 +317,8 @@ def test_evaluation_counts_what_is_right_on_the_test_images(folder):
     network = MiniVGG()
     network.load_weights(folder / "mini_vgg.weights.h5")
     features = keras.ops.convert_to_numpy(network(preprocess_input(pixels))).mean(axis=(1, 2))
-    centred = features - features.mean(axis=0)
-    kernel = np.linalg.lstsq(centred, np.eye(10)[labels], rcond=None)[0].astype(np.float32)
+    centered = features - features.mean(axis=0)
+    kernel = np.linalg.lstsq(centered, np.eye(10)[labels], rcond=None)[0].astype(np.float32)
     bias = -features.mean(axis=0) @ kernel
     np.savez("top.npz", kernel=kernel, bias=bias)
     right = (features @ kernel + bias).argmax(axis=1) == labels

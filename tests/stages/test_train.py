@@ -199,9 +199,9 @@ def write_large(features, n_features, n_images=60):
             for number, (sha256, label) in enumerate(zip(part.sha256, part.labels, strict=True))
         ]
     rng = np.random.default_rng(0)
-    centres = rng.normal(0, 1, (3, n_features))
+    centers = rng.normal(0, 1, (3, n_features))
     labels = [int(row.label[-1]) for row in manifest]
-    values = (centres[labels] + rng.normal(0, 4, (len(manifest), n_features))).astype(np.float32)
+    values = (centers[labels] + rng.normal(0, 4, (len(manifest), n_features))).astype(np.float32)
     write_manifest(paths.MANIFEST, manifest)
     write_rows(paths.FEATURES, manifest, values)
     write_json(paths.VERIFICATION_REPORT, {"passed": True, **hash_features(paths.FEATURES)})

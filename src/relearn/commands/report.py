@@ -1,4 +1,4 @@
-"""`relearn report`: what the last evaluation found, for a person."""
+"""`relearn report`: what the last evaluation found, as text."""
 
 from pathlib import Path
 

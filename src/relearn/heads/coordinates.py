@@ -41,7 +41,7 @@ class Plan(NamedTuple):
 
 
 class Standard(NamedTuple):
-    """What standardises features, (x - mean) / scale, and their variance before that; (n_features,) float64 each."""
+    """What standardizes features, (x - mean) / scale, and their variance before that; (n_features,) float64 each."""
 
     mean: np.ndarray
     scale: np.ndarray
