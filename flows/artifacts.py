@@ -41,21 +41,21 @@ def publish_findings(root: Path, key: str, path: Path) -> None:
     create_markdown_artifact(key=key, markdown="\n".join(lines), description=title)
 
 
-def publish_contest(contest: dict[str, Any], version: str | None) -> None:
+def publish_decision(decision: dict[str, Any], version: str | None) -> None:
     """Publish what was decided, in words, and the metrics of both, with intervals, as a table."""
-    promoted = contest["promoted"]
-    lines = [f"## {'Promoted' if promoted else 'Not promoted'}: {contest['verdict']}", ""]
-    lines += [escape_markdown(line) for line in contest["reason"].split("; ")]
-    if contest["n_judged"]:
-        lines += ["", f"Judged on {contest['n_judged']:,} evaluation images, {contest['n_new']:,} of them new."]
+    promoted = decision["promoted"]
+    lines = [f"## {'Promoted' if promoted else 'Not promoted'}: {decision['verdict']}", ""]
+    lines += [escape_markdown(line) for line in decision["reason"].split("; ")]
+    if decision["n_judged"]:
+        lines += ["", f"Judged on {decision['n_judged']:,} evaluation images, {decision['n_new']:,} of them new."]
     for title, key in (("the champion", "only_champion"), ("the challenger", "only_challenger")):
-        if contest[key]:
+        if decision[key]:
             lines += ["", f"Right with {title} alone:", ""]
-            lines += [f"- {escape_markdown(image['path'])}" for image in contest[key][:N_IMAGES]]
-            lines += [f"- and {len(contest[key]) - N_IMAGES:,} more"] * (len(contest[key]) > N_IMAGES)
-    title = f"{'promoted' if promoted else 'not promoted'}, {contest['verdict']}"
+            lines += [f"- {escape_markdown(image['path'])}" for image in decision[key][:N_IMAGES]]
+            lines += [f"- and {len(decision[key]) - N_IMAGES:,} more"] * (len(decision[key]) > N_IMAGES)
+    title = f"{'promoted' if promoted else 'not promoted'}, {decision['verdict']}"
     create_markdown_artifact(key="verdict", markdown="\n".join(lines), description=title)
-    if contest["differences"]:
+    if decision["differences"]:
         table = [
             {
                 "metric": metric["name"],
@@ -64,7 +64,7 @@ def publish_contest(contest: dict[str, Any], version: str | None) -> None:
                 "difference": f"{metric['difference']:+.4f}",
                 "95 % interval": f"{metric['low']:+.4f} to {metric['high']:+.4f}",
             }
-            for metric in contest["differences"]
+            for metric in decision["differences"]
         ]
         create_table_artifact(key="comparison", table=table, description="Champion and challenger")
 

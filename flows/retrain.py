@@ -17,7 +17,7 @@ from contextlib import ExitStack, suppress
 from prefect import flow, get_run_logger
 from prefect.states import Completed, Failed, State
 
-from flows.artifacts import publish_contest
+from flows.artifacts import publish_decision
 from flows.child import ROOT, exit_with
 from flows.job import STATE, WORKTREE, Job, Note, publish_notes
 from flows.limits import LAST_SECONDS, limit_time, read_retry_seconds, retry
@@ -111,7 +111,7 @@ def retrain(job: Job) -> State:
     settings = open_worktree(start)
     retry(fetch_data, bool(imports) or settings.has_remote)(job, imports, settings)
     arrivals = retry(grow_source, landing.is_remote)(job, landing, waiting, settings) if landing and waiting else []
-    production_sha256 = hash_sources(ROOT, start.in_use) if start.in_use else None
+    production_sha256 = hash_sources(ROOT, start.production) if start.production else None
     facts = facts._replace(sources_sha256=hash_sources(WORKTREE), production_sha256=production_sha256)
     if isinstance(plan := plan_run(facts), Skip):
         taken = {arrival.waiting for arrival in arrivals if plan.is_in_data}
@@ -124,14 +124,14 @@ def retrain(job: Job) -> State:
         for stage in list_stages(WORKTREE):
             run_stage.with_options(name=stage, task_run_name=stage)(job, stage, settings)
     note_unused(job, arrivals)
-    contest = decide(job, start)
-    publish_contest(contest, start.version)
-    if not contest["failed_checks"]:
+    decision = decide(job, start)
+    publish_decision(decision, start.version)
+    if not decision["failed_checks"]:
         show_mistakes(job)
-    version = record(job, start, contest, facts.waiting_sha256)
-    if contest["promoted"] and landing:
+    version = record(job, start, decision, facts.waiting_sha256)
+    if decision["promoted"] and landing:
         retry(take_away, landing.is_remote)(job, landing, arrivals)
-    ending = plan_ending(contest, version, waiting, job.params)
+    ending = plan_ending(decision, version, waiting, job.params)
     return finish(job, (Failed if ending.has_failed else Completed)(name=ending.name, message=ending.message))
 
 
@@ -142,7 +142,7 @@ def collect_facts(start: Start, waiting: list[Waiting], imports: list[str]) -> F
     waiting_sha256 = hash_waiting(waiting)
     return Facts(
         record=start.record,
-        is_promotion=start.record is not None and start.record.commit == start.in_use,
+        is_promotion=start.record is not None and start.record.commit == start.production,
         has_new_base=has_new_base(ROOT, start),
         has_imports=bool(imports),
         waiting_sha256=waiting_sha256,

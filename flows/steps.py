@@ -72,7 +72,7 @@ def look_for_images(job: Job, landing: Landing, settle_seconds: float) -> list[W
 @task(name="open worktree", cache_policy=NO_CACHE)
 def open_worktree(start: Start) -> DvcSettings:
     """Make a worktree with the base's code and parameters, the production model's data, this repository's settings."""
-    add_worktree(ROOT, WORKTREE, start.base, start.in_use or start.base, list_kept_files(ROOT, start))
+    add_worktree(ROOT, WORKTREE, start.base, start.production or start.base, list_kept_files(ROOT, start))
     return copy_dvc_settings(ROOT, WORKTREE)
 
 
@@ -121,15 +121,15 @@ def run_stage(job: Job, stage: str, settings: DvcSettings) -> None:
 @task(name="decide", cache_policy=NO_CACHE)
 def decide(job: Job, start: Start) -> dict[str, Any]:
     """Judge the challenger against the champion, on the same images."""
-    output = ROOT / STATE / "contest.json"
+    output = ROOT / STATE / "decision.json"
     if start.version and (problem := check_version(ROOT, start.version)):
         get_run_logger().warning("%s", escape_lines(problem))
     champion = [str(ROOT / paths.RELEASE / VERSIONS / start.version)] if start.version else []
     job.execute([sys.executable, "-m", "relearn", "decide", *champion, "--output", str(output)])
-    contest: dict[str, Any] = json.loads(output.read_text())
-    contest["gone"] = list_gone(ROOT, WORKTREE, start.version) if start.version else []
-    job.note_left([Left(*image) for image in contest["gone"]], f"of {start.version} not in this data", "gone")
-    return contest
+    decision: dict[str, Any] = json.loads(output.read_text())
+    decision["gone"] = list_gone(ROOT, WORKTREE, start.version) if start.version else []
+    job.note_left([Left(*image) for image in decision["gone"]], f"of {start.version} not in this data", "gone")
+    return decision
 
 
 def note_unused(job: Job, arrivals: list[Arrival]) -> None:
@@ -152,9 +152,9 @@ def show_mistakes(job: Job) -> None:
 
 
 @task(name="record", cache_policy=NO_CACHE)
-def record(job: Job, start: Start, contest: dict[str, Any], landing_sha256: str | None) -> str | None:
+def record(job: Job, start: Start, decision: dict[str, Any], landing_sha256: str | None) -> str | None:
     """Commit the result to the branch; tag and release follow. Return the version of the production model."""
-    commit, version = write_record(ROOT, WORKTREE, start, contest, landing_sha256)
+    commit, version = write_record(ROOT, WORKTREE, start, decision, landing_sha256)
     publish_record(ROOT, job.params.branch, commit, start.tip)
     get_run_logger().info("%s is at %s", job.params.branch, commit)
     return version

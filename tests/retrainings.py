@@ -47,13 +47,13 @@ def write_candidate(folder, number):
         (folder / name).write_text(text)
 
 
-def retrain(root, number, contest, landing_sha256=None, publish=True):
+def retrain(root, number, decision, landing_sha256=None, publish=True):
     """Go through a retraining whose pipeline makes candidate `number`."""
     start = find_start(root, "main", PARAMS)
     worktree = root / "worktree"
-    add_worktree(root, worktree, start.base, start.in_use or start.base, list_kept_files(root, start))
+    add_worktree(root, worktree, start.base, start.production or start.base, list_kept_files(root, start))
     write_candidate(worktree, number)
-    made, version = write_record(root, worktree, start, contest, landing_sha256)
+    made, version = write_record(root, worktree, start, decision, landing_sha256)
     if publish:
         publish_record(root, BRANCH, made, start.tip)
     return made, version

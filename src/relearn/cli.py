@@ -177,24 +177,24 @@ def report() -> None:
 
 @app.command(rich_help_panel="Retraining")
 def decide(
-    in_use: Annotated[
+    champion: Annotated[
         Path | None,
         typer.Argument(metavar="[FOLDER]", help="The champion, a folder of release/; by default release/current."),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Write the whole decision there as JSON.")] = None,
 ) -> None:
     """Decide whether the challenger, which was just trained, is promoted in place of the champion."""
-    from relearn.retraining.candidate import describe_contest, describe_json, hold_contest
+    from relearn.retraining.candidate import describe_json, describe_outcome, judge_challenger
     from relearn.retraining.release import CURRENT, find_current
     from relearn.storage.files import write_file
 
-    if in_use is None and find_current(paths.RELEASE):
-        in_use = (paths.RELEASE / CURRENT).resolve()
-    contest = hold_contest(in_use, read_params(paths.PARAMS).retrain)
+    if champion is None and find_current(paths.RELEASE):
+        champion = (paths.RELEASE / CURRENT).resolve()
+    outcome = judge_challenger(champion, read_params(paths.PARAMS).retrain)
     if output:
         with write_file(output) as file:
-            file.write(describe_json(contest).encode())
-    _print(describe_contest(contest))
+            file.write(describe_json(outcome).encode())
+    _print(describe_outcome(outcome))
 
 
 @app.command(rich_help_panel="Retraining")

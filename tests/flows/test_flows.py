@@ -255,8 +255,10 @@ def test_names_are_not_live_in_artifacts(tmp_path, monkeypatch):
     (tmp_path / "report.json").write_text(json.dumps(report))
     artifacts.publish_findings(tmp_path, "validation", Path("report.json"))
     images = [{"path": HOSTILE}]
-    contest = {"promoted": False, "verdict": "worse", "reason": HOSTILE, "n_judged": 1, "n_new": 1}
-    artifacts.publish_contest({**contest, "only_champion": images, "only_challenger": images, "differences": []}, "v1")
+    decision = {"promoted": False, "verdict": "worse", "reason": HOSTILE, "n_judged": 1, "n_new": 1}
+    artifacts.publish_decision(
+        {**decision, "only_champion": images, "only_challenger": images, "differences": []}, "v1"
+    )
     artifacts.publish_mistakes([], tmp_path / HOSTILE.replace("/", ""))
     for key, n_names in {"validation": 3, "verdict": 3}.items():
         shown, tags = render_markdown(made[key])

@@ -119,8 +119,8 @@ def check_clean(folder):
     assert git(folder, "worktree", "list").count("\n") == 1
     assert list((folder / ".git").glob("worktrees/*")) == list((folder / ".git").rglob("*.lock")) == []
     assert list((folder / "release").rglob("*.partial")) == []
-    in_use = git(folder, "log", "-1", "--format=%(trailers:key=In-use,valueonly)", "retrain/main").strip()
-    assert os.readlink(folder / "release" / "current") == f"versions/{in_use}"
+    production = git(folder, "log", "-1", "--format=%(trailers:key=In-use,valueonly)", "retrain/main").strip()
+    assert os.readlink(folder / "release" / "current") == f"versions/{production}"
 
 
 def read_person(folder):
@@ -602,25 +602,25 @@ def test_what_is_left_is_told_also_if_a_run_fails(flow_in, error):
     assert published == [("landing", [("left in landing", Left("a.png", "a link"))])]
 
 
-@pytest.mark.parametrize("in_use", ["promotion", "earlier"])
-def test_what_cannot_be_taken_is_fetched_for_once(flow_in, monkeypatch, in_use):
+@pytest.mark.parametrize("production", ["promotion", "earlier"])
+def test_what_cannot_be_taken_is_fetched_for_once(flow_in, monkeypatch, production):
     """A file that `.dvcignore` names, or whose path is too long, lies in the landing folder and stays there."""
     from flows import retrain as module
 
     record = Record("promotion", "worse", "v1", "base", "sources", None)
-    start = Start("base", "tip", in_use, record)
+    start = Start("base", "tip", production, record)
     waiting = [Waiting("a.png", "1"), Waiting("b.skip.png", "1")]
     steps = []
 
     def grow(job, landing, files, settings):
         job.note_left([Left(file.path, IGNORED) for file in files[1:]], "left")
-        return [Arrival(files[0], "a.png", "0")] if in_use == "promotion" else []
+        return [Arrival(files[0], "a.png", "0")] if production == "promotion" else []
 
     def do(name, answer):
         return lambda *_: steps.append(name) or answer
 
     landing = SimpleNamespace(is_remote=False)
-    sources = "other" if in_use == "earlier" else "sources"
+    sources = "other" if production == "earlier" else "sources"
     for name, answer in {
         "recover": do("recover", start),
         "read_settings_of": lambda *_: read_params(ROOT / "params.yaml").retrain,

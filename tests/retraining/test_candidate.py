@@ -13,7 +13,7 @@ from relearn.features.shards import hash_features, read_features, seal_features
 from relearn.inference.classifier import hash_record, read_classifier
 from relearn.inference.predictor import Answer, Answers
 from relearn.params.pipeline import read_params
-from relearn.retraining.candidate import describe_contest, describe_json, hold_contest
+from relearn.retraining.candidate import describe_json, describe_outcome, judge_challenger
 from relearn.retraining.release import IMAGES, IMAGES_HEADER, keep_version, switch_current
 from relearn.stages.evaluate import run as evaluate
 from relearn.stages.train import run as train
@@ -85,13 +85,13 @@ def read_values():
 
 
 def test_without_a_champion(champion):
-    found = hold_contest(None, PARAMS)
+    found = judge_challenger(None, PARAMS)
     assert (found.decision.verdict, found.n_judged) == ("first", 60)
-    assert describe_contest(found) == "promoted, first: there was no production model"
+    assert describe_outcome(found) == "promoted, first: there was no production model"
 
 
 def test_the_same_classifier_is_no_news(champion):
-    found = hold_contest(champion, PARAMS)
+    found = judge_challenger(champion, PARAMS)
     assert (found.decision.promoted, found.decision.verdict) == (False, "the same")
     assert found.decision.reason == "the challenger is the champion, to the last bit"
 
@@ -99,7 +99,7 @@ def test_the_same_classifier_is_no_news(champion):
 def test_the_same_classifier_of_more_images_is_the_next_version(champion):
     rewrite(lambda split, label, value: value, n_new=20)
     learn()
-    found = hold_contest(champion, PARAMS)
+    found = judge_challenger(champion, PARAMS)
     assert (found.decision.promoted, found.decision.verdict) == (True, "the same")
     assert found.decision.reason == "the challenger is the champion, to the last bit, trained on other images"
 
@@ -107,7 +107,7 @@ def test_the_same_classifier_of_more_images_is_the_next_version(champion):
 def test_the_same_classifier_on_new_images_with_wrong_labels_is_blocked(champion):
     rewrite(lambda split, label, value: value, n_new=40, label="class 2")
     learn()
-    found = hold_contest(champion, PARAMS)
+    found = judge_challenger(champion, PARAMS)
     assert (found.decision.promoted, found.decision.verdict) == (False, "blocked by data")
     assert found.decision.reason.startswith(
         "the labels of the new images look wrong: the error rate of the challenger is "
@@ -117,23 +117,23 @@ def test_the_same_classifier_on_new_images_with_wrong_labels_is_blocked(champion
 def test_a_gate_without_a_report_came_to_no_end(champion):
     paths.VERIFICATION_REPORT.unlink()
     with pytest.raises(IntegrityError, match=r"verification.json: no such file"):
-        hold_contest(None, PARAMS)
+        judge_challenger(None, PARAMS)
     paths.VALIDATION_REPORT.unlink()
     with pytest.raises(IntegrityError, match=r"validation.json: no such file"):
-        hold_contest(champion, PARAMS)
+        judge_challenger(champion, PARAMS)
 
 
 def test_without_a_candidate_there_is_no_first(champion):
     (paths.CLASSIFIER / "head.onnx").unlink()
     with pytest.raises(IntegrityError, match=r"head.onnx: no such file"):
-        hold_contest(None, PARAMS)
+        judge_challenger(None, PARAMS)
 
 
 def test_both_are_judged_on_the_same_images(champion):
     rng = np.random.default_rng(1)
     rewrite(lambda split, label, value: value if split == "evaluation" else rng.normal(size=value.shape), n_new=20)
     learn()
-    found = hold_contest(champion, PARAMS)
+    found = judge_challenger(champion, PARAMS)
     assert (found.decision.verdict, found.n_judged, found.n_new) == ("worse", 80, 20)
     told = json.loads(describe_json(found))
     assert told["promoted"] is False
@@ -165,12 +165,12 @@ def test_images_that_the_champion_was_trained_on_do_not_count(champion):
     write_csv(champion / IMAGES, IMAGES_HEADER, sorted(images.items()))
     rewrite(lambda split, label, value: value * (0.5 if split == "training" else 1))
     learn()
-    found = hold_contest(champion, PARAMS)
+    found = judge_challenger(champion, PARAMS)
     assert (found.n_judged, found.decision.verdict) == (5, "blocked by data")
     assert "wanted at least 50 evaluation images in common (retrain.min_images), got 5" in found.decision.reason
     images = dict.fromkeys(images, "training")
     write_csv(champion / IMAGES, IMAGES_HEADER, sorted(images.items()))
-    assert hold_contest(champion, PARAMS).n_judged == 0
+    assert judge_challenger(champion, PARAMS).n_judged == 0
 
 
 def test_failed_checks_are_told_with_their_rows(champion):
@@ -180,12 +180,12 @@ def test_failed_checks_are_told_with_their_rows(champion):
         ("contrast", "warn", False, "4", "1", []),
         ("classes", "error", True, "2", "2", []),
     )
-    found = hold_contest(champion, PARAMS)
+    found = judge_challenger(champion, PARAMS)
     assert found.decision.verdict == "blocked by data"
     assert list(found.failed_checks) == ["min_images: wanted 20, got 3: row 0, row 1, row 2, row 3, row 4"]
     write_report(paths.VALIDATION_REPORT)
     write_report(paths.VERIFICATION_REPORT, ("finite", "error", False, "numbers", "1 other", ["a.png"]))
-    assert list(hold_contest(None, PARAMS).failed_checks) == ["finite: wanted numbers, got 1 other: a.png"]
+    assert list(judge_challenger(None, PARAMS).failed_checks) == ["finite: wanted numbers, got 1 other: a.png"]
 
 
 def test_another_network_predicts_the_images_again(champion, monkeypatch):
@@ -208,12 +208,12 @@ def test_another_network_predicts_the_images_again(champion, monkeypatch):
 
     monkeypatch.setattr("relearn.inference.predictor.predict_files", predict_files)
     failures = []
-    found = hold_contest(champion, PARAMS)
+    found = judge_challenger(champion, PARAMS)
     assert found.comparison.differences[0].first == 1
     assert asked == [(["data/dataset/evaluation"], champion)]
     failures = [("data/dataset/evaluation/x.png", "broken")]
     with pytest.raises(DataError, match=r"x.png: broken, so the champion cannot be judged on it$"):
-        hold_contest(champion, PARAMS)
+        judge_challenger(champion, PARAMS)
 
 
 def leave_out(folder, key):
@@ -227,14 +227,14 @@ def test_a_classifier_of_an_earlier_relearn_is_replaced_without_a_comparison(cha
     rewrite(lambda split, label, value: value * 2, n_new=20)
     learn()
     leave_out(champion, "feature_dtype")
-    found = hold_contest(champion, PARAMS)
-    assert describe_contest(found) == (
+    found = judge_challenger(champion, PARAMS)
+    assert describe_outcome(found) == (
         "promoted, not compared: the production model v1 was made by an earlier relearn and cannot be compared: "
         "its classifier.json lacks extractor.feature_dtype"
     )
     assert (found.comparison, found.n_judged, found.n_new) == (None, 80, 20)
     assert json.loads(describe_json(found))["differences"] == []
-    found = hold_contest(champion, PARAMS.model_copy(update={"min_images": 81}))
+    found = judge_challenger(champion, PARAMS.model_copy(update={"min_images": 81}))
     assert (found.decision.promoted, found.decision.verdict) == (False, "blocked by data")
     assert "wanted at least 81 evaluation images in common (retrain.min_images), got 80" in found.decision.reason
 
@@ -243,14 +243,14 @@ def test_a_classifier_of_an_earlier_relearn_is_not_replaced_if_new_labels_may_be
     rewrite(lambda split, label, value: value, n_new=40, label="class 2")
     learn()
     leave_out(champion, "feature_dtype")
-    found = hold_contest(champion, PARAMS)
+    found = judge_challenger(champion, PARAMS)
     assert (found.decision.promoted, found.decision.verdict) == (False, "blocked by data")
     assert "the new images" in found.decision.reason
 
 
 def test_a_classifier_of_a_later_relearn_is_named_as_that(champion):
     leave_out(paths.CLASSIFIER, "feature_dtype")
-    found = hold_contest(champion, PARAMS)
+    found = judge_challenger(champion, PARAMS)
     assert found.decision.reason == (
         "the production model v1 was made by another relearn and cannot be compared: its classifier.json has "
         "extractor.feature_dtype"
@@ -258,7 +258,7 @@ def test_a_classifier_of_a_later_relearn_is_named_as_that(champion):
 
 
 def test_the_command_judges_against_release_current(champion):
-    answer = CliRunner().invoke(cli.app, ["decide", "--output", "out/contest.json"])
+    answer = CliRunner().invoke(cli.app, ["decide", "--output", "out/decision.json"])
     assert answer.exit_code == 0, answer.output
     assert answer.output == "not promoted, the same: the challenger is the champion, to the last bit\n"
-    assert read_json(Path("out/contest.json"))["verdict"] == "the same"
+    assert read_json(Path("out/decision.json"))["verdict"] == "the same"

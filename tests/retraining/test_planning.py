@@ -72,8 +72,8 @@ PARAMS = read_params(ROOT / "params.yaml").retrain.model_copy(update={"landing":
 
 
 def end(verdict, version="v1", waiting=("a.png",), **changes):
-    contest = {"promoted": False, "verdict": verdict, "reason": "why", "failed_checks": [], "n_judged": 100}
-    return plan_ending(contest | changes, version, waiting, PARAMS)
+    decision = {"promoted": False, "verdict": verdict, "reason": "why", "failed_checks": [], "n_judged": 100}
+    return plan_ending(decision | changes, version, waiting, PARAMS)
 
 
 def test_a_promotion_names_its_version():

@@ -28,7 +28,7 @@ from retrainings import (
 
 def test_the_first_is_recorded_tagged_and_in_use(root):
     start = find_start(root, "main", PARAMS)
-    assert (start.tip, start.record, start.in_use, start.version) == (None, None, None, None)
+    assert (start.tip, start.record, start.production, start.version) == (None, None, None, None)
     assert has_new_base(root, start)
     made, version = retrain(root, 1, FIRST)
     assert version == "v1"
@@ -36,7 +36,7 @@ def test_the_first_is_recorded_tagged_and_in_use(root):
     images = read_csv(root / "release" / "current" / "images.csv", IMAGES_HEADER)
     assert images == [[f"{1:064x}", "training"], ["f" * 64, "evaluation"]]
     start = find_start(root, "main", PARAMS)
-    assert start.tip == start.in_use == start.record.commit == made
+    assert start.tip == start.production == start.record.commit == made
     assert (start.version, start.record.verdict, start.record.landing_sha256) == ("v1", "first", None)
     assert not has_new_base(root, start)
     assert run_git(root, "cat-file", "-t", "classifier@v1.0.0") == "tag\n"
@@ -58,18 +58,18 @@ def test_where_a_gate_failed_its_report_is_all_that_is_new(root):
 def test_a_first_run_may_be_blocked(root):
     retrain(root, 1, BLOCKED)
     start = find_start(root, "main", PARAMS)
-    assert (start.version, start.in_use) == (None, None)
+    assert (start.version, start.production) == (None, None)
     assert not has_new_base(root, start)
     align_release(root, BRANCH)
     assert not (root / "release" / "current").exists()
 
 
-def test_a_branch_of_another_name_begins_without_a_contest_and_keeps_the_data(root):
+def test_a_branch_of_another_name_begins_without_a_comparison_and_keeps_the_data(root):
     """The way out if the one in use cannot be compared for any reason, which docs/deployment.md names."""
     retrain(root, 1, FIRST)
     git(root, "merge", "--quiet", "classifier@v1.0.0")
     start = find_start(root, "main", PARAMS.model_copy(update={"branch": "retrain/second"}))
-    assert (start.tip, start.version, start.in_use) == (None, None, None)
+    assert (start.tip, start.version, start.production) == (None, None, None)
     add_worktree(root, root / "worktree", start.base, start.base, list_kept_files(root, start))
     assert (root / "worktree" / "data" / "raw" / "photos.dvc").read_text() == "outs: [{md5: '1', path: photos}]"
     made, version = write_record(root, root / "worktree", start, BLOCKED, None)
@@ -111,7 +111,7 @@ def test_some_trailers_of_a_person_are_no_record(root, told):
     made, _ = retrain(root, 1, FIRST)
     note_on_top(root, f"Note\n\n{told}\n")
     start = find_start(root, "main", PARAMS)
-    assert (start.record.commit, start.version, start.in_use) == (made, "v1", made)
+    assert (start.record.commit, start.version, start.production) == (made, "v1", made)
 
 
 @pytest.mark.parametrize(
@@ -125,16 +125,16 @@ def test_a_promotion_is_a_record_and_no_line_of_a_person(root, told, monkeypatch
     retrain(root, 2, WORSE)
     git(root, "tag", "--delete", "classifier@v1.0.0")
     align_release(root, BRANCH)
-    assert find_start(root, "main", PARAMS).in_use == find_commit(root, "classifier@v1.0.0") == made
+    assert find_start(root, "main", PARAMS).production == find_commit(root, "classifier@v1.0.0") == made
     assert retrain(root, 3, BETTER)[1] == "v2"
     roll_back(root, BRANCH, "v1")
-    assert find_start(root, "main", PARAMS).in_use == made
+    assert find_start(root, "main", PARAMS).production == made
 
 
-@pytest.mark.parametrize("in_use", ["banana", "v", "main", ".*", "v" + "9" * 5000])
-def test_what_is_no_version_is_not_in_use(root, in_use):
+@pytest.mark.parametrize("production", ["banana", "v", "main", ".*", "v" + "9" * 5000])
+def test_what_is_no_version_is_not_in_use(root, production):
     retrain(root, 1, FIRST)
-    note_on_top(root, format_trailers(In_use=in_use))
+    note_on_top(root, format_trailers(In_use=production))
     with pytest.raises(RepositoryError, match=r"^[0-9a-f]{12}: wanted the trailer In-use: vN or none, got '"):
         find_start(root, "main", PARAMS)
     with pytest.raises(RepositoryError, match="wanted the trailer In-use"):
@@ -145,9 +145,9 @@ def test_sources_are_told_apart_by_their_dvc_files(root):
     retrain(root, 1, FIRST)
     retrain(root, 2, WORSE)
     start = find_start(root, "main", PARAMS)
-    assert start.record.sources_sha256 == hash_sources(root, BRANCH) != hash_sources(root, start.in_use)
-    add_worktree(root, root / "worktree", start.base, start.in_use, list_kept_files(root, start))
-    assert hash_sources(root / "worktree") == hash_sources(root, start.in_use)
+    assert start.record.sources_sha256 == hash_sources(root, BRANCH) != hash_sources(root, start.production)
+    add_worktree(root, root / "worktree", start.base, start.production, list_kept_files(root, start))
+    assert hash_sources(root / "worktree") == hash_sources(root, start.production)
     write_candidate(root / "worktree", 2)
     assert hash_sources(root / "worktree") == start.record.sources_sha256
     retrain(root, 3, BETTER)

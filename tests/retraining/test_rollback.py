@@ -54,7 +54,7 @@ def test_rollback_is_recorded_and_its_data_is_begun_from(root):
     assert left.startswith("images of classifier@v2.0.0 that are not in the data of the next retraining: 1; ")
     assert read_current(root) == ("v1", "head 1")
     start = find_start(root, "main", PARAMS)
-    assert (start.in_use, start.version, start.record.verdict) == (first, "v1", "rolled back")
+    assert (start.production, start.version, start.record.verdict) == (first, "v1", "rolled back")
     assert start.record.landing_sha256 == "a" * 64
     assert show(root, BRANCH, "metrics/evaluation.json") == "metrics 1"
     assert retrain(root, 3, BETTER)[1] == "v3"

@@ -25,16 +25,16 @@ def test_what_is_not_promoted_is_recorded_and_not_begun_from(root):
     assert read_current(root) == ("v1", "head 1")
     assert show(root, made, "metrics/evaluation.json") == "metrics 2"
     start = find_start(root, "main", PARAMS)
-    assert start.in_use == find_commit(root, "classifier@v1.0.0")
+    assert start.production == find_commit(root, "classifier@v1.0.0")
     assert start.record.landing_sha256 == "a" * 64
-    add_worktree(root, root / "worktree", start.base, start.in_use, list_kept_files(root, start))
+    add_worktree(root, root / "worktree", start.base, start.production, list_kept_files(root, start))
     assert (root / "worktree" / "data" / "raw" / "photos.dvc").read_text() == "outs: [{md5: '1', path: photos}]"
     assert (root / "worktree" / "dvc.lock").read_text() == "lock 1"
     assert (root / "worktree" / "reports" / "predictions.csv").read_text() == "predictions 1"
     assert retrain(root, 3, BETTER, "a" * 64)[1] == "v2"
     assert read_current(root) == ("v2", "head 3")
     start = find_start(root, "main", PARAMS)
-    assert (start.in_use, start.record.landing_sha256) == (start.record.commit, "a" * 64)
+    assert (start.production, start.record.landing_sha256) == (start.record.commit, "a" * 64)
 
 
 def test_what_brought_nothing_is_remembered_until_the_next_record(root):

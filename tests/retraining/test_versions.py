@@ -73,7 +73,7 @@ def test_images_that_are_gone_are_named(root, tmp_path):
         ("x/copy.png", "no longer in the source"),
     ]
     start = find_start(root, "main", PARAMS)
-    add_worktree(root, root / "worktree", start.base, start.in_use, list_kept_files(root, start))
+    add_worktree(root, root / "worktree", start.base, start.production, list_kept_files(root, start))
     write_candidate(root / "worktree", 2)
     made, _ = write_record(root, root / "worktree", start, WORSE | {"gone": gone}, None)
     body = run_git(root, "log", "-1", "--format=%b", made)

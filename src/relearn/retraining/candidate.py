@@ -25,7 +25,7 @@ from relearn.storage.files import read_csv, read_json
 N_ROWS_SHOWN = 5
 
 
-class Contest(NamedTuple):
+class Outcome(NamedTuple):
     """What was decided, and why; no comparison if nothing could be compared.
 
     n_judged : evaluation images on which both were judged, or the challenger alone if they cannot be compared
@@ -39,7 +39,7 @@ class Contest(NamedTuple):
     failed_checks: Sequence[str] = ()
 
 
-def hold_contest(champion: Path | None, params: RetrainParams) -> Contest:
+def judge_challenger(champion: Path | None, params: RetrainParams) -> Outcome:
     """Decide whether the classifier of this workspace is promoted; see `decide_promotion`.
 
     Parameters
@@ -48,12 +48,12 @@ def hold_contest(champion: Path | None, params: RetrainParams) -> Contest:
         The folder of a kept version, with the list of its images; None if there is none.
     """
     if failed := list_failed_checks():
-        return Contest(decide_promotion(params, failed, None), failed_checks=failed)
+        return Outcome(decide_promotion(params, failed, None), failed_checks=failed)
     challenger = read_classifier(paths.CLASSIFIER)
     manifest = read_manifest(paths.MANIFEST)
     if champion is None:
         n_images = sum(row.split == "evaluation" for row in manifest)
-        return Contest(decide_promotion(params, [], None), n_judged=n_images, n_new=n_images)
+        return Outcome(decide_promotion(params, [], None), n_judged=n_images, n_new=n_images)
     splits = dict(read_csv(champion / IMAGES, IMAGES_HEADER))
     classifier = read_classifier(champion)
     incomparable = explain_format(champion.name, classifier, challenger)
@@ -71,7 +71,7 @@ def hold_contest(champion: Path | None, params: RetrainParams) -> Contest:
         comparison = compare_predictions("champion", "challenger", answers, predictions)
         paired = comparison.paired
     decision = decide_promotion(params, [], paired, errors, sameness)
-    return Contest(decision, comparison, len(images), errors.n_new)
+    return Outcome(decision, comparison, len(images), errors.n_new)
 
 
 def count_errors(predictions: Predictions, older: Container[str]) -> ErrorCounts:
@@ -171,19 +171,19 @@ def predict_as_champion(folder: Path, classifier: Classifier, images: list[Manif
     )
 
 
-def describe_contest(contest: Contest) -> str:
+def describe_outcome(outcome: Outcome) -> str:
     """Return the decision in one line."""
-    promoted, verdict, reason = contest.decision
+    promoted, verdict, reason = outcome.decision
     return f"{'promoted' if promoted else 'not promoted'}, {verdict}: {reason}"
 
 
-def describe_json(contest: Contest) -> str:
-    """Return the whole contest as JSON."""
-    comparison = contest.comparison
-    value = contest.decision._asdict() | {
-        "failed_checks": contest.failed_checks,
-        "n_judged": contest.n_judged,
-        "n_new": contest.n_new,
+def describe_json(outcome: Outcome) -> str:
+    """Return the whole outcome as JSON."""
+    comparison = outcome.comparison
+    value = outcome.decision._asdict() | {
+        "failed_checks": outcome.failed_checks,
+        "n_judged": outcome.n_judged,
+        "n_new": outcome.n_new,
         "differences": [difference._asdict() for difference in comparison.differences] if comparison else [],
         "only_champion": comparison.only_first if comparison else [],
         "only_challenger": comparison.only_second if comparison else [],

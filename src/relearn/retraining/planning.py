@@ -106,7 +106,7 @@ class Ending(NamedTuple):
 
 
 def plan_ending(
-    contest: Mapping[str, Any], version: str | None, waiting: Sequence[object], params: RetrainParams
+    decision: Mapping[str, Any], version: str | None, waiting: Sequence[object], params: RetrainParams
 ) -> Ending:
     """Return how a retraining ends by what `relearn decide` wrote.
 
@@ -117,13 +117,13 @@ def plan_ending(
     waiting
         What waited in the landing folder.
     """
-    verdict = f"{contest['verdict']}: {contest['reason']}"
-    if contest["promoted"]:
+    verdict = f"{decision['verdict']}: {decision['reason']}"
+    if decision["promoted"]:
         return Ending("Promoted", False, f"{version} is the production model, {verdict}")
     message = f"{version or 'nothing'} stays the production model, {verdict}"
-    if contest["verdict"] != "blocked by data":
+    if decision["verdict"] != "blocked by data":
         return Ending("NotPromoted", False, message)
-    has_too_few = not contest["failed_checks"] and contest["n_judged"] < params.min_images
+    has_too_few = not decision["failed_checks"] and decision["n_judged"] < params.min_images
     if waiting and not has_too_few:
         message += f"; correct it, or take it out of {params.landing}"
     return Ending("Blocked", True, message)

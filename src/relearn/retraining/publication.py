@@ -48,15 +48,15 @@ def align_release(root: Path, branch: str) -> None:
 def _follow_record(root: Path, branch: str) -> None:
     tip = find_commit(root, f"refs/heads/{branch}")
     record = find_record(root, tip) if tip else None
-    if tip is None or record is None or record.in_use is None:
+    if tip is None or record is None or record.production is None:
         return
-    promotion = find_promotion(root, tip, record.in_use)
-    add_tag(root, name_tag(record.in_use), promotion, run_git(root, "log", "-1", "--format=%B", promotion))
-    bring_version(root, record.in_use)
+    promotion = find_promotion(root, tip, record.production)
+    add_tag(root, name_tag(record.production), promotion, run_git(root, "log", "-1", "--format=%B", promotion))
+    bring_version(root, record.production)
     release = root / paths.RELEASE
     try:
         current = find_current(release)
     except IntegrityError:
         current = None
-    if current != record.in_use:
-        switch_current(release, record.in_use)
+    if current != record.production:
+        switch_current(release, record.production)

@@ -35,13 +35,13 @@ REPORTS = (paths.VALIDATION_REPORT, paths.VERIFICATION_REPORT)
 class Record(NamedTuple):
     """What a commit on the branch says.
 
-    in_use : the production model; None before the first promotion
+    production : the production model; None before the first promotion
     landing_sha256 : None if nothing waited
     """
 
     commit: str
     verdict: str
-    in_use: str | None
+    production: str | None
     base: str
     sources_sha256: str
     landing_sha256: str | None
@@ -51,19 +51,19 @@ class Start(NamedTuple):
     """Where a retraining begins.
 
     base, tip : commits of the base and of the branch of records
-    in_use : commit that promoted the production model
+    production : commit that promoted the production model
     record : the newest one
     """
 
     base: str
     tip: str | None
-    in_use: str | None
+    production: str | None
     record: Record | None
 
     @property
     def version(self) -> str | None:
         """The version of the production model."""
-        return self.record.in_use if self.record else None
+        return self.record.production if self.record else None
 
 
 def find_promotion(root: Path, tip: str, version: str) -> str:
@@ -102,18 +102,18 @@ def find_record(root: Path, tip: str) -> Record | None:
     commit, trailers = next(_iterate_records(root, tip, "^Verdict: "), (None, {}))
     if commit is None:
         return None
-    in_use, landing = trailers["In-use"], trailers["Landing-sha256"]
-    if in_use != NONE and not VERSION.fullmatch(in_use):
+    production, landing = trailers["In-use"], trailers["Landing-sha256"]
+    if production != NONE and not VERSION.fullmatch(production):
         raise RepositoryError(
             where=commit[:12],
             wanted="the trailer In-use: vN or none",
-            got=repr(in_use[:40]),
+            got=repr(production[:40]),
             advice="set the branch back to the commit before it, or commit a correct record on top",
         )
     return Record(
         commit,
         trailers["Verdict"],
-        None if in_use == NONE else in_use,
+        None if production == NONE else production,
         trailers["Base"],
         trailers.get("Sources-sha256", NONE),
         None if landing == NONE else landing,
@@ -121,7 +121,7 @@ def find_record(root: Path, tip: str) -> Record | None:
 
 
 def write_record(
-    root: Path, worktree: Path, start: Start, contest: dict[str, Any], landing_sha256: str | None
+    root: Path, worktree: Path, start: Start, decision: dict[str, Any], landing_sha256: str | None
 ) -> tuple[str, str | None]:
     """Commit the result of a retraining, to no branch yet.
 
@@ -130,17 +130,17 @@ def write_record(
 
     Parameters
     ----------
-    contest
+    decision
         What `relearn decide` wrote, and as `gone` what `list_gone` found.
 
     Returns
     -------
     The commit, and the version of the production model from then on.
     """
-    version = choose_version(root, start.tip) if contest["promoted"] else start.version
-    message = _describe_record(worktree, start, contest, version, landing_sha256)
+    version = choose_version(root, start.tip) if decision["promoted"] else start.version
+    message = _describe_record(worktree, start, decision, version, landing_sha256)
     parents = [start.tip or start.base]
-    if contest["failed_checks"]:
+    if decision["failed_checks"]:
         return commit_tree(worktree, _write_reports(worktree, parents[0]), parents, message), version
     if not is_ancestor(root, start.base, parents[0]):
         parents.append(start.base)
@@ -148,13 +148,13 @@ def write_record(
 
 
 def _describe_record(
-    worktree: Path, start: Start, contest: dict[str, Any], version: str | None, landing_sha256: str | None
+    worktree: Path, start: Start, decision: dict[str, Any], version: str | None, landing_sha256: str | None
 ) -> str:
-    promoted, verdict = contest["promoted"], contest["verdict"]
+    promoted, verdict = decision["promoted"], decision["verdict"]
     action = f"Promote {name_tag(version)}" if promoted and version else f"Keep {version or NONE}"
-    gone = [f"- {path}: {reason}" for path, reason in contest.get("gone", [])]
+    gone = [f"- {path}: {reason}" for path, reason in decision.get("gone", [])]
     title = f"Images of {start.version} that are not in this data: {len(gone):,}"
-    body = "\n\n".join([contest["reason"], *(["\n".join([title, *gone[:N_GONE]])] if gone else [])])
+    body = "\n\n".join([decision["reason"], *(["\n".join([title, *gone[:N_GONE]])] if gone else [])])
     trailers = {
         "Verdict": verdict,
         **({"Promoted": version} if promoted and version else {}),

@@ -30,13 +30,13 @@ def roll_back(root: Path, branch: str, name: str | None) -> list[str]:
     tags = list_tags(root)
     tip = find_commit(root, f"refs/heads/{branch}")
     record = find_record(root, tip) if tip else None
-    if record is None or record.in_use is None or tip is None:
+    if record is None or record.production is None or tip is None:
         raise RepositoryError("no classifier was promoted there yet, so there is no earlier one", where=branch)
-    tag = _choose_earlier(tags, record.in_use) if name is None else name_tag(name)
+    tag = _choose_earlier(tags, record.production) if name is None else name_tag(name)
     if tag not in tags:
         raise RepositoryError(where=name, wanted=f"one of {', '.join(tags)}", got="no such version")
-    version, before = name_version(tag), name_tag(record.in_use)
-    if version == record.in_use:
+    version, before = name_version(tag), name_tag(record.production)
+    if version == record.production:
         return [f"{tag} is the production model"]
     bring_version(root, version)
     trailers = {
@@ -51,7 +51,7 @@ def roll_back(root: Path, branch: str, name: str | None) -> list[str]:
     commit = commit_tree(root, f"{tag}^{{tree}}", [tip], message)
     publish_record(root, branch, commit, tip)
     lines = [f"{tag} is the production model, {before} is not any more; recorded as {commit[:12]} on {branch}"]
-    if n_left := len(read_images(root, record.in_use).keys() - read_images(root, version).keys()):
+    if n_left := len(read_images(root, record.production).keys() - read_images(root, version).keys()):
         lines.append(
             f"images of {before} that are not in the data of the next retraining: {n_left:,}; to have them back, put "
             "them into the landing folder"

@@ -41,8 +41,8 @@ def find_start(root: Path, base: str, params: RetrainParams) -> Start:
             (tip,) = set(remotes)
             move_branch(root, params.branch, tip, None)
     record = find_record(root, tip) if tip else None
-    in_use = find_promotion(root, tip, record.in_use) if tip and record and record.in_use else None
-    return Start(commit, tip, in_use, record)
+    production = find_promotion(root, tip, record.production) if tip and record and record.production else None
+    return Start(commit, tip, production, record)
 
 
 def check_refs(root: Path, start: Start, branch: str) -> None:
@@ -117,15 +117,17 @@ def list_kept_files(root: Path, start: Start) -> list[str]:
     RepositoryError
         Both changed the same data in different ways.
     """
-    if start.in_use is None:
+    if start.production is None:
         return []
-    fork = run_git(root, "merge-base", start.base, start.in_use).strip()
+    fork = run_git(root, "merge-base", start.base, start.production).strip()
     kept = []
-    for name in list_data_files(root, start.in_use):
-        at_fork, at_base, in_use = (find_blob(root, commit, name) for commit in (fork, start.base, start.in_use))
+    for name in list_data_files(root, start.production):
+        at_fork, at_base, production = (
+            find_blob(root, commit, name) for commit in (fork, start.base, start.production)
+        )
         if at_base == at_fork:
             kept.append(name)
-        elif in_use not in (at_fork, at_base):
+        elif production not in (at_fork, at_base):
             raise RepositoryError(
                 f"both the base and retraining changed it since {fork[:12]}",
                 where=name,
