@@ -1,5 +1,5 @@
 import pytest
-from flows.notify import check_webhook, notify
+from flows.notify import check_webhook, notify, quote_message
 
 from relearn.errors import ParamsError
 
@@ -38,3 +38,8 @@ def test_webhook_is_told_once_and_its_address_to_nobody(webhook, monkeypatch, ca
     notify(Named, Named, Named)
     assert "the webhook did not accept the message: ConnectError" in caplog.text
     assert "secret" not in caplog.text
+
+
+def test_messages_are_not_live_in_chats():
+    told = quote_message("a <!channel> & ![](http://h/x.png)\n```\n\x1b[2J")
+    assert told == "```\na &lt;!channel&gt; &amp; ![](http://h/x.png)\n'''\n\\u001b[2J\n```"
