@@ -22,9 +22,9 @@ def make_extractor(**changes):
     ("network", "n_left"),
     [
         ("mobilenet_v2", 0),
-        ("resnet50", 0),
+        pytest.param("resnet50", 0, marks=pytest.mark.long),
         ("efficientnet_b0", 0),
-        ("densenet121", None),
+        pytest.param("densenet121", None, marks=pytest.mark.long),
         ("xception", None),
         ("vgg16", 0),
     ],

@@ -101,7 +101,7 @@ def test_too_small_an_image_is_told():
         make_extractor(network="inception_v3", image_size_px=32)
 
 
-@pytest.mark.parametrize("network", ["vgg16", "mobilenet_v2", "resnet50"])
+@pytest.mark.parametrize("network", ["vgg16", "mobilenet_v2", pytest.param("resnet50", marks=pytest.mark.long)])
 def test_an_image_gets_the_same_bits_in_whatever_company(network):
     extractor = make_extractor(network=network, pooling="avg", image_size_px=96, batch_size=8)
     images = prepare(extractor, 11)

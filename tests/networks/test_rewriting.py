@@ -98,8 +98,8 @@ def freed():
     gc.collect()
 
 
-# One for each way to preprocess images, and those with a normalization layer.
-FEW = ("convnext_tiny", "densenet121", "efficientnet_b0", "mini_vgg", "mobilenet_v2", "resnet50", "vgg16")
+# With means of channels, scaled, with layers that normalize, and our own.
+FEW = ("efficientnet_b0", "mini_vgg", "mobilenet_v2", "vgg16")
 
 
 @pytest.mark.campaign
@@ -118,9 +118,9 @@ def test_every_network_gives_what_keras_gives(network, tmp_path, monkeypatch):
     [
         ("efficientnet_b0", "block3a_expand_activation"),
         ("mobilenet_v2", "block_6_expand_relu"),
-        ("resnet50", "conv3_block2_out"),
+        pytest.param("resnet50", "conv3_block2_out", marks=pytest.mark.long),
         ("vgg16", "block4_conv2"),
-        ("convnext_tiny", "convnext_tiny_stage_1_block_1_identity"),
+        pytest.param("convnext_tiny", "convnext_tiny_stage_1_block_1_identity", marks=pytest.mark.long),
     ],
 )
 def test_a_cut_network_gives_what_keras_gives(network, layer, tmp_path, monkeypatch):
