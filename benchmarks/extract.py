@@ -28,6 +28,7 @@ from relearn.dataset.manifest import ManifestRow, write_manifest
 from relearn.features.computation import compute_missing, make_reader, read_prepared
 from relearn.features.shards import write_features
 from relearn.features.store import FeatureStore
+from relearn.features.views import Input
 from relearn.networks.extractor import Extractor
 from relearn.networks.recipe import describe_recipe
 from relearn.params.networks import ExtractParams
@@ -84,7 +85,7 @@ def extract_as_we_do(extractor, params, rows):
     record = extractor.record.model_dump()
     with FeatureStore(Path("ours/features.sqlite")) as store:
         feature_set = store.open_feature_set(describe_recipe(params))
-        for _ in compute_missing(extractor, rows, feature_set):
+        for _ in compute_missing(extractor, list(map(Input, rows)), feature_set):
             pass
         Path("ours/features").mkdir()
         write_features(

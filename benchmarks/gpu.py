@@ -470,6 +470,7 @@ def measure_end_to_end(extractor, params):
     """Return images/s from files to the store, as `extract` does it, and which share of the time each part is busy."""
     from relearn.features import computation
     from relearn.features.store import FeatureSet, FeatureStore
+    from relearn.features.views import Input
     from relearn.networks.recipe import describe_recipe
     from relearn.runtime.threads import count_threads
 
@@ -487,7 +488,7 @@ def measure_end_to_end(extractor, params):
             stack.enter_context(patch)
         feature_set = store.open_feature_set(describe_recipe(params))
         start = time.perf_counter()
-        n_done = sum(1 for _ in computation.compute_missing(extractor, rows, feature_set))
+        n_done = sum(1 for _ in computation.compute_missing(extractor, list(map(Input, rows)), feature_set))
         seconds = time.perf_counter() - start
     shutil.rmtree(folder)
     if n_done != len(rows):

@@ -70,6 +70,7 @@ def name_dependency(module):
     return f"src/relearn/{packages[0]}" if packages not in ([], ["stages"]) else f"src/{module.replace('.', '/')}.py"
 
 
+SHARED_BLOCKS = {"augment": ["extract"]}  # that more than a stage's own module may use: which stages list them
 CONTRACT = {"relearn.errors", "relearn.params.pipeline", "relearn.paths"}
 
 
@@ -150,7 +151,7 @@ def test_keys_of_the_stores_change_with_the_code(clone):
 @pytest.mark.parametrize("stage", STAGES)
 def test_stage_lists_its_block_and_uses_each_key(stage):
     block = type(read_params(ROOT / "params.yaml").get_block(stage))
-    assert DVC[stage]["params"] == [stage]
+    assert DVC[stage]["params"] == [block for block, stages in SHARED_BLOCKS.items() if stage in stages] + [stage]
     sources = "".join(
         find_file(module).read_text()
         for module in find_all_imports(f"relearn.stages.{stage}")
@@ -163,8 +164,17 @@ def test_stage_lists_its_block_and_uses_each_key(stage):
         assert re.search(used, sources), f"{stage}.{field} is used nowhere"
 
 
-def test_blocks_are_the_stages():
-    assert [field.alias or name for name, field in Params.model_fields.items()] == [*STAGES, "retrain"]
+@pytest.mark.parametrize("block", SHARED_BLOCKS)
+def test_each_key_of_a_shared_block_is_used(block):
+    sources = "".join(path.read_text() for path in ROOT.glob("src/relearn/networks/*.py"))
+    for field in type(read_params(ROOT / "params.yaml").get_block(block)).model_fields:
+        assert re.search(rf"params\.{field}\b", sources), f"{block}.{field} is used nowhere"
+
+
+def test_blocks_are_those_of_the_stages_and_those_that_they_share():
+    blocks = [field.alias or name for name, field in Params.model_fields.items()]
+    assert [block for block in blocks if block not in SHARED_BLOCKS] == [*STAGES, "retrain"]
+    assert set(SHARED_BLOCKS) < set(blocks)
 
 
 @pytest.mark.parametrize("stage", STAGES)

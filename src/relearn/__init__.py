@@ -40,7 +40,9 @@ def load(
     return Predictor(Path(folder), None if weights is None else Path(weights))
 
 
-def load_features(split: str | None = None, folder: "str | PathLike[str]" = "data/features") -> "Features":
+def load_features(
+    split: str | None = None, folder: "str | PathLike[str]" = "data/features", *, views: bool = False
+) -> "Features":
     """Load the features, labels, paths and hashes of the images of one split, or of all.
 
     Parameters
@@ -49,6 +51,8 @@ def load_features(split: str | None = None, folder: "str | PathLike[str]" = "dat
         `training`, `validation` or `evaluation`.
     folder
         What `relearn extract` wrote; `manifest.csv` stands beside it.
+    views
+        Whether the rows of an image's augmented views (`extract.views`) follow its own; only training images have some.
 
     Raises
     ------
@@ -59,7 +63,7 @@ def load_features(split: str | None = None, folder: "str | PathLike[str]" = "dat
 
     from relearn.features.arrays import read_arrays
 
-    return read_arrays(Path(folder), split)
+    return read_arrays(Path(folder), split, views)
 
 
 def __getattr__(name: str) -> str:

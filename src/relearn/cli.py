@@ -31,10 +31,11 @@ app = typer.Typer(
 )
 
 
-def _run_stage(name: str) -> None:
+def _run_stage(name: str, *shared_blocks: str) -> None:
     check_code(Path.cwd())
-    block = read_params(paths.PARAMS).get_block(name)
-    importlib.import_module(f"relearn.stages.{name}").run(block)
+    params = read_params(paths.PARAMS)
+    blocks = [params.get_block(block) for block in (name, *shared_blocks)]
+    importlib.import_module(f"relearn.stages.{name}").run(*blocks)
 
 
 def _check_name(value: str | None) -> str | None:
@@ -95,7 +96,7 @@ def validate() -> None:
 @app.command(rich_help_panel="Stages")
 def extract() -> None:
     """Run every image through the network once, and keep its features."""
-    _run_stage("extract")
+    _run_stage("extract", "augment")
 
 
 @app.command(rich_help_panel="Stages")

@@ -5,6 +5,8 @@ import relearn
 from relearn import paths
 from relearn.dataset.manifest import read_manifest
 from relearn.errors import IntegrityError, ParamsError
+from relearn.features.shards import write_features
+from relearn.storage.files import write_folder
 
 
 def test_one_split_and_all(features):
@@ -44,3 +46,22 @@ def test_what_does_not_belong_together_is_an_error(features):
     index.write_text(index.read_text().replace("class 0", "class 1"))
     with pytest.raises(IntegrityError, match=r"index\.csv: wanted sha256 "):
         relearn.load_features()
+
+
+def test_views_come_if_asked_for(features):
+    manifest = read_manifest(paths.MANIFEST)
+    rows = {row.sha256: number for number, row in enumerate(manifest)}
+    record = {"network": "x", "n_features": 2, "feature_dtype": "float32"}
+
+    def list_keys(row):
+        return [row.sha256, row.sha256 + "1"] if row.split == "training" else [row.sha256]
+
+    with write_folder(paths.FEATURES) as folder:
+        write_features(folder, manifest, lambda key: np.array([rows[key[:64]], len(key) - 64], "f4"), record, list_keys)
+    plain, both = relearn.load_features(), relearn.load_features(views=True)
+    assert plain.features.tolist() == [[number, 0] for number in range(180)]
+    assert plain.paths.tolist() == [row.path for row in manifest]
+    assert (len(both.features), both.features[:, 1].sum()) == (240, 60)
+    assert both.paths.tolist() == [manifest[int(number)].path for number, _ in both.features]
+    assert both.labels.tolist() == [manifest[int(number)].label for number, _ in both.features]
+    assert len(relearn.load_features("validation", views=True).labels) == 60

@@ -28,6 +28,7 @@ from relearn.dataset.manifest import ManifestRow
 from relearn.errors import NetworkError
 from relearn.features import cluster
 from relearn.features.store import FeatureStore
+from relearn.features.views import Input
 from relearn.params.pipeline import read_params
 from relearn.storage.files import hash_bytes, hash_file
 
@@ -82,7 +83,8 @@ def read_features(folder):
 def extract_on_this_machine(folder):
     make_clone(folder)
     write_small_set(folder)
-    change_params(SMALL | {"extract.batch_size": 3, "extract.image_size_px": 96}, folder / "params.yaml")
+    views = {"extract.views": 1, "augment.horizontal_flip": 0.5, "augment.brightness": 0.3}
+    change_params(SMALL | views | {"extract.batch_size": 3, "extract.image_size_px": 96}, folder / "params.yaml")
     answer = repro(folder, "extract")
     assert answer.returncode == 0, answer.stderr
     shutil.rmtree(folder / ".relearn")
@@ -113,7 +115,7 @@ def test_features_are_those_of_one_machine(local, clone, cluster_of, n_workers):
     address, _, _ = cluster_of(n_workers)
     answer = extract(clone, address)
     assert answer.returncode == 0, answer.stderr
-    assert "28 of them new to the store" in answer.stderr
+    assert "44 of them new to the store" in answer.stderr
     assert read_features(clone) == local
 
 
@@ -121,7 +123,7 @@ def test_features_are_those_of_one_machine(local, clone, cluster_of, n_workers):
 def test_batches_of_a_worker_that_is_lost_or_hangs_are_computed_by_another(local, clone, cluster_of, sent):
     address, _, workers = cluster_of(2)
     with start_extract(clone, address) as child:
-        assert wait_for_stored(clone, 3) < 28
+        assert wait_for_stored(clone, 3) < 44
         workers[0].send_signal(sent)
         printed = child.stderr.read()
     workers[0].send_signal(signal.SIGCONT)
@@ -296,7 +298,7 @@ def compute(rows, read=read_content):
     params = read_params(ROOT / "params.yaml").extract.model_copy(update=VGG16 | {"batch_size": 3})
     with FeatureStore(Path("features.sqlite")) as store:
         feature_set = store.open_feature_set({"a": 1})
-        yield from cluster.compute_on_cluster(params, rows, read, feature_set)
+        yield from cluster.compute_on_cluster(params, list(map(Input, rows)), read, feature_set)
         for row in rows:
             assert bytes(feature_set.read(row.sha256, np.dtype("<f4")).astype(np.uint8)) == read_content(row)
 

@@ -1,3 +1,4 @@
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,12 @@ from conftest import draw_image, encode_image, write_images
 from relearn import paths
 from relearn.dataset.manifest import ManifestRow
 from relearn.errors import IntegrityError, LostFeatures, NetworkError, UnfitFeature
+from relearn.features import computation
 from relearn.features.computation import compute_missing, find_lost, make_reader, read_prepared
-from relearn.features.store import FeatureStore
+from relearn.features.store import FeatureStore, describe_store
+from relearn.features.views import Input, Views
 from relearn.images.decoding import decode_image
+from relearn.params.pipeline import read_params
 from relearn.storage.files import hash_bytes
 
 
@@ -70,7 +74,9 @@ def test_features_are_added_in_order_and_lost_ones_are_found(workspace):
     rows = write_rows(5)
     with FeatureStore(Path("features.sqlite")) as store:
         feature_set = store.open_feature_set({"a": 1})
-        assert list(compute_missing(SumOfChannels(), rows, feature_set)) == [row.sha256 for row in rows]
+        assert list(compute_missing(SumOfChannels(), list(map(Input, rows)), feature_set)) == [
+            row.sha256 for row in rows
+        ]
         read = make_reader(feature_set, {"n_features": 3, "feature_dtype": "float32"})
         for row in rows:
             pixels = read_prepared(SumOfChannels(), row)
@@ -87,5 +93,36 @@ def test_error_about_a_feature_names_its_image(workspace):
     with FeatureStore(Path("features.sqlite")) as store:
         feature_set = store.open_feature_set({"a": 1})
         with pytest.raises(NetworkError, match=f"^{paths.DATASET / rows[3].path}: wanted finite features$"):
-            list(compute_missing(SumOfChannels(3), rows, feature_set))
+            list(compute_missing(SumOfChannels(3), list(map(Input, rows)), feature_set))
         assert feature_set.find_missing([row.sha256 for row in rows]) == [row.sha256 for row in rows[2:]]
+
+
+def test_an_image_is_decoded_once_for_its_views_and_more_views_compute_only_the_new_ones(workspace, monkeypatch):
+    rows, n_decoded, drawn = write_rows(5), Counter[str](), []
+    flip = read_params(Path("params.yaml")).augment.model_copy(update={"horizontal_flip": 0.5, "brightness": 0.5})
+
+    def read(extractor, row):
+        n_decoded[row.path] += 1
+        return read_prepared(extractor, row)
+
+    def compute(feature_set, n_views):
+        inputs = Views(n_views, flip).collect_inputs(rows)
+        missing = [inputs[key] for key in feature_set.find_missing(inputs)]
+        assert list(compute_missing(SumOfChannels(), missing, feature_set)) == [item.key for item in missing]
+        drawn.append(len(missing))
+        return inputs
+
+    monkeypatch.setattr(computation, "read_prepared", read)
+    with FeatureStore(Path("features.sqlite")) as store:
+        feature_set = store.open_feature_set({"a": 1})
+        compute(feature_set, 2)
+        assert n_decoded == dict.fromkeys([row.path for row in rows], 1)
+        inputs = compute(feature_set, 3)
+        compute(feature_set, 1)
+        assert drawn == [15, 5, 0]
+        for key, item in inputs.items():
+            pixels = item.draw(read_prepared(SumOfChannels(), item.row))
+            assert (feature_set.read(key, np.dtype("<f4")) == pixels.sum(axis=(0, 1))).all()
+        (summary,) = store.list_feature_sets()
+        assert (summary.n_images, summary.n_views) == (5, 15)
+    assert "5 images, 15 views, " in describe_store(Path("features.sqlite"))[1]

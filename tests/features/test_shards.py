@@ -115,7 +115,7 @@ def test_damaged_shard_is_not_parsed(folder):
 def test_shard_missing_in_the_index(folder):
     index = (folder / "shards.csv").read_text().splitlines(keepends=True)
     (folder / "shards.csv").write_text("".join(line for line in index if "training-1.npy" not in line))
-    with pytest.raises(IntegrityError, match=r"wanted 5 images in the shards \(index\.csv\), got 3"):
+    with pytest.raises(IntegrityError, match=r"wanted 5 rows in the shards \(index\.csv\), got 3"):
         read_features(folder, "training")
 
 
@@ -140,3 +140,60 @@ def test_shape_that_is_not_the_recorded_one(folder, column, value):
     (folder / "shards.csv").write_text("\n".join([lines[0], ",".join(cells), *lines[2:]]) + "\n")
     with pytest.raises(IntegrityError, match=r"training-00\.npy: wanted .* rows of .*, got \(2, 3\)"):
         read_features(folder, "training")
+
+
+def list_keys(image):
+    """Two views of each training image."""
+    return [image.sha256 + view for view in ("", "01", "02")] if image.split == "training" else [image.sha256]
+
+
+def read_key(key):
+    return np.full(3, int(key[0], 16) + int(key[64:] or "0", 16) / 10, np.float32)
+
+
+@pytest.fixture
+def with_views(folder, tmp_path):
+    (tmp_path / "views").mkdir()
+    write_features(tmp_path / "views", make_manifest(), read_key, RECORD, list_keys)
+    return tmp_path / "views"
+
+
+def test_views_follow_their_image(with_views):
+    training = read_features(with_views, "training")
+    assert training.n_views == 2
+    images = [row.sha256 for row in sorted(make_manifest({"training": 5}), key=sort_key)]
+    assert training.sha256 == [image for image in images for _ in range(3)]
+    wanted = [int(image[0], 16) + view / 10 for image in images for view in range(3)]
+    assert np.array_equal(training.features[:, 0], np.array(wanted, np.float32))
+    for split in ("validation", "evaluation"):
+        found = read_features(with_views, split)
+        assert (found.n_views, len(found.labels)) == (0, COUNTS[split])
+    index = (with_views / "index.csv").read_text().splitlines()
+    assert index[0] == "shard,row,sha256,split,label,view"
+    assert {line.rsplit(",", 1)[1] for line in index[1:] if ",training," in line} == {"0", "1", "2"}
+    assert {line.rsplit(",", 1)[1] for line in index[1:] if ",training," not in line} == {"0"}
+
+
+def test_without_views_no_file_speaks_of_them(folder, with_views):
+    assert (folder / "index.csv").read_text().startswith("shard,row,sha256,split,label\n")
+    for split in ("validation", "evaluation"):
+        for path in folder.glob(f"{split}*.npy"):
+            assert path.read_bytes() == (with_views / path.name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [(",c0,1", ",c0,2"), (",c0,2", ",c0,1"), (",c1,0", ",c1,1"), (",c0,1", ",c0,x")]
+)
+def test_views_that_do_not_belong_there_are_reported(with_views, old, new):
+    text = (with_views / "index.csv").read_text()
+    assert old in text
+    (with_views / "index.csv").write_text(text.replace(old, new, 1))
+    with pytest.raises(IntegrityError, match=r"index\.csv: .*, row \d: not a view that belongs there; run `dvc repro"):
+        read_features(with_views, "training")
+
+
+def test_no_other_split_has_views(folder, tmp_path):
+    (tmp_path / "wrong").mkdir()
+    write_features(tmp_path / "wrong", make_manifest(), read_key, RECORD, lambda image: [image.sha256, image.sha256])
+    with pytest.raises(IntegrityError, match=r"evaluation.*: not a view that belongs there"):
+        read_features(tmp_path / "wrong", "evaluation")

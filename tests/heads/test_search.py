@@ -5,7 +5,7 @@ from conftest import make_split, make_train_params
 from relearn.features.shards import SplitFeatures
 from relearn.heads.kinds import fit_heads, prepare_data
 from relearn.heads.scoring import judge_scores
-from relearn.heads.search import try_head
+from relearn.heads.search import assign_folds, try_head
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])
@@ -83,3 +83,33 @@ def test_copies_of_an_image_are_in_one_fold():
     params = make_train_params(options={"C": 1.0}, select_by="folds")
     (trial,) = try_head(*params.grids[0], prepare_data(training, validation, params))
     assert trial.accuracy < 0.65
+
+
+def test_views_are_in_the_fold_of_their_image_which_alone_is_judged():
+    """The folds are those without views; a head that had seen an image's view would know the image."""
+    noise, validation = make_split(1, 100, 2, 50), make_split(2, 60, 2, 50)
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(100, 50)).astype("f4")
+    features = np.repeat(images, 3, axis=0)
+    features[1::3] += 0.01
+    features[2::3] = 0  # judged as well, they would be right half of the time
+    labels = rng.permutation(noise.labels)
+    training = SplitFeatures([features], np.repeat(noise.sha256, 3).tolist(), np.repeat(labels, 3).tolist(), 2)
+    params = make_train_params(options={"C": 1.0}, select_by="folds")
+    data = prepare_data(training, validation, params)
+    plain = prepare_data(SplitFeatures([images], noise.sha256, labels.tolist()), validation, params)
+    assert np.array_equal(assign_folds(data), np.repeat(assign_folds(plain), 3))
+    (trial,) = try_head(*params.grids[0], data)
+    assert len(trial.right) == 100
+    assert trial.accuracy < 0.65
+    right = np.empty(100, bool)
+    for fold in range(params.n_folds):
+        rows = assign_folds(data) == fold
+        (head,) = fit_heads(
+            "logistic_regression", [trial.options], data, np.where(rows, 0, data.compute_sample_weights())
+        )
+        images_of_fold = assign_folds(plain) == fold
+        right[images_of_fold] = judge_scores(
+            head, head.compute_scores(images[images_of_fold]), plain.labels[images_of_fold]
+        )[0]
+    assert np.array_equal(trial.right, right)

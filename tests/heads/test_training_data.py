@@ -3,6 +3,7 @@ import pytest
 
 from conftest import make_split, make_train_params
 from relearn.errors import TrainingError
+from relearn.features.shards import SplitFeatures
 from relearn.heads.kinds import KINDS, fit_heads, prepare_data
 from relearn.heads.training_data import check_labels
 
@@ -19,6 +20,37 @@ def test_weights_of_classes(class_weight, head):
     options = KINDS[head].options(**params.grids[0][1].list_candidates()[0])
     plain, weighted = (fit_heads(head, [options], data, w)[0] for w in (np.ones(91), data.compute_sample_weights()))
     assert not np.array_equal(plain.compute_scores(validation.features), weighted.compute_scores(validation.features))
+
+
+def repeat_rows(split, n_views):
+    """Add views that are their image itself."""
+    rows = np.repeat(np.arange(len(split.labels)), 1 + n_views)
+    return SplitFeatures([split.features[rows]], *([texts[row] for row in rows] for texts in split[1:3]), n_views)
+
+
+@pytest.mark.parametrize(
+    ("head", "class_weight"),
+    [
+        ("nearest_centroid", None),
+        ("logistic_regression", None),
+        ("logistic_regression", "balanced"),
+        ("linear_svm", "balanced"),
+        ("decision_tree", None),
+    ],
+)
+def test_views_that_are_their_image_change_no_head(head, class_weight):
+    """An image counts once with any number of views, so C and the least size of a leaf mean the same."""
+    training, validation = make_split(1, 91), make_split(2)
+    params = make_train_params(head, {} if "tree" in head else None, class_weight=class_weight)
+    options = KINDS[head].options(**params.grids[0][1].list_candidates()[0])
+    scores = []
+    for split in (training, repeat_rows(training, 4)):
+        data = prepare_data(split, validation, params)
+        assert (data.n_images, len(data.labels)) == (91, 91 * (1 + split.n_views))
+        weights = data.compute_sample_weights()
+        assert weights.sum() == pytest.approx(91)
+        scores.append(fit_heads(head, [options], data, weights)[0].compute_scores(validation.features))
+    np.testing.assert_allclose(scores[1], scores[0], rtol=1e-3, atol=1e-3)
 
 
 def test_weights_that_name_no_class_are_reported():

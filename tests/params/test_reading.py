@@ -37,7 +37,7 @@ def test_missing_key_is_told(workspace):
 def test_unknown_block_is_told(workspace):
     Path("params.yaml").write_text(Path("params.yaml").read_text() + "\ntrian: {}\n")
     assert (
-        "trian: unknown key; known here are restructure, validate, extract, verify, train, evaluate"
+        "trian: unknown key; known here are restructure, validate, augment, extract, verify, train, evaluate"
         in read_params_error()
     )
 

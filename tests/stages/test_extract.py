@@ -11,12 +11,13 @@ from pydantic import BaseModel
 from conftest import VGG16, draw_image, encode_image
 from relearn import paths
 from relearn.dataset.manifest import ManifestRow, read_manifest, write_manifest
-from relearn.errors import IntegrityError, NetworkError, StoreError, UnfitFeature, ValidationFailed
+from relearn.errors import IntegrityError, NetworkError, ParamsError, StoreError, UnfitFeature, ValidationFailed
 from relearn.features import computation
 from relearn.features.shards import read_features
 from relearn.features.store import FeatureSet, FeatureStore
 from relearn.images.decoding import decode_image
 from relearn.networks import recipe
+from relearn.networks.augmentation import augment_image
 from relearn.params.pipeline import read_params
 from relearn.stages import extract
 from relearn.storage.files import hash_bytes, hash_file, write_json
@@ -96,6 +97,11 @@ def fake(workspace, monkeypatch):
 @pytest.fixture
 def block(root):
     return read_params(root / "params.yaml").extract.model_copy(update=VGG16 | {"batch_size": 4})
+
+
+@pytest.fixture
+def brighter(root):
+    return read_params(root / "params.yaml").augment.model_copy(update={"brightness": 0.9})
 
 
 def write_set(n_images, n_copies=0):
@@ -325,3 +331,50 @@ def test_feature_that_cannot_be_kept_names_its_image(fake, block, monkeypatch):
     path = paths.DATASET / read_manifest(paths.MANIFEST)[5].path
     with pytest.raises(NetworkError, match=f"^{path}: wanted finite features$"):
         extract.run(block)
+
+
+def test_views_are_computed_once_and_of_training_alone(fake, block, brighter):
+    write_set(6, n_copies=2)
+    rows = read_manifest(paths.MANIFEST)
+    rows[:2] = [row._replace(split=split) for row, split in zip(rows[:2], ("validation", "evaluation"), strict=True)]
+    write_manifest(paths.MANIFEST, rows)
+    write_json(paths.VALIDATION_REPORT, {"passed": True, "manifest_sha256": hash_file(paths.MANIFEST)})
+    extract.run(block, brighter)
+    plain = read_results()
+    extract.run(block.model_copy(update={"views": 2}), brighter)
+    training = read_features(paths.FEATURES, "training")
+    assert (training.n_views, len(training.labels)) == (2, 3 * 6)
+    n_views = 2 * len(set(training.sha256))
+    assert fake.n_computed == 6 + n_views
+    for split in ("validation", "evaluation"):
+        assert read_features(paths.FEATURES, split).n_views == 0
+        assert (paths.FEATURES / f"{split}.npy").read_bytes() == plain[f"{split}.npy"]
+    with_views = read_results()
+    by_path = {row.sha256: row.path for row in rows}
+    for number, sha256 in enumerate(training.sha256):
+        image = decode_image((paths.DATASET / by_path[sha256]).read_bytes()).rgb
+        view = augment_image(image, brighter, sha256, number % 3) if number % 3 else image
+        assert (training.features[number] == np.asarray(view).sum(axis=(0, 1))).all()
+    extract.run(block.model_copy(update={"views": 3}), brighter)
+    assert fake.n_computed == 6 + n_views * 3 // 2
+    extract.run(block.model_copy(update={"views": 2}), brighter)
+    assert read_results() == with_views
+    extract.run(block, brighter)
+    assert read_results() == plain
+    assert fake.n_computed == 6 + n_views * 3 // 2
+
+
+def test_lost_views_are_computed_again(fake, block, brighter):
+    write_set(5)
+    extract.run(block.model_copy(update={"views": 1}), brighter)
+    before = read_results()
+    with FeatureStore(paths.find_feature_store()) as store:
+        store._database.execute("UPDATE feature SET content = x'00' WHERE length(image) > 32")
+    extract.run(block.model_copy(update={"views": 1}), brighter)
+    assert (read_results(), fake.n_computed) == (before, 15)
+
+
+def test_views_without_augmentation_are_an_error(fake, block, root):
+    write_set(5)
+    with pytest.raises(ParamsError, match=r"augment: wanted at least one option that is on, for 2 views"):
+        extract.run(block.model_copy(update={"views": 2}), read_params(root / "params.yaml").augment)

@@ -1,7 +1,7 @@
 """Features from the workers of a Dask cluster, to which images travel as bytes.
 
-A task is a batch of the very images that one machine would put into it, so that the features are the same. It needs a
-resource which only workers with the same recipe as this machine get. So Dask gives it to no other worker,
+A task is a batch of the very images and views that one machine would put into it, so that the features are the same.
+It needs a resource which only workers with the same recipe as this machine get. So Dask gives it to no other worker,
 moves it when its worker is lost, and repeats it when it fails. A worker that hangs counts as lost after the time that
 the scheduler's setting `distributed.scheduler.worker-ttl` gives it.
 """
@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ import numpy as np
 from relearn.dataset.manifest import ManifestRow
 from relearn.errors import ImageError, IntegrityError, NetworkError, OutOfMemory, UnfitFeature, UnlikeWorker
 from relearn.features.store import FeatureSet
+from relearn.features.views import Input
 from relearn.networks.extractor import Extractor, group_items
 from relearn.networks.recipe import describe_recipe
 from relearn.params.networks import NetworkParams
@@ -47,13 +48,14 @@ _computing = threading.Lock()
 
 def compute_on_cluster(
     params: NetworkParams,
-    rows: Sequence[ManifestRow],
+    inputs: Sequence[Input],
     read_content: Callable[[ManifestRow], bytes],
     feature_set: FeatureSet,
 ) -> Iterator[str]:
-    """Compute the features of images on a cluster and add them to the store; yield each image's hash after that.
+    """Compute features on a cluster and add them to the store; yield each key after that.
 
-    As many batches are on their way as the workers have threads, and one more per worker.
+    As many batches are on their way as the workers have threads, and one more per worker. An image travels once for
+    all its views in a batch.
 
     Raises
     ------
@@ -67,15 +69,16 @@ def compute_on_cluster(
         weights = Path(params.weights).read_bytes() if params.weights_are_file else None
         request = (resource, params, describe_recipe(params), weights)
         differences: dict[str, str] = {}
-        batches = group_items(rows, params.batch_size)
-        tasks: dict[Any, list[ManifestRow]] = {}
+        batches = group_items(inputs, params.batch_size)
+        tasks: dict[Any, list[Input]] = {}
         while True:
             n_places, stayed = _admit_workers(client, request, differences)
             if not stayed:  # Dask does not look at waiting tasks again when a worker gets a resource
                 client.cancel(list(tasks))
                 batches, tasks = chain(list(tasks.values()), batches), {}
             while len(tasks) < n_places and (batch := next(batches, None)):
-                contents = [(row.path, read_content(row)) for row in batch]
+                groups = [list(group) for _, group in groupby(batch, lambda item: item.row.sha256)]
+                contents = [(group, read_content(group[0].row)) for group in groups]
                 options = {"pure": False, "retries": N_RETRIES, "resources": {resource: 1}}
                 tasks[client.submit(compute_batch, params, contents, **options)] = batch
             if n_places and not tasks:
@@ -87,9 +90,9 @@ def compute_on_cluster(
             for task in done:
                 features, record = task.result()
                 _check_record(feature_set, record)
-                images = [row.sha256 for row in tasks.pop(task)]
-                feature_set.add(images, features)
-                yield from images
+                keys = [item.key for item in tasks.pop(task)]
+                feature_set.add(keys, features)
+                yield from keys
 
 
 def _admit_workers(client: Any, request: tuple[Any, ...], differences: dict[str, str]) -> tuple[int, bool]:
@@ -206,8 +209,13 @@ def _place_weights(params: NetworkParams, worker: Any) -> Path:
     return Path(worker.local_directory) / f"{params.weights_sha256}-{Path(params.weights).name}"
 
 
-def compute_batch(params: NetworkParams, images: list[tuple[str, bytes]]) -> tuple[np.ndarray, dict[str, Any]]:
-    """Compute, on a worker, the features of a batch of paths and bytes; return them and the extractor's record.
+def compute_batch(params: NetworkParams, images: list[tuple[list[Input], bytes]]) -> tuple[np.ndarray, dict[str, Any]]:
+    """Compute, on a worker, the features of views of images of which it gets the bytes.
+
+    Returns
+    -------
+    features, record
+        One row per view; the extractor's record.
 
     Raises
     ------
@@ -226,25 +234,28 @@ def compute_batch(params: NetworkParams, images: list[tuple[str, bytes]]) -> tup
     try:
         with _building:
             extractor = _build_extractor(params)
-        prepared = list(map_ahead(functools.partial(_read_image, extractor), images, len(images)))
+        prepared = list(chain(*map_ahead(functools.partial(_read_views, extractor), images, len(images))))
         with _computing:
             return extractor.compute_features(prepared), extractor.record.model_dump()
     except UnfitFeature as error:
-        raise NetworkError(str(error), where=images[error.row][0]) from None
+        inputs = [item for group, _ in images for item in group]
+        raise NetworkError(str(error), where=inputs[error.row].row.path) from None
     except NetworkError as error:
         raise NetworkError(f"on worker {worker.address}: {error}", where=WHERE) from None
 
 
-def _read_image(extractor: Extractor, image: tuple[str, bytes]) -> np.ndarray:
-    path, content = image
+def _read_views(extractor: Extractor, image: tuple[list[Input], bytes]) -> list[np.ndarray]:
+    group, content = image
+    path = group[0].row.path
     try:
-        return extractor.read_image(content)
+        prepared = extractor.read_image(content)
     except OutOfMemory as error:
         raise OutOfMemory(str(error), where=path, advice="use workers with more memory") from None
     except ImageError as error:
         raise IntegrityError(
             f"{error}, though the manifest lists it", where=path, advice="run `dvc repro -f`"
         ) from None
+    return [item.draw(prepared) for item in group]
 
 
 @functools.lru_cache(maxsize=1)

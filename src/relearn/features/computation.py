@@ -1,9 +1,9 @@
 """The features that the store does not have, computed on this machine or on a cluster."""
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from itertools import chain, groupby, islice
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from relearn.dataset.manifest import ManifestRow
 from relearn.errors import ImageError, IntegrityError, LostFeatures, NetworkError, OutOfMemory, UnfitFeature
 from relearn.features.cluster import compute_on_cluster
 from relearn.features.store import FeatureSet, FeatureStore
+from relearn.features.views import NO_VIEWS, Input, Views
 from relearn.networks.extractor import Extractor
 from relearn.networks.recipe import describe_recipe
 from relearn.params.networks import ExtractParams
@@ -24,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 def fill_store(
-    store: FeatureStore, manifest: Sequence[ManifestRow], params: ExtractParams
+    store: FeatureStore, manifest: Sequence[ManifestRow], params: ExtractParams, views: Views = NO_VIEWS
 ) -> tuple[dict[str, Any], FeatureSet]:
     """Compute the features that the store does not have; return the extractor's record and the feature set.
 
@@ -52,7 +53,7 @@ def fill_store(
             params = params.model_copy(update={"batch_size": feature_set.fallback})
             continue
         try:
-            record = _fill_feature_set(store, feature_set, manifest, params)
+            record = _fill_feature_set(store, feature_set, views.collect_inputs(manifest), params)
         except MemoryError as error:
             if params.batch_size == 1:
                 problem = f"there is too little memory for {error}"
@@ -65,29 +66,29 @@ def fill_store(
 
 
 def _fill_feature_set(
-    store: FeatureStore, feature_set: FeatureSet, manifest: Sequence[ManifestRow], params: ExtractParams
+    store: FeatureStore, feature_set: FeatureSet, inputs: dict[str, Input], params: ExtractParams
 ) -> dict[str, Any]:
-    """Compute the features of the manifest's images that are missing, and return the extractor's record."""
-    rows = {row.sha256: row for row in manifest}
-    missing = feature_set.find_missing(rows)
-    log.info("%s different images, %s of them new to the store", f"{len(rows):,}", f"{len(missing):,}")
+    """Compute the features that are missing, and return the extractor's record."""
+    missing = feature_set.find_missing(inputs)
+    unit = "images and views" if params.views else "images"
+    log.info("%s different %s, %s of them new to the store", f"{len(inputs):,}", unit, f"{len(missing):,}")
     if feature_set.record is not None and not missing:
         return feature_set.record
     if params.executor == "dask" and missing:
-        found = compute_on_cluster(params, [rows[image] for image in missing], read_content, feature_set)
-        for n_done, _ in enumerate(track_progress(found, len(missing), "extract"), start=1):
+        found = compute_on_cluster(params, [inputs[key] for key in missing], read_content, feature_set)
+        for n_done, _ in enumerate(track_progress(found, len(missing), "extract", unit), start=1):
             if n_done == 1:  # the first answer brings the size of a feature
-                _make_room(store, feature_set, rows, len(missing) - params.batch_size)
+                _make_room(store, feature_set, inputs, len(missing) - params.batch_size)
     else:
         extractor = _build_extractor(params)
         if feature_set.record is not None and feature_set.record["network_sha256"] != extractor.record.network_sha256:
             log.warning("the weights %s have changed; all images are computed again", params.weights)
-            feature_set.forget(rows)
-            missing = list(rows)
+            feature_set.forget(inputs)
+            missing = list(inputs)
         feature_set.set_record(extractor.record.model_dump())
-        _make_room(store, feature_set, rows, len(missing))
-        batches = compute_missing(extractor, [rows[image] for image in missing], feature_set)
-        for _ in track_progress(batches, len(missing), "extract"):
+        _make_room(store, feature_set, inputs, len(missing))
+        batches = compute_missing(extractor, [inputs[key] for key in missing], feature_set)
+        for _ in track_progress(batches, len(missing), "extract", unit):
             pass
     if feature_set.record is None:
         raise NetworkError("no worker returned a record", where="extract.executor dask")
@@ -108,27 +109,32 @@ def _build_extractor(params: ExtractParams) -> Extractor:
     return extractor
 
 
-def _make_room(store: FeatureStore, feature_set: FeatureSet, images: Collection[str], n_new: int) -> None:
+def _make_room(store: FeatureStore, feature_set: FeatureSet, keys: Collection[str], n_new: int) -> None:
     record = feature_set.record or {}
     n_bytes = record["n_features"] * np.dtype(record["feature_dtype"]).itemsize
-    store.make_room(n_new * n_bytes, feature_set, images)
+    store.make_room(n_new * n_bytes, feature_set, keys)
 
 
-def compute_missing(extractor: Extractor, rows: Sequence[ManifestRow], feature_set: FeatureSet) -> Iterator[str]:
-    """Compute the features of images and add them to the store, one batch at a time; yield each image's hash."""
-    n_ahead = max(2 * extractor.batch_size, 2 * count_threads())
-    prepared = map_ahead(lambda row: read_prepared(extractor, row), rows, n_ahead)
-    arriving = iter(rows)
+def compute_missing(extractor: Extractor, inputs: Sequence[Input], feature_set: FeatureSet) -> Iterator[str]:
+    """Compute features and add them to the store, one batch at a time; yield each key.
+
+    An image is decoded once for all its views that follow each other in `inputs`.
+    """
+    groups = [list(group) for _, group in groupby(inputs, lambda item: item.row.sha256)]
+    n_views = max(map(len, groups), default=1)
+    n_ahead = max(-(-2 * extractor.batch_size // n_views), 2 * count_threads())
+    prepared = chain.from_iterable(map_ahead(lambda group: _read_inputs(extractor, group), groups, n_ahead))
+    arriving = iter(inputs)
 
     def _add(features: np.ndarray) -> list[str]:
-        done = [row.sha256 for row in islice(arriving, len(features))]
+        done = [item.key for item in islice(arriving, len(features))]
         feature_set.add(done, features)
         return done
 
     # One thread adds the batches in order while the network computes the next.
     with ThreadPoolExecutor(1) as executor:
         waiting: Future[list[str]] | None = None
-        for features in _name_images(extractor.compute_batches(prepared), rows, extractor.batch_size):
+        for features in _name_images(extractor.compute_batches(prepared), inputs, extractor.batch_size):
             following = executor.submit(_add, features)
             if waiting is not None:
                 yield from waiting.result()
@@ -137,7 +143,13 @@ def compute_missing(extractor: Extractor, rows: Sequence[ManifestRow], feature_s
             yield from waiting.result()
 
 
-def _name_images(batches: Iterator[np.ndarray], rows: Sequence[ManifestRow], batch_size: int) -> Iterator[np.ndarray]:
+def _read_inputs(extractor: Extractor, group: list[Input]) -> list[np.ndarray]:
+    """Read an image, and return its views."""
+    prepared = read_prepared(extractor, group[0].row)
+    return [item.draw(prepared) for item in group]
+
+
+def _name_images(batches: Iterator[np.ndarray], inputs: Sequence[Input], batch_size: int) -> Iterator[np.ndarray]:
     """Yield batches of features; name the image in the error about a feature that cannot be kept."""
     n_done = 0
     while True:
@@ -146,17 +158,17 @@ def _name_images(batches: Iterator[np.ndarray], rows: Sequence[ManifestRow], bat
         except StopIteration:
             return
         except UnfitFeature as error:
-            raise NetworkError(str(error), where=paths.DATASET / rows[n_done + error.row].path) from None
+            raise NetworkError(str(error), where=paths.DATASET / inputs[n_done + error.row].row.path) from None
         n_done += batch_size
         yield features
 
 
 def make_reader(feature_set: FeatureSet, record: dict[str, Any]) -> Callable[[str], np.ndarray]:
-    """Return the function that reads the features of an image from the store, or raises `LostFeatures`."""
+    """Return the function that reads features from the store by their key, or raises `LostFeatures`."""
     dtype = np.dtype(record["feature_dtype"]).newbyteorder("<")
 
-    def _read(image: str) -> np.ndarray:
-        features = feature_set.read(image, dtype)
+    def _read(key: str) -> np.ndarray:
+        features = feature_set.read(key, dtype)
         if features is None or features.shape != (record["n_features"],):
             raise LostFeatures
         return features
@@ -164,14 +176,14 @@ def make_reader(feature_set: FeatureSet, record: dict[str, Any]) -> Callable[[st
     return _read
 
 
-def find_lost(read: Callable[[str], np.ndarray], images: Collection[str]) -> list[str]:
-    """Return the images whose features cannot be read."""
+def find_lost(read: Callable[[str], np.ndarray], keys: Iterable[str]) -> list[str]:
+    """Return the keys whose features cannot be read."""
     lost = []
-    for image in images:
+    for key in keys:
         try:
-            read(image)
+            read(key)
         except LostFeatures:
-            lost.append(image)
+            lost.append(key)
     return lost
 
 

@@ -1,4 +1,4 @@
-"""`data/features/`: one row of numbers per image of the manifest, in `.npy` shards of a single split each."""
+"""`data/features/`: one row of numbers per image of the manifest and view of it, in `.npy` shards of a single split."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +16,7 @@ from relearn.storage.files import hash_file, read_csv, read_json, write_array, w
 # A new image changes its shard, and DVC keeps the old one beside the new one. So shards are small, but not so small
 # that DVC spends its time on files.
 SHARD_BYTES = 2 * 1024 * 1024
-SHARD_ROWS = 32
+SHARD_IMAGES = 32
 MAX_SHARDS = 4096
 
 INDEX = "index.csv"
@@ -45,25 +45,34 @@ class FeaturesRecord(NamedTuple):
 
 
 class IndexRow(NamedTuple):
-    """Where the features of an image are; `row` is its number in the shard, from 0, as text."""
+    """Where a row of features is, and of which image and view.
+
+    `row` is its number in the shard and `view` that of the view, 0 being the image itself; both are text. Without views
+    the file has no such column.
+    """
 
     shard: str
     row: str
     sha256: str
     split: str
     label: str
+    view: str = "0"
 
 
 class SplitFeatures(NamedTuple):
-    """The images of one split: blocks of features (rows, n_features); sha256 and label of each row, in that order."""
+    """The rows of one split: blocks of features (rows, n_features); sha256 and label of each row, in that order.
+
+    Each image's own row is followed by those of its `n_views` augmented views.
+    """
 
     blocks: Sequence[np.ndarray]
     sha256: list[str]
     labels: list[str]
+    n_views: int = 0
 
     @property
     def features(self) -> np.ndarray:
-        """All rows in memory, (images, n_features) float32; (0, 0) if there are none."""
+        """All rows in memory, (rows, n_features) float32; (0, 0) if there are none."""
         return np.concatenate(self.blocks).astype(np.float32, copy=False) if self.blocks else np.empty((0, 0), "f4")
 
 
@@ -81,37 +90,49 @@ class ShardsOnDisk(Sequence[np.ndarray]):
 
 
 def write_features(
-    folder: Path, manifest: Sequence[ManifestRow], read: Callable[[str], np.ndarray], record: dict[str, Any]
+    folder: Path,
+    manifest: Sequence[ManifestRow],
+    read: Callable[[str], np.ndarray],
+    record: dict[str, Any],
+    list_keys: Callable[[ManifestRow], Sequence[str]] = lambda image: [image.sha256],
 ) -> None:
     """Write the features of the manifest's images, with a few shards in memory at a time.
 
     Parameters
     ----------
     read
-        Returns the features of an image by its sha256: `record["n_features"]` of type `record["feature_dtype"]`.
+        Returns features by their key: `record["n_features"]` of type `record["feature_dtype"]`.
+    list_keys
+        Returns the keys of the rows of an image: its own, and those of its views.
     """
     dtype = np.dtype(record["feature_dtype"]).newbyteorder("<")
     n_features = int(record["n_features"])
     plan = []
     for split in SPLITS:
         images = [image for image in manifest if image.split == split]
-        max_rows = choose_shard_rows(len(images), n_features * dtype.itemsize)
-        for prefix, group in plan_shards(images, max_rows):
+        n_rows = len(list_keys(images[0])) if images else 1
+        max_images = choose_shard_images(len(images), n_rows * n_features * dtype.itemsize)
+        for prefix, group in plan_shards(images, max_images):
             plan.append((f"{split}-{prefix}.npy" if prefix else f"{split}.npy", group))
 
     def _write_shard(part: tuple[str, Sequence[ManifestRow]]) -> tuple[object, ...]:
         shard, group = part
-        values = np.empty((len(group), n_features), dtype)
-        for row, image in enumerate(group):
-            values[row] = read(image.sha256)
+        keys = [key for image in group for key in list_keys(image)]
+        values = np.empty((len(keys), n_features), dtype)
+        for row, key in enumerate(keys):
+            values[row] = read(key)
         write_array(folder / shard, values)
-        return shard, hash_file(folder / shard), *values.shape, dtype.name
+        return shard, hash_file(folder / shard), len(group), n_features, dtype.name
 
     shards = list(map_ahead(_write_shard, plan, 2 * count_threads()))
-    index = [
-        (shard, row, image.sha256, image.split, image.label) for shard, group in plan for row, image in enumerate(group)
-    ]
-    write_csv(folder / INDEX, IndexRow._fields, index)
+    index = []
+    for shard, group in plan:
+        views = [(image, number) for image in group for number in range(len(list_keys(image)))]
+        index += [
+            (shard, row, image.sha256, image.split, image.label, number) for row, (image, number) in enumerate(views)
+        ]
+    n_columns = len(IndexRow._fields) - all(number == 0 for *_, number in index)
+    write_csv(folder / INDEX, IndexRow._fields[:n_columns], [row[:n_columns] for row in index])
     write_csv(folder / SHARDS, SHARDS_HEADER, shards)
     write_json(folder / EXTRACTOR, record)
     seal_features(folder)
@@ -122,18 +143,18 @@ def seal_features(folder: Path) -> None:
     write_json(folder / HASHES, {key: hash_file(folder / name) for key, name in HASHED.items()})
 
 
-def choose_shard_rows(n_images: int, row_bytes: int) -> int:
-    """Return the maximum number of rows per shard, which changes only when the set has doubled."""
-    n_rows = SHARD_ROWS
-    while n_rows * MAX_SHARDS < n_images:
-        n_rows *= 2
-    return max(1, min(n_rows, SHARD_BYTES // row_bytes))
+def choose_shard_images(n_images: int, image_bytes: int) -> int:
+    """Return the maximum number of images per shard, which changes only when the set has doubled."""
+    n_in_shard = SHARD_IMAGES
+    while n_in_shard * MAX_SHARDS < n_images:
+        n_in_shard *= 2
+    return max(1, min(n_in_shard, SHARD_BYTES // image_bytes))
 
 
 def plan_shards(
-    images: Sequence[ManifestRow], max_rows: int, prefix: str = ""
+    images: Sequence[ManifestRow], max_images: int, prefix: str = ""
 ) -> Iterator[tuple[str, Sequence[ManifestRow]]]:
-    """Cut images into groups of at most `max_rows` by the first bits of their sha256.
+    """Cut images into groups of at most `max_images` by the first bits of their sha256.
 
     A group that is too large is split by the next bit, and no other one changes: one more image changes one group or
     two. After 64 bits, which only copies of one image share, a group stays as large as it is.
@@ -143,7 +164,7 @@ def plan_shards(
     iterator of (bits as text, images in their order)
         Ordered by the bits, which is the order of the hashes.
     """
-    if len(images) <= max_rows or len(prefix) == 64:
+    if len(images) <= max_images or len(prefix) == 64:
         if images:
             yield prefix, images
         return
@@ -152,23 +173,43 @@ def plan_shards(
     for image in images:
         halves[int(image.sha256[digit], 16) >> (3 - bit) & 1].append(image)
     for value, half in enumerate(halves):
-        yield from plan_shards(half, max_rows, f"{prefix}{value}")
+        yield from plan_shards(half, max_images, f"{prefix}{value}")
 
 
 def read_index(folder: Path) -> list[IndexRow]:
-    """Read which image each row belongs to, in the order of the rows."""
-    return [IndexRow(*row) for row in read_csv(folder / INDEX, IndexRow._fields)]
+    """Read which image and view each row belongs to, in the order of the rows."""
+    return [IndexRow(*row) for row in read_csv(folder / INDEX, IndexRow._fields, n_optional=1)]
 
 
-def iterate_shards(folder: Path, split: str | None = None) -> Iterator[tuple[list[IndexRow], np.ndarray]]:
-    """Yield the shards of one split, or of all, after checking them: the images of the rows, and the features.
+def count_views(index: Sequence[IndexRow]) -> int:
+    """Return how many views each image of a split has.
 
     Raises
     ------
     IntegrityError
-        A file is missing, or its hash or shape is not the recorded one.
+        Images have different views or more of them than others, or there are views in a split other than training.
+    """
+    n_images = sum(row.view == "0" for row in index)
+    n_rows = len(index) // max(1, n_images)
+    for number, row in enumerate(index):
+        image, view = index[number - number % max(1, n_rows)], number % max(1, n_rows)
+        if row.view != str(view) or row.sha256 != image.sha256 or (view and row.split != "training"):
+            problem = f"{row.shard}, row {row.row}: not a view that belongs there"
+            raise IntegrityError(problem, where=INDEX, advice=RECOMPUTE)
+    return max(0, n_rows - 1)
+
+
+def iterate_shards(folder: Path, split: str | None = None) -> Iterator[tuple[list[IndexRow], np.ndarray]]:
+    """Yield the shards of one split, or of all, after checking them: what their rows belong to, and the features.
+
+    Raises
+    ------
+    IntegrityError
+        A file is missing, its hash or shape is not the recorded one, or a row is a view where none belongs.
     """
     index = [row for row in read_index(folder) if split in (None, row.split)]
+    for name in SPLITS:
+        count_views([row for row in index if row.split == name])
     by_shard: defaultdict[str, list[IndexRow]] = defaultdict(list)
     for row in index:
         by_shard[row.shard].append(row)
@@ -188,15 +229,16 @@ def iterate_shards(folder: Path, split: str | None = None) -> Iterator[tuple[lis
             values = np.load(path, allow_pickle=False)
         except (ValueError, EOFError) as error:
             raise IntegrityError(where=path, wanted="an array", got=error, advice=RECOMPUTE) from None
-        if [str(size) for size in values.shape] != [n_images, n_features] or len(values) != len(in_shard):
-            wanted = f"{n_images} rows of {n_features}"
+        n_found = sum(row.view == "0" for row in in_shard)
+        if (str(n_found), n_features) != (n_images, str(values.shape[-1])) or values.shape[:-1] != (len(in_shard),):
+            wanted = f"{len(in_shard)} rows of {n_features}"
             raise IntegrityError(where=path, wanted=wanted, got=values.shape, advice=RECOMPUTE)
         if [row.row for row in in_shard] != [str(number) for number in range(len(in_shard))]:
             raise IntegrityError(f"the rows of {shard} are not in order", where=folder / INDEX, advice=RECOMPUTE)
         n_rows += len(values)
         yield in_shard, values
     if n_rows != len(index):
-        wanted = f"{len(index)} images in the shards ({INDEX})"
+        wanted = f"{len(index)} rows in the shards ({INDEX})"
         raise IntegrityError(where=folder, wanted=wanted, got=n_rows, advice=RECOMPUTE)
 
 
@@ -211,12 +253,12 @@ def read_features(folder: Path, split: str, memory_bytes: int | None = None) -> 
     Returns
     -------
     SplitFeatures
-        Rows in the order of the manifest; none if the split has no image.
+        Images in the order of the manifest, each followed by its views; no rows if the split has no image.
 
     Raises
     ------
     IntegrityError
-        A file is missing, or its hash or shape is not the recorded one.
+        A file is missing, its hash or shape is not the recorded one, or a row is a view where none belongs.
     """
     index: list[IndexRow] = []
     files: list[Path] = []
@@ -231,7 +273,7 @@ def read_features(folder: Path, split: str, memory_bytes: int | None = None) -> 
         else:
             parts.clear()
     blocks = parts if len(parts) == len(files) else ShardsOnDisk(files)
-    return SplitFeatures(blocks, [row.sha256 for row in index], [row.label for row in index])
+    return SplitFeatures(blocks, [row.sha256 for row in index], [row.label for row in index], count_views(index))
 
 
 def hash_features(folder: Path) -> dict[str, str]:

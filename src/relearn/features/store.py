@@ -39,6 +39,7 @@ class FeatureSetSummary(NamedTuple):
     name: str
     recipe: dict[str, Any]
     n_images: int
+    n_views: int
     n_bytes: int
     used: float
 
@@ -195,11 +196,16 @@ class FeatureStore:
 
     def list_feature_sets(self) -> list[FeatureSetSummary]:
         """Return the feature sets, the one last used first."""
-        statement = "SELECT space, count(*), sum(length(content)) FROM feature GROUP BY space"
-        counts = {key: (n_images, n_bytes) for key, n_images, n_bytes in self._database.execute(statement)}
+        statement = (  # the key of a view is longer than a hash
+            "SELECT space, sum(length(image) = 32), sum(length(image) > 32), "
+            "sum(length(content)) FROM feature GROUP BY space"
+        )
+        counts = {
+            key: (n_images, n_views, n_bytes) for key, n_images, n_views, n_bytes in self._database.execute(statement)
+        }
         feature_sets = self._database.execute("SELECT name, spec, used FROM space ORDER BY used DESC, name")
         return [
-            FeatureSetSummary(name.hex(), _read_json(spec), *counts.get(name, (0, 0)), used)
+            FeatureSetSummary(name.hex(), _read_json(spec), *counts.get(name, (0, 0, 0)), used)
             for name, spec, used in feature_sets
             if isinstance(name, bytes)
         ]
@@ -341,7 +347,8 @@ def describe_store(path: Path) -> list[str]:
         ]
         for feature_set in feature_sets:
             used = time.strftime("%Y-%m-%d %H:%M", time.localtime(feature_set.used))
-            size = f"{feature_set.n_images:,} images, {feature_set.n_bytes / 1e6:,.1f} MB"
+            views = f"{feature_set.n_views:,} views, " if feature_set.n_views else ""
+            size = f"{feature_set.n_images:,} images, {views}{feature_set.n_bytes / 1e6:,.1f} MB"
             lines.append(f"  {feature_set.name[:8]}  {used}  {feature_set.describe(differing)}: {size}")
     if (damaged := name_damaged(path)).exists():
         lines.append(

@@ -51,14 +51,14 @@ def describe_rows(manifest: list[ManifestRow], shards: Iterable[tuple[list[Index
     Returns
     -------
     DataFrame
-        split, label, sha256 of the image, and its path; `n_not_finite`, how many of its features are not; `spread`, the
-        largest less the smallest; `has_twin`, 0 or 1, whether an image of other bytes and another split has these very
-        features, and `twin`, the path of one.
+        split, label, sha256 of the image, and its path, with the number of a view; `n_not_finite`, how many of its
+        features are not; `spread`, the largest less the smallest; `has_twin`, 0 or 1, whether an image of other bytes
+        and another split has these very features, and `twin`, the path of one.
     """
-    parts = [pd.DataFrame(columns=["split", "label", "sha256", "n_not_finite", "spread", "content"])]
+    parts = [pd.DataFrame(columns=["split", "label", "sha256", "view", "n_not_finite", "spread", "content"])]
     for index, values in shards:
         finite = np.isfinite(values)
-        part = pd.DataFrame(index, columns=list(IndexRow._fields))[["split", "label", "sha256"]]
+        part = pd.DataFrame(index, columns=list(IndexRow._fields))[["split", "label", "sha256", "view"]]
         part["n_not_finite"] = values.shape[1] - finite.sum(axis=1)
         part["spread"] = np.where(finite.all(axis=1), np.ptp(np.where(finite, values, 0), axis=1), np.nan)
         part["content"] = [hash_bytes(row.tobytes()) for row in values + 0.0]  # -0.0 is 0.0
@@ -66,7 +66,7 @@ def describe_rows(manifest: list[ManifestRow], shards: Iterable[tuple[list[Index
     rows = pd.concat(parts[1:] or parts, ignore_index=True)
     names = {(row.split, row.label, row.sha256): row.path for row in manifest}
     keys = zip(rows["split"], rows["label"], rows["sha256"], strict=True)
-    rows["path"] = [names.get(key, key[2]) for key in keys]
+    rows["path"] = [_name_row(names.get(key, key[2]), view) for key, view in zip(keys, rows.pop("view"), strict=True)]
     rows["twin"] = find_twins(rows)
     rows["has_twin"] = (rows["twin"] != "").astype(int)
     return rows
@@ -85,9 +85,17 @@ def find_twins(rows: pd.DataFrame) -> list[str]:
 
 
 def compare_order(manifest: list[ManifestRow], index: list[IndexRow]) -> pd.DataFrame:
-    """Return for each position what the manifest and the index of the features have there, and whether they agree."""
-    wanted = [f"{row.split}/{row.label} {row.sha256}" for row in manifest]
-    found = [f"{row.split}/{row.label} {row.sha256}" for row in index]
+    """Return for each position what should be there and what the index has there, and whether they agree.
+
+    There should be the images of the manifest, each of training followed by as many views as any image has.
+    """
+    n_views = max((int(row.view) for row in index if row.view.isdecimal()), default=0)
+    wanted = [
+        _name_row(f"{row.split}/{row.label} {row.sha256}", str(view))
+        for row in manifest
+        for view in range(1 + (n_views if row.split == "training" else 0))
+    ]
+    found = [_name_row(f"{row.split}/{row.label} {row.sha256}", row.view) for row in index]
     n_rows = max(len(wanted), len(found))
     table = pd.DataFrame(
         {
@@ -96,3 +104,7 @@ def compare_order(manifest: list[ManifestRow], index: list[IndexRow]) -> pd.Data
         }
     )
     return table.assign(is_same=table["wanted"] == table["found"], row=range(n_rows))
+
+
+def _name_row(image: str, view: str) -> str:
+    return image if view == "0" else f"{image} view {view}"

@@ -40,7 +40,7 @@ def fit_nearest_centroid(
         raise TrainingError(
             where=f"train.nearest_centroid.shrink_threshold {options.shrink_threshold}",
             wanted="features that vary within a class",
-            got=f"{present.sum()} images of {len(data.classes)} classes",
+            got=f"{(present & data.is_image).sum()} images of {len(data.classes)} classes",
             advice="set it to null",
         )
     weights, biases = 2 * centroids.T, -(centroids**2).sum(axis=1)

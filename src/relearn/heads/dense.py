@@ -53,7 +53,8 @@ def _fit(keras: Any, options: DenseOptions, data: TrainingData, sample_weights: 
     history = model.fit(
         data.standardize(data.training.features[present]).astype(np.float32),
         data.labels[present],
-        sample_weight=sample_weights[present],
+        # Their mean is that of the images' weights, so that views do not change the length of a step.
+        sample_weight=sample_weights[present] * (1 + data.n_views),
         validation_data=(validation, data.validation_labels),
         batch_size=options.batch_size,
         epochs=options.epochs,

@@ -36,7 +36,7 @@ class HeadKind(NamedTuple):
     """A kind of head.
 
     options : the type of its options
-    fit : takes options in a sequence, the data, sample weights (images,) and what shows progress
+    fit : takes options in a sequence, the data, sample weights (rows,) and what shows progress
     capacity : the options that decide how much it can fit, the weightiest first; 1 if that grows with the option, or -1
     number_bytes : memory per number of the training features, its own copies included; or a function that counts all
     columns : what it reads `TrainingData.coordinates` for, if at all
@@ -143,7 +143,7 @@ def fit_heads(head: str, candidates: Sequence[Options], data: TrainingData, samp
 
     Parameters
     ----------
-    sample_weights : ndarray (images,) float64
+    sample_weights : ndarray (rows,) float64
         Rows of weight 0 are left out.
     """
     track = partial(track_progress, name=f"train {head}", quiet_seconds=QUIET_SECONDS)

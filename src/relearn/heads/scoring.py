@@ -9,7 +9,7 @@ from relearn.heads.fitted import Head
 
 
 def compute_scores(head: Head, blocks: Sequence[np.ndarray], rows: np.ndarray | None = None) -> np.ndarray:
-    """Return the scores of a split's images, or of those of `rows` (images,) bool: (images, outputs) float64."""
+    """Return the scores of a split's rows, or of those chosen by `rows` (rows,) bool: (rows, outputs) float64."""
     parts, start = [], 0
     for block in blocks:
         chosen = block if rows is None else block[rows[start : start + len(block)]]

@@ -70,14 +70,15 @@ def _judge_in_folds(head: str, named: Sequence[Named], data: TrainingData) -> It
 
 
 def _judge_folds(candidate: Named, heads: Sequence[Head], fold_of: np.ndarray, data: TrainingData) -> Trial:
-    """Judge each image by the head that was fitted without its fold."""
-    right, losses = np.empty(len(data.labels), bool), np.empty(len(data.labels))
+    """Judge each image, not its views, by the head that was fitted without its fold."""
+    right, losses = np.empty(data.n_images, bool), np.empty(data.n_images)
+    fold_of_image = fold_of[data.is_image]
     for fold, fitted in enumerate(heads):
-        rows = fold_of == fold
+        rows, images = data.is_image & (fold_of == fold), fold_of_image == fold
         scores = compute_scores(fitted, data.training.blocks, rows)
-        right[rows], fold_losses = judge_scores(fitted, scores, data.labels[rows])
-        losses[rows] = math.nan if fold_losses is None else fold_losses
-    accuracies = [right[fold_of == fold].mean() for fold in range(len(heads))]
+        right[images], fold_losses = judge_scores(fitted, scores, data.labels[rows])
+        losses[images] = math.nan if fold_losses is None else fold_losses
+    accuracies = [right[fold_of_image == fold].mean() for fold in range(len(heads))]
     standard_error = float(np.std(accuracies, ddof=1) / math.sqrt(len(heads)))
     n_iter = None if heads[0].n_iter is None else max(fitted.n_iter or 0 for fitted in heads)
     log_loss = float(losses.mean()) if heads[0].has_probabilities else None
@@ -86,7 +87,9 @@ def _judge_folds(candidate: Named, heads: Sequence[Head], fold_of: np.ndarray, d
 
 
 def assign_folds(data: TrainingData) -> np.ndarray:
-    """Return the fold of each training image, (images,) int64; copies of an image are in one fold.
+    """Return the fold of each row of training, (rows,) int64; copies and views of an image are in its fold.
+
+    It is cut by images, so that it is the same with any number of views.
 
     Raises
     ------
@@ -95,7 +98,8 @@ def assign_folds(data: TrainingData) -> np.ndarray:
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
-    n_folds, n_images = data.params.n_folds, np.bincount(data.labels)
+    labels = data.labels[data.is_image]
+    n_folds, n_images = data.params.n_folds, np.bincount(labels)
     rarest = int(n_images.argmin())
     if n_images[rarest] < n_folds:
         raise TrainingError(
@@ -104,9 +108,9 @@ def assign_folds(data: TrainingData) -> np.ndarray:
             got=f"{n_images[rarest]} of class {data.classes[rarest]}",
             advice="lower train.n_folds or set train.select_by to validation",
         )
-    fold_of = np.empty(len(data.labels), np.int64)
+    fold_of = np.empty(data.n_images, np.int64)
     # A head that was fitted on an image knows its copies.
     folds: Any = StratifiedGroupKFold(n_folds, shuffle=True, random_state=data.params.seed)
-    for fold, (_, held_out) in enumerate(folds.split(fold_of, data.labels, data.training.sha256)):
+    for fold, (_, held_out) in enumerate(folds.split(fold_of, labels, data.training.sha256[:: 1 + data.n_views])):
         fold_of[held_out] = fold
-    return fold_of
+    return np.repeat(fold_of, 1 + data.n_views)

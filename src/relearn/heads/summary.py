@@ -31,14 +31,14 @@ SEARCH_HEADER = (
 def summarize_training(
     chosen: Trial, head: Head, trials: list[Trial], scores: np.ndarray, data: TrainingData
 ) -> dict[str, object]:
-    """Return the content of `metrics/training.json`; `n_images` counts the training split.
+    """Return the content of `metrics/training.json`; `n_images` counts the training split without views.
 
     The scores are those of the chosen head on validation before any calibration, which is fitted there.
     """
     right, losses = judge_scores(head, scores, data.validation_labels)
     metrics: dict[str, object] = {
         "head": chosen.head,
-        "n_images": len(data.labels),
+        "n_images": data.n_images,
         "n_validation_images": len(right),
         "n_features": len(data.mean),
         **_measure_accuracy("validation", right),
@@ -47,6 +47,8 @@ def summarize_training(
         "n_trials": len(trials),
         "n_trials_converged": sum(trial.converged for trial in trials),
     }
+    if data.n_views:
+        metrics["n_views"] = data.n_views
     if losses is not None:
         metrics["validation_log_loss"] = round(float(losses.mean()), 6)
     if (C := getattr(chosen.options, "C", None)) is not None:

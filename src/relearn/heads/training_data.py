@@ -21,8 +21,12 @@ class TrainingData:
 
     Attributes
     ----------
-    labels, validation_labels : ndarray (images,) int64
-        The index of each image's class in `classes`, which are in alphabetical order.
+    labels, validation_labels : ndarray (rows,) int64
+        The index of each row's class in `classes`, which are in alphabetical order.
+    n_views, n_images : int
+        How many rows of views follow that of each image, and how many images there are.
+    is_image : ndarray (rows,) bool
+        Whether a row is that of an image itself.
     mean, scale : ndarray (n_features,) float64
         What standardizes a feature; scale is 1 if `train.scale` is false.
     memory_bytes : int
@@ -43,6 +47,9 @@ class TrainingData:
         self.classes = sorted(set(training.labels))
         self.labels = np.searchsorted(self.classes, training.labels)
         self.validation_labels = np.searchsorted(self.classes, validation.labels)
+        self.n_views = training.n_views
+        self.n_images = len(self.labels) // (1 + self.n_views)
+        self.is_image = np.arange(len(self.labels)) % (1 + self.n_views) == 0
         self.memory_bytes = params.memory_limit_mb * 500_000
         self.n_linear_fits = n_linear_fits
         scaler = StandardScaler()
@@ -57,7 +64,7 @@ class TrainingData:
             raise TrainingError(
                 where="training",
                 wanted="features that differ between images",
-                got=f"the same {len(self.mean):,} for all {len(self.labels):,}",
+                got=f"the same {len(self.mean):,} for all {self.n_images:,}",
                 advice="check extract.layer and extract.weights",
             )
 
@@ -78,7 +85,11 @@ class TrainingData:
         return np.asarray((features - self.mean) / self.scale)
 
     def compute_sample_weights(self) -> np.ndarray:
-        """Return the weight of each row by `train.class_weight`, (images,) float64; their mean is 1 if balanced."""
+        """Return the weight of each row by `train.class_weight`, (rows,) float64.
+
+        The rows of an image share its weight, so that it counts once, and C means the same with any number of views.
+        The mean weight of an image is 1 if balanced.
+        """
         match self.params.class_weight:
             case None:
                 weights = np.ones(len(self.classes))
@@ -93,7 +104,7 @@ class TrainingData:
                         advice="name each class once",
                     )
                 weights = np.array([given[name] for name in self.classes])
-        return np.asarray(weights[self.labels])
+        return np.asarray(weights[self.labels]) / (1 + self.n_views)
 
 
 def check_labels(training: list[str], validation: list[str]) -> None:

@@ -1,7 +1,7 @@
 """scikit-learn's decision tree and random forest."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -40,7 +40,7 @@ def fit_decision_tree(options: DecisionTreeOptions, data: TrainingData, sample_w
     from sklearn.tree import DecisionTreeClassifier
 
     present = sample_weights > 0
-    tree = DecisionTreeClassifier(**options.to_dict(), random_state=data.params.seed)
+    tree = DecisionTreeClassifier(**_count_rows(options, data), random_state=data.params.seed)
     tree.fit(data.training.features[present], data.labels[present], sample_weights[present])
     return TreeHead(tree)
 
@@ -50,7 +50,13 @@ def fit_random_forest(options: RandomForestOptions, data: TrainingData, sample_w
     from sklearn.ensemble import RandomForestClassifier
 
     present = sample_weights > 0
-    forest = RandomForestClassifier(**options.to_dict(), random_state=data.params.seed, n_jobs=count_threads())
+    seed = data.params.seed
+    forest = RandomForestClassifier(**_count_rows(options, data), random_state=seed, n_jobs=count_threads())
     forest.fit(data.training.features[present], data.labels[present], sample_weights[present])
     forest.n_jobs = 1  # threads would add up the trees' answers in any order
     return TreeHead(forest)
+
+
+def _count_rows(options: TreeOptions, data: TrainingData) -> dict[str, Any]:
+    """Return options whose `min_samples_leaf` counts rows, which are more than images if there are views."""
+    return {**options.to_dict(), "min_samples_leaf": options.min_samples_leaf * (1 + data.n_views)}

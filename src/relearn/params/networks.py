@@ -90,6 +90,7 @@ class NetworkParams(Block):
 
 
 class ExtractParams(NetworkParams):
-    """How features come about: by what, and who computes them."""
+    """How features come about: by what, of how many views, and who computes them."""
 
+    views: Annotated[int, Field(ge=0, le=1000)]
     executor: Literal["local", "dask"]

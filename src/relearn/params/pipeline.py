@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from relearn.params.augmentation import AugmentParams
 from relearn.params.block import Block, Count, Fraction, Seed
 from relearn.params.data import RestructureParams, ValidateParams, VerifyParams
 from relearn.params.heads import TrainParams
@@ -42,15 +43,16 @@ class Params(Block):
     restructure: RestructureParams
     # pydantic's own models have a method `validate`
     validate_: Annotated[ValidateParams, Field(alias="validate")]
+    augment: AugmentParams
     extract: ExtractParams
     verify: VerifyParams
     train: TrainParams
     evaluate: EvaluateParams
     retrain: RetrainParams
 
-    def get_block(self, stage: str) -> Block:
-        """Return the block of a stage by the name that it has in the file."""
-        block: Block = getattr(self, "validate_" if stage == "validate" else stage)
+    def get_block(self, name: str) -> Block:
+        """Return a block by the name that it has in the file; that of a stage has the stage's name."""
+        block: Block = getattr(self, "validate_" if name == "validate" else name)
         return block
 
 

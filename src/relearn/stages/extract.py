@@ -8,18 +8,22 @@ from relearn.errors import LostFeatures, StoreError, ValidationFailed
 from relearn.features.computation import fill_store, find_lost, make_reader
 from relearn.features.shards import write_features
 from relearn.features.store import FeatureStore, read_limit_bytes
+from relearn.features.views import Views
 from relearn.networks.weights import check_weights_file
+from relearn.params.augmentation import AugmentParams
 from relearn.params.networks import ExtractParams
 from relearn.storage.files import hash_file, read_json, write_folder
 
 MAX_ATTEMPTS = 5
 
 
-def run(params: ExtractParams) -> None:
+def run(params: ExtractParams, augment: AugmentParams | None = None) -> None:
     """Write `data/features/` from the store, after the store was filled.
 
     Raises
     ------
+    ParamsError
+        There should be views, and nothing by which they differ from their image.
     ValidationFailed
         The data did not pass the gate, or the report is about other data.
     IntegrityError
@@ -29,6 +33,8 @@ def run(params: ExtractParams) -> None:
     StoreError
         The store has no room for the features, or loses them.
     """
+    views = Views(params.views, augment)
+    views.check()
     check_gate()
     manifest = read_manifest(paths.MANIFEST)
     read_limit_bytes()  # so that a wrong limit is an error now
@@ -38,14 +44,14 @@ def run(params: ExtractParams) -> None:
         for attempt in range(1, MAX_ATTEMPTS + 1):
             if attempt == MAX_ATTEMPTS:
                 store.set_aside(f"features were lost {attempt - 1} times")
-            record, feature_set = fill_store(store, manifest, params)
+            record, feature_set = fill_store(store, manifest, params, views)
             read = make_reader(feature_set, record)
             try:
                 with write_folder(paths.FEATURES) as folder:
-                    write_features(folder, manifest, read, record)
+                    write_features(folder, manifest, read, record, views.list_keys)
                 return
             except LostFeatures:
-                feature_set.forget(find_lost(read, [row.sha256 for row in manifest]))
+                feature_set.forget(find_lost(read, views.collect_inputs(manifest)))
     raise StoreError(
         f"features were lost {MAX_ATTEMPTS} times, the last time in a new file",
         where=paths.find_feature_store(),

@@ -174,8 +174,8 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
         text.detach()  # flushes; `write_file` closes the file
 
 
-def read_csv(path: Path, header: Sequence[str]) -> list[list[str]]:
-    """Read the rows below the header, every cell as text.
+def read_csv(path: Path, header: Sequence[str], n_optional: int = 0) -> list[list[str]]:
+    """Read the rows below the header, every cell as text; the last `n_optional` columns may be missing.
 
     Raises
     ------
@@ -189,11 +189,11 @@ def read_csv(path: Path, header: Sequence[str]) -> list[list[str]]:
         raise IntegrityError("no such file", where=path, advice="run `dvc repro`, which writes it") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise IntegrityError(where=path, wanted="CSV in UTF-8", got=error, advice=WRITE_AGAIN) from None
-    if found != list(header):
+    if found not in (list(header), list(header[: len(header) - n_optional])):
         wanted, got = f"the columns {','.join(header)}", ",".join(found)
         raise IntegrityError(where=path, wanted=wanted, got=got, advice=WRITE_AGAIN)
     for number, row in enumerate(rows, start=2):
-        if len(row) != len(header):
+        if len(row) != len(found):
             where = f"{path}: row {number}"
-            raise IntegrityError(where=where, wanted=f"{len(header)} cells", got=len(row), advice=WRITE_AGAIN)
+            raise IntegrityError(where=where, wanted=f"{len(found)} cells", got=len(row), advice=WRITE_AGAIN)
     return rows
