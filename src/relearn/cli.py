@@ -273,6 +273,19 @@ def mistakes(
     _print(describe_markdown(md) if md else f"{output}: {n_mistakes:,} mistakes")
 
 
+@app.command()
+def views(
+    output: Annotated[Path, typer.Option(help="Write the page there.")] = paths.VIEWS_PAGE,
+    images: Annotated[int, typer.Option(min=1, help="The number of images.")] = 12,
+) -> None:
+    """Write a page of training images with augmented views of them, by the block augment of params.yaml."""
+    from relearn.commands.views import N_VIEWS, write_views
+
+    params = read_params(paths.PARAMS)
+    n_images = write_views(output, params.extract, params.augment, images)
+    _print(f"{output}: {N_VIEWS} views of {n_images:,} images")
+
+
 store = typer.Typer(no_args_is_help=True, help="Show, check and prune the feature store.")
 app.add_typer(store, name="store")
 

@@ -68,6 +68,7 @@ EVALUATION_METRICS = Path("metrics/evaluation.json")
 PREDICTIONS = Path("reports/predictions.csv")
 CLASS_REPORT = Path("reports/classes.csv")
 MISTAKES_PAGE = Path("reports/mistakes.html")
+VIEWS_PAGE = Path("reports/views.html")
 
 PLOTS = Path("reports/plots")
 SCORE_BY_C = PLOTS / "score_by_c.csv"

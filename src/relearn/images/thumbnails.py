@@ -4,6 +4,8 @@ import base64
 import io
 from pathlib import Path
 
+from PIL import Image
+
 from relearn import paths
 from relearn.errors import ImageError
 from relearn.images.decoding import decode_image
@@ -22,6 +24,11 @@ def draw_picture(path: str) -> str:
         rgb = decode_image((paths.DATASET / path).read_bytes()).rgb
     except (OSError, ValueError, ImageError):  # ValueError: a zero byte in the path
         return ""
+    return encode_picture(rgb)
+
+
+def encode_picture(rgb: Image.Image) -> str:
+    """Return an RGB image, which may get smaller, as a data URI of at most `THUMBNAIL_PX` a side."""
     rgb.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
     buffer = io.BytesIO()
     rgb.save(buffer, "JPEG", quality=75)
