@@ -27,6 +27,7 @@ def test_unknown_network_answers_with_the_list(workspace, set_params):
         ),
         ({"extract.image_size_px": 32.5}, "extract.image_size_px: wanted a valid integer, got 32.5"),
         ({"extract.pooling": "mean"}, "extract.pooling: wanted one of 'flatten', 'avg' or 'max', got 'mean'"),
+        ({"extract.views": -1}, "extract.views: wanted greater than or equal to 0, got -1"),
     ],
 )
 def test_values_that_cannot_be(workspace, set_params, changes, message):
