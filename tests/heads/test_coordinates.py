@@ -84,7 +84,7 @@ def test_what_the_memory_allows():
     assert plan_memory(1000, 5000, 200_000_000) == (True, True, True)
     assert plan_memory(1000, 5000, 70_000_000) == (True, True, False)
     assert plan_memory(1000, 5000, 62_000_000) == (False, True, True)
-    assert plan_memory(1000, 5000, 50_000_000) == (False, False, False)
+    assert plan_memory(1000, 5000, 39_000_000) == (False, False, False)
     assert plan_memory(1000, 5000, 30_000_000) == (False, False, False)
 
 
@@ -114,7 +114,7 @@ def test_columns_are_uncorrelated_where_that_was_quicker(n_rows, n_features, n_c
 
 def test_columns_are_uncorrelated_where_only_those_can_be_held():
     assert plan_memory(500, 12000, 80_000_000, 2, n_fits=0) == (False, True, True)
-    assert plan_memory(500, 12000, 60_000_000, 2, n_fits=0) == (True, True, True)
+    assert plan_memory(500, 12000, 40_000_000, 2, n_fits=0) == (True, True, False)
 
 
 def test_rows_that_are_not_rotated_are_the_standardized_ones():

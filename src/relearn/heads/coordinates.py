@@ -90,16 +90,16 @@ def pays_to_rotate(n_rows: int, n_features: int, n_outputs: int, n_fits: int) ->
 def plan_memory(n_rows: int, n_features: int, memory_bytes: int, n_outputs: int = 1, n_fits: int | None = None) -> Plan:
     """Decide what fits, and of that what is quicker.
 
-    What may have to fit: four matrices to find the eigenvectors by; rows as float64 and as float32, and of each output
-    what a row answers, in both; features as float64 while they are rotated.
+    What may have to fit: four matrices to find the eigenvectors by; rows, and of each output what a row answers and its
+    probability; features while they are rotated; all as float64.
     """
-    hold_features = n_rows * (12 * n_features + 16 * n_outputs) <= memory_bytes
+    hold_features = n_rows * (8 * n_features + 16 * n_outputs) <= memory_bytes
     n_columns = min(n_rows, n_features)
     n_bytes = 4 * 8 * n_columns**2
     pays = not hold_features or n_fits is None or pays_to_rotate(n_rows, n_features, n_outputs, n_fits)
     if n_bytes > memory_bytes // 2 or not pays:
         return Plan(False, hold_features, hold_features)
-    n_bytes += n_rows * (12 * n_columns + 16 * n_outputs)
+    n_bytes += n_rows * (8 * n_columns + 16 * n_outputs)
     return Plan(True, n_bytes <= memory_bytes, n_bytes + 8 * n_rows * n_features <= memory_bytes)
 
 

@@ -1,5 +1,6 @@
 """Linear heads: logistic regression, and a linear support vector machine."""
 
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from relearn.heads.options import Options
 from relearn.heads.training_data import TrainingData
 
 SVM_TOLERANCE = 1e-6  # of the scores, relative to scikit-learn's
+ROUNDING = 3e-8  # of a score, by the rounding of the coefficients; about the rounding of a probability as float32
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,28 @@ def fit_logistic_regressions(
         solutions = {step.solution.C: step.solution for step in steps if step.solution is not None}
     ordered = [solutions[C] for C in values]
     restored = data.coordinates.restore(np.hstack([solution.weights for solution in ordered]))
+    step = choose_rounding_step(data)
     return [
-        LayeredHead(data.mean, data.scale, [(weights, s.intercepts)], True, s.n_iter, s.converged)
+        LayeredHead(
+            data.mean, data.scale, [(_round(weights, step), _round(s.intercepts, step))], True, s.n_iter, s.converged
+        )
         for s, weights in zip(ordered, np.split(restored, len(ordered), axis=1), strict=True)
     ]
+
+
+def choose_rounding_step(data: TrainingData) -> float:
+    """Return a power of two; coefficients are rounded to its multiples, so that all processors write the same bits.
+
+    What differs between processors is far less than this step, and changes a multiple only where a coefficient lies
+    next to the middle of two. By a step h the score z w of standardized features z moves by about h |z| / sqrt(12),
+    which is at most `ROUNDING` where |z|^2 is its mean over the images. The intercept is a weight of a feature of 1.
+    """
+    mean_square = 1 + float(np.sum(data.variance / data.scale**2))
+    return 2.0 ** math.floor(math.log2(ROUNDING * math.sqrt(12 / mean_square)))
+
+
+def _round(values: np.ndarray, step: float) -> np.ndarray:
+    return np.round(values / step) * step + 0.0  # not -0.0
 
 
 def fit_linear_svm(options: LinearSVMOptions, data: TrainingData, sample_weights: np.ndarray) -> LayeredHead:

@@ -16,15 +16,17 @@ tests compare with. What each part buys, measured (benchmarks/README.md):
   rows as they are take 4.8 times as long. For 800 images of 1,280 features and ten classes they take 4.9 times as long.
 - Stretched directions, by the curvature along each coordinate, halve the products for ten classes. For two classes they
   save none.
-- Products in float32 halve the time for ten classes. They need not be exact, because F, its gradient, and so the
-  stopping rule are always computed in float64.
 - Parts that are handed to threads several at once (`products`) save up to half of the time for two classes with one
   thread, and up to a tenth with two.
+
+All of it is computed in float64. Products in float32 would save a third of the time for ten classes, but the
+coefficients would differ by 1e-9 between processors, whose BLAS add in another order, and here they differ by 1e-15.
+So they can be rounded to the same bits everywhere (`linear.choose_rounding_step`).
 """
 
 import math
 from collections.abc import Generator, Iterator, Sequence
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -33,7 +35,6 @@ from relearn.heads.products import BlockRows, HeldRows, Respond, Rows, Workers, 
 
 MAX_REDUCTION = 1e-3  # of a step's residual: more is not worth its products
 MAX_PRODUCTS = 500  # for a step: it is one that lowers F long before it is exact
-MAX_POOR_STEPS = 4  # in a row, which do not halve the gradient; then float32 may be to blame
 MIN_DECREASE = 1e-4  # of F, as a share of what the slope promises
 ROUNDING = 1e-12  # of F, as a share of it
 MIN_REDUCTION = 0.9  # of the gradient, where F shows no difference
@@ -111,16 +112,16 @@ class LogisticRegressionProblem:
         self._workers = Workers()
         n_rows = len(truth)
         self._losses, self._curvatures = np.empty(n_rows), np.empty(n_rows)
-        # Of the last point that was evaluated, for the products with its Hessian in float32; others compute them again.
+        # Of the last point that was evaluated, for the products with its Hessian; rows on the disk compute them again.
         self._probabilities: np.ndarray | None = None
         self._last: _Losses | None = None  # of the last point that was evaluated
         self._rows: Rows
         if not coordinates.held:
-            self._rows = BlockRows(coordinates.blocks, self._workers, None)
+            self._rows = BlockRows(coordinates.blocks, self._workers)
         elif self._n_outputs == 1:
             self._rows = hold_in_blocks(coordinates.blocks[0], self._workers)
         else:
-            self._probabilities = np.empty((n_rows, self._n_outputs), np.float32)
+            self._probabilities = np.empty((n_rows, self._n_outputs))
             self._rows = HeldRows(coordinates.blocks[0], self._n_outputs, self._workers)
 
     def __enter__(self) -> Self:
@@ -168,19 +169,15 @@ class LogisticRegressionProblem:
         self, C: float, weights: np.ndarray, intercepts: np.ndarray, max_iter: int
     ) -> Iterator[tuple[float, Solution | None]]:
         """Yield after each product about what the gradient is, and at the end the solution."""
-        dtype: Any = np.float32 if self._coordinates.held else np.float64
         here = self._evaluate(C, weights, intercepts)
-        n_iter = n_poor = 0
+        n_iter = 0
         while not here.solution.converged and n_iter < max_iter:
-            step, n_products = yield from self._find_step(here, max_iter - n_iter, dtype)
+            step, n_products = yield from self._find_step(here, max_iter - n_iter)
             n_iter += n_products
             there = self._search_line(here, step)
-            if there is None and dtype == np.float64:  # rounding hides what is lower
+            if there is None:  # rounding hides what is lower
                 break
-            n_poor = 0 if there is not None and there.solution.gradient < here.solution.gradient / 2 else n_poor + 1
-            if there is None or n_poor == MAX_POOR_STEPS:
-                dtype = np.float64
-            here = there or self._evaluate(C, here.solution.weights, here.solution.intercepts)
+            here = there
         yield here.solution.gradient, here.solution._replace(n_iter=n_iter)
 
     def _sum_losses(self, weights: np.ndarray, intercepts: np.ndarray) -> "_Losses":
@@ -217,16 +214,14 @@ class LogisticRegressionProblem:
         solution = Solution(C, weights, intercepts, objective, gradient, curvature, 0, gradient <= tol)
         return _Point(solution, by_weights, by_intercepts)
 
-    def _find_step(
-        self, here: _Point, max_iter: int, dtype: Any
-    ) -> Generator[tuple[float, None], None, tuple["_Pair", int]]:
+    def _find_step(self, here: _Point, max_iter: int) -> Generator[tuple[float, None], None, tuple["_Pair", int]]:
         """Return Newton's step for weights and intercepts, about, and how many products it took.
 
         Yield after each product about what the gradient is after the step so far.
 
         The residual is reduced the more the nearer the optimum is (Nocedal and Wright 2006, section 7.1). Directions
         are stretched, so that the Hessian would be the identity if every image had the mean curvature, and the first
-        residual has the norm 1: float32 has room for all of them.
+        residual has the norm 1.
         """
         C, gradient = here.solution.C, here.solution.gradient
         curvature = max(here.solution.curvature, np.finfo(np.float64).eps)
@@ -234,8 +229,7 @@ class LogisticRegressionProblem:
         stretch_b = np.sqrt(C * curvature * len(self._truth))
         residual = _Pair(-here.by_weights / stretch, -here.by_intercepts / stretch_b)
         norm = np.sqrt(residual.dot(residual))
-        stretch, stretch_b = stretch.astype(dtype), dtype(stretch_b)
-        residual = _Pair((residual.weights / norm).astype(dtype), (residual.intercepts / norm).astype(dtype))
+        residual = _Pair(residual.weights / norm, residual.intercepts / norm)
         step = _Pair(np.zeros_like(residual.weights), np.zeros_like(residual.intercepts))
         direction, square, n_products = residual, 1.0, 0
         reduction = max(min(0.3, gradient**0.3), 0.3 * self._tol / gradient, MAX_REDUCTION)
@@ -245,14 +239,14 @@ class LogisticRegressionProblem:
                 here.solution, _Pair(weights, direction.intercepts / stretch_b)
             )
             n_products += 1
-            image = _Pair((weights + dtype(C) * by_weights) / stretch, dtype(C) * by_intercepts / stretch_b)
+            image = _Pair((weights + C * by_weights) / stretch, C * by_intercepts / stretch_b)
             curved = direction.dot(image)
             if not 0 < curved < np.inf:
                 break
-            step = step.move(dtype(square / curved), direction)
-            residual = residual.move(dtype(-square / curved), image)
+            step = step.move(square / curved, direction)
+            residual = residual.move(-square / curved, image)
             last_square, square = square, residual.dot(residual)
-            direction = residual.move(dtype(square / last_square), direction)
+            direction = residual.move(square / last_square, direction)
             yield gradient * max(MIN_PROMISED, math.sqrt(square)), None
         return _Pair(norm * (step.weights / stretch), norm * (step.intercepts / stretch_b)), n_products
 
@@ -278,11 +272,10 @@ class LogisticRegressionProblem:
     def _multiply_hessian(self, at: Solution, direction: "_Pair") -> tuple[np.ndarray, np.ndarray]:
         """Return the product of a direction with the Hessian of the losses at the point that was evaluated last."""
         weights, intercepts = direction
-        scales = self._sample_weights.astype(weights.dtype)[:, np.newaxis]
-        kept = self._probabilities if weights.dtype == np.float32 else None
+        scales, kept = self._sample_weights[:, np.newaxis], self._probabilities
 
         def _respond_of_two(rows: slice, changes: np.ndarray) -> np.ndarray:
-            changes *= self._curvatures[rows, np.newaxis].astype(changes.dtype) * scales[rows]
+            changes *= self._curvatures[rows, np.newaxis] * scales[rows]
             return changes
 
         def _respond(rows: slice, changes: np.ndarray) -> np.ndarray:
@@ -338,7 +331,7 @@ class _Pair(NamedTuple):
         """Return the dot product over all weights and intercepts."""
         return float(np.vdot(self.weights, other.weights)) + float(np.vdot(self.intercepts, other.intercepts))
 
-    def move(self, length: Any, other: "_Pair") -> "_Pair":
+    def move(self, length: float, other: "_Pair") -> "_Pair":
         """Return this pair plus `length` times another."""
         return _Pair(self.weights + length * other.weights, self.intercepts + length * other.intercepts)
 
@@ -354,7 +347,7 @@ def multiply_curvature(probabilities: np.ndarray, changes: np.ndarray) -> np.nda
     """Return of each row the change of its residuals (n, n_outputs) by that of its margins: (diag(p) - p p') change.
 
     A change of all margins alike changes nothing, so the change of the likeliest class may be taken from all of them.
-    With that no sum is a difference of large numbers, and float32 keeps its digits where p is next to 0 or 1.
+    With that no sum is a difference of large numbers, and digits are kept where p is next to 0 or 1.
     """
     likeliest = probabilities.argmax(axis=1)[:, np.newaxis]
     changes = changes - np.take_along_axis(changes, likeliest, axis=1)
@@ -384,5 +377,6 @@ def compute_losses(margins: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, 
     curvatures = (probabilities * (1 - probabilities)).mean(axis=1)
     rows = np.arange(len(truth))
     losses = -logs[rows, truth]
-    probabilities[rows, truth] -= 1
+    probabilities[rows, truth] = 0  # p - 1 would lose the digits of a p next to 1; the sum of the others has them
+    probabilities[rows, truth] = -probabilities.sum(axis=1)
     return losses, probabilities, curvatures

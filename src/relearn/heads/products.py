@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
 from itertools import chain, pairwise
-from typing import Any, Protocol, Self, TypeVar
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -58,20 +58,19 @@ class Rows(Protocol):
 
 
 class HeldRows:
-    """Rows in memory, multiplied in the precision of the weights; of several responses each."""
+    """Rows in memory, of several responses each."""
 
     def __init__(self, rows: np.ndarray, n_outputs: int, workers: Workers) -> None:
         self._n_outputs = n_outputs
-        self._rows: dict[Any, np.ndarray] = {rows.dtype: rows, np.dtype(np.float32): rows.astype(np.float32)}
-        self._workers = workers
+        self._rows, self._workers = rows, workers
         self._chunks = [slice(first, first + CHUNK_ROWS) for first in range(0, len(rows), CHUNK_ROWS)]
         self._stripes = [slice(first, first + STRIPE_COLUMNS) for first in range(0, rows.shape[1], STRIPE_COLUMNS)]
 
     def multiply(self, weights: np.ndarray, offset: np.ndarray, respond: Respond) -> tuple[np.ndarray, np.ndarray]:
         """See `Rows`."""
-        rows = self._rows[weights.dtype]
-        responses = np.empty((len(rows), self._n_outputs), weights.dtype)
-        product = np.empty((rows.shape[1], self._n_outputs), weights.dtype)
+        rows = self._rows
+        responses = np.empty((len(rows), self._n_outputs))
+        product = np.empty((rows.shape[1], self._n_outputs))
 
         def _fill(chunk: slice) -> None:
             responses[chunk] = respond(chunk, rows[chunk] @ weights + offset)
@@ -87,19 +86,18 @@ class HeldRows:
 class BlockRows:
     """Rows in blocks, each read once a product: from the disk, or from memory for a single output."""
 
-    def __init__(self, blocks: Sequence[np.ndarray], workers: Workers, single: Sequence[np.ndarray] | None) -> None:
-        self._blocks, self._single, self._workers = blocks, single, workers
+    def __init__(self, blocks: Sequence[np.ndarray], workers: Workers) -> None:
+        self._blocks, self._workers = blocks, workers
         ends = np.cumsum([0, *(len(block) for block in blocks)])
         numbered = list(enumerate(slice(*pair) for pair in pairwise(ends)))
         self._groups = [numbered[g::N_GROUPS] for g in range(min(N_GROUPS, len(numbered)))]
 
     def multiply(self, weights: np.ndarray, offset: np.ndarray, respond: Respond) -> tuple[np.ndarray, np.ndarray]:
         """See `Rows`."""
-        blocks = self._blocks if weights.dtype == np.float64 or self._single is None else self._single
 
         def _multiply_block(part: tuple[int, slice]) -> tuple[np.ndarray, np.ndarray]:
             number, rows = part
-            block = np.asarray(blocks[number], weights.dtype)
+            block = np.asarray(self._blocks[number], np.float64)
             responses = respond(rows, block @ weights + offset)
             return block.T @ responses, responses.sum(axis=0)
 
@@ -109,7 +107,7 @@ class BlockRows:
 def hold_in_blocks(rows: np.ndarray, workers: Workers) -> BlockRows:
     """Return rows of a single output in blocks that fit a core's cache."""
     blocks = np.array_split(rows, max(1, min(len(rows), -(-rows.nbytes // BLOCK_BYTES))))
-    return BlockRows(blocks, workers, [block.astype(np.float32) for block in blocks])
+    return BlockRows(blocks, workers)
 
 
 def _sum(parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
