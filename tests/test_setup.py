@@ -305,17 +305,6 @@ def test_make_repro_runs_beside_an_active_environment_in_a_path_with_blanks(clon
     assert answer.returncode == 0, answer.stdout + answer.stderr
     assert "375 evaluation images of 10 classes" in answer.stdout
     assert list_packages(other) == before
-    git = ["git", "-C", str(folder)]
-    status = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
-    if "avx512f" in Path("/proc/cpuinfo").read_text() or not status:
-        assert status == ""
-    else:  # on other processors the last digits of the coefficients differ (docs/pipeline.md), and one hash with them
-        assert status == " M dvc.lock\n"
-        difference = subprocess.run(
-            [*git, "diff", "-U0", "dvc.lock"], capture_output=True, text=True, check=True
-        ).stdout
-        changed = re.findall(r"^[-+] .*$", difference, re.MULTILINE)
-        assert len(changed) == 4
-        assert len(set(changed)) == 2
-        assert all(re.fullmatch(r"[-+] +md5: [0-9a-f]{32}\.dir", line) for line in changed)
+    git = ["git", "-C", str(folder), "status", "--porcelain"]
+    assert subprocess.run(git, capture_output=True, text=True, check=True).stdout == ""
     assert list(Path(folder / ".venv").glob("lib/python3.*/site-packages/dvc/__pycache__/*.pyc")), "compiled"
