@@ -353,7 +353,7 @@ def test_one_at_a_time(server, repository):
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for _ in range(choose(4, 12))
+        for _ in range(choose(4, 8))
     ]
     ends = [process.communicate()[0].strip().splitlines()[-1] for process in begun]
     assert sorted(end.split(":")[0] for end in ends) == ["Promoted", *["Skipped"] * (len(begun) - 1)]
