@@ -225,7 +225,8 @@ def test_an_extra_brings_what_reaches_its_addresses(clone):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["virtual", pytest.param("conda", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["virtual", "conda"])
 def test_an_active_environment_stays_as_it_is(clone, other, kind):
     shorten_lock(clone)
     active = activate(other) if kind == "virtual" else {"CONDA_PREFIX": str(other), "CONDA_DEFAULT_ENV": "mine"}

@@ -140,6 +140,7 @@ def test_what_a_killed_run_left_is_not_taken_and_what_is_there_is_not_replaced(c
         food5k.fetch_source("/other/Food-5K", raw)
 
 
+@pytest.mark.long
 def test_a_zip_with_a_folder_around_everything_is_found_to_have_it(clone, tmp_path):
     """It ends at the weights, which are not there; what came before them is in the experiment's own folder."""
     write_images(tmp_path / "Food-5K", [f"{split}/{n % 2}_{n}.png" for split in SPLITS for n in range(4)])

@@ -119,7 +119,8 @@ def test_features_are_those_of_one_machine(local, clone, cluster_of, n_workers):
     assert read_features(clone) == local
 
 
-@pytest.mark.parametrize("sent", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSTOP])
 def test_batches_of_a_worker_that_is_lost_or_hangs_are_computed_by_another(local, clone, cluster_of, sent):
     address, _, workers = cluster_of(2)
     with start_extract(clone, address) as child:

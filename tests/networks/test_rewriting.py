@@ -128,7 +128,7 @@ def test_a_cut_network_gives_what_keras_gives(network, layer, tmp_path, monkeypa
     assert np.abs(got - wanted).max() <= 1e-4
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.long)])
 def test_constants_are_kept_and_recorded(precision, tmp_path, monkeypatch):
     _, _, _, record = compute_beside_keras("efficientnet_b0", 64, tmp_path, monkeypatch, precision=precision)
     first, second, third = record.constants
