@@ -73,7 +73,7 @@ repro: $(READY)  ## run the stages that are not up to date, and report how good 
 	@$(BIN)/python -m flows.repro
 	@$(BIN)/relearn report
 
-test: $(READY)  ## run the tests, several at once: ten minutes
+test: $(READY)  ## run the tests, several at once: a quarter of an hour on two cores
 	$(BIN)/pytest $(PARALLEL) -m "not long"
 
 test-long: $(READY)  ## run the other tests: kills, clusters, retraining, set-up, every network, real photos
