@@ -76,7 +76,7 @@ repro: $(READY)  ## run the stages that are not up to date, and report how good 
 test: $(READY)  ## run the tests, several at once: a quarter of an hour on two cores
 	$(BIN)/pytest $(PARALLEL) -m "not long"
 
-test-long: $(READY)  ## run the other tests: kills, clusters, retraining, set-up, every network, real photos
+test-long: $(READY)  ## run the other tests: kills, clusters, retraining, set-up, more networks, real photos
 	RELEARN_LONG_TESTS=1 $(BIN)/pytest $(PARALLEL) -m "long or campaign"
 
 test-fast: $(READY)  ## run the tests that need neither TensorFlow, nor DVC, nor a Prefect server: under a minute
