@@ -376,3 +376,14 @@ def test_deserted_cluster_is_an_error(threads, monkeypatch, caplog):
     with pytest.raises(NetworkError, match=r"the cluster has had no workers for 0\.5 seconds; start some; what came"):
         list(found)
     assert "the cluster has no workers; waiting for one" in caplog.text
+
+
+def test_a_scheduler_that_is_gone_before_its_workers_come_back_is_reported():
+    """The client notes that the workers are lost before it notes that the scheduler is."""
+
+    def reconnect(n_workers, timeout):
+        raise OSError("Timed out trying to connect to tcp://127.0.0.1:1 after 30 s")
+
+    client = SimpleNamespace(scheduler_info=lambda n_workers: {"workers": {}}, wait_for_workers=reconnect)
+    with pytest.raises(NetworkError, match="the scheduler is gone; what came back is in the store, run again"):
+        cluster._list_workers(client)

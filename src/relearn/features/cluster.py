@@ -132,6 +132,8 @@ def _list_workers(client: Any) -> dict[str, Any]:
     except TimeoutError:
         problem = f"the cluster has had no workers for {DESERTED_SECONDS} seconds"
         raise NetworkError(problem, where=WHERE, advice=f"start some; {KEPT}") from None
+    except OSError as error:  # the client tried to reach the scheduler again
+        raise _describe_loss(error) from None
     return dict(client.scheduler_info(n_workers=-1)["workers"])
 
 
@@ -172,8 +174,12 @@ def _explain_losses() -> Iterator[None]:
         advice = f"give them more memory, or lower extract.batch_size; {KEPT}"
         raise NetworkError(problem, where=WHERE, advice=advice) from None
     except (CancelledError, distributed.comm.CommClosedError) as error:
-        log.debug("%s", error)
-        raise NetworkError("the scheduler is gone", where=WHERE, advice=KEPT) from None
+        raise _describe_loss(error) from None
+
+
+def _describe_loss(error: BaseException) -> NetworkError:
+    log.debug("%s", error)
+    return NetworkError("the scheduler is gone", where=WHERE, advice=KEPT)
 
 
 def _check_record(feature_set: FeatureSet, record: dict[str, Any]) -> None:
