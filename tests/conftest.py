@@ -95,7 +95,6 @@ def read_yaml(path: Path) -> Any:
 @pytest.fixture
 def set_params() -> Callable[..., None]:
     """Change keys of params.yaml in the current folder: `set_params({"train.scale": False})`."""
-
     return change_params
 
 

@@ -188,13 +188,13 @@ def made(tmp_path):
         (["BACKEND=gpu"], "requirements-gpu.lock with dvc-s3"),
     ],
 )
-def test_another_choice_makes_the_environment_anew_and_keeps_extras(made, chosen, printed):
+def test_another_choice_makes_the_environment_again_and_keeps_extras(made, chosen, printed):
     answer = make(made, "--dry-run", "setup", *chosen)
     assert re.findall(r'relearn: making .venv from (.*)"', answer.stdout) == ([printed] if printed else [])
 
 
 @pytest.mark.parametrize("name", ["pyproject.toml", "requirements.lock", "requirements-remotes.lock"])
-def test_a_change_of_what_is_locked_makes_the_environment_anew_with_its_extras(made, name):
+def test_a_change_of_what_is_locked_makes_the_environment_again_with_its_extras(made, name):
     os.utime(made / ".venv" / "ready", (0, 0))
     for other in {"pyproject.toml", *LOCKS} - {name}:
         os.utime(made / other, (0, 0))

@@ -89,7 +89,7 @@ def test_a_worktree_has_the_files_of_one_commit_and_some_of_another(root, tmp_pa
 
 
 @pytest.mark.parametrize("left", ["nothing", "no folder", "no link", "no administration", "half"])
-def test_a_worktree_that_was_left_halfway_is_made_anew(root, tmp_path, left):
+def test_a_worktree_that_was_left_halfway_is_made_again(root, tmp_path, left):
     folder = tmp_path / "worktree"
     administration = root / ".git" / "worktrees" / "worktree"
     add_worktree(root, folder, "HEAD", "HEAD", [])

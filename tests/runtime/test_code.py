@@ -8,7 +8,7 @@ from relearn.runtime.code import hash_code
 
 @pytest.fixture
 def packages(tmp_path, monkeypatch):
-    """A copy of two packages of relearn, whose hashes are taken anew."""
+    """A copy of two packages of relearn, which are hashed again."""
     for name in ("images", "networks"):
         shutil.copytree(code.ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(code, "ROOT", tmp_path)
