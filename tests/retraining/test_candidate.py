@@ -53,7 +53,7 @@ def champion(features):
 
 
 def rewrite(change, n_new=0, label=None):
-    """Write the features again, `change(split, label, values)` of each image, and so many new evaluation images beside.
+    """Write the features again, `change(split, label, values)` of each image, and add this many evaluation images.
 
     Those are copies of old ones by their features, with the label given or their own.
     """
