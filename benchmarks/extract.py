@@ -123,7 +123,7 @@ def measure_pace(folder, network, weights, n_images, n_rounds):
     photos = list_photos(folder)
     rows = [place(path.read_bytes(), number) for number, path in enumerate(photos[: n_images * n_rounds])]
     batches = {
-        name: extractor._stack([read_prepared(extractor, row) for row in rows[:N_IN_BATCH]])[0]
+        name: extractor.stack_images([read_prepared(extractor, row) for row in rows[:N_IN_BATCH]])[0]
         for name, extractor in ours.items()
     }
     ways = {

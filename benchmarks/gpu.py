@@ -374,7 +374,7 @@ def measure_network(size, network):
     for key, extractor, photos in built:
         if device.is_gpu and isinstance(device, Torch):
             with noting("kernels", **key):
-                replay = device.make_replay(extractor._model, device.send(extractor._stack(photos)[0]))
+                replay = device.make_replay(extractor._model, device.send(extractor.stack_images(photos)[0]))
                 record("row", **key, kernels=measure_pace(replay, len(photos), size.seconds))
 
 
@@ -396,7 +396,7 @@ def build_network(size, params, key):
 
 def measure_paces(size, device, extractor, photos, key):
     """Record images/s of the network on a batch that lies on the device, and of one that comes from the host."""
-    batch, n_images = extractor._stack(photos)
+    batch, n_images = extractor.stack_images(photos)
     alone = device.make_runner(extractor._model, device.send(batch))
     record("row", **key, network_alone=measure_pace(alone, n_images, size.seconds))
     record("row", **key, from_host=measure_pace(repeat(extractor._run, batch, n_images), n_images, size.seconds))
@@ -404,7 +404,7 @@ def measure_paces(size, device, extractor, photos, key):
 
 def measure_parts(size, device, extractor, photos, key):
     """Record images/s of what comes before the network, each alone."""
-    batch, n_images = extractor._stack(photos)
+    batch, n_images = extractor.stack_images(photos)
 
     def pace(function, *arguments):
         return measure_pace(repeat(function, *arguments), n_images, size.seconds / 2)

@@ -69,7 +69,7 @@ def test_preprocessing_is_the_networks_own(network):
 def test_batch_lies_in_memory_as_the_device_takes_it(network):
     extractor = make_extractor(network=network, pooling="avg", image_size_px=64)
     images = prepare(extractor, 3)
-    batch, n_images = extractor._stack(images)
+    batch, n_images = extractor.stack_images(images)
     filled_up = np.array([*images, np.zeros_like(images[0])], np.float32)
     assert n_images == 3
     assert batch.dtype == np.float32

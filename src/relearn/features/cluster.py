@@ -25,7 +25,8 @@ from relearn.dataset.manifest import ManifestRow
 from relearn.errors import ImageError, IntegrityError, NetworkError, OutOfMemory, UnfitFeature, UnlikeWorker
 from relearn.features.store import FeatureSet
 from relearn.features.views import Input
-from relearn.networks.extractor import Extractor, group_items
+from relearn.networks.extractor import Extractor
+from relearn.networks.reading import group_items
 from relearn.networks.recipe import describe_recipe
 from relearn.params.networks import NetworkParams
 from relearn.runtime.threads import map_ahead

@@ -15,6 +15,7 @@ from relearn.features.cluster import compute_on_cluster
 from relearn.features.store import FeatureSet, FeatureStore
 from relearn.features.views import NO_VIEWS, Input, Views
 from relearn.networks.extractor import Extractor
+from relearn.networks.reading import ImageReader
 from relearn.networks.recipe import describe_recipe
 from relearn.params.networks import ExtractParams
 from relearn.runtime.progress import track_progress
@@ -187,7 +188,7 @@ def find_lost(read: Callable[[str], np.ndarray], keys: Iterable[str]) -> list[st
     return lost
 
 
-def read_prepared(extractor: Extractor, row: ManifestRow) -> np.ndarray:
+def read_prepared(reader: ImageReader, row: ManifestRow) -> np.ndarray:
     """Read an image of the data set as the network's input: uint8 of shape (size, size, 3).
 
     Raises
@@ -197,7 +198,7 @@ def read_prepared(extractor: Extractor, row: ManifestRow) -> np.ndarray:
     """
     content = read_content(row)
     try:
-        return extractor.read_image(content)
+        return reader.read_image(content)
     except OutOfMemory as error:
         advice = "free some, or set RELEARN_THREADS lower"
         raise OutOfMemory(str(error), where=paths.DATASET / row.path, advice=advice) from None

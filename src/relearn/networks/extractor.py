@@ -12,19 +12,17 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL
-from PIL import Image
 
 from relearn.errors import NetworkError, UnfitFeature
-from relearn.images.decoding import decode_image, resize_image
 from relearn.networks.batch_norm import fuse_batch_norm
 from relearn.networks.hardware import choose_precision, find_backend
 from relearn.networks.mini_vgg import MiniVGG
+from relearn.networks.reading import ImageReader, group_items
 from relearn.networks.recipe import ExtractorRecord, list_constants
 from relearn.networks.rewriting import rewrite_network
 from relearn.networks.weights import (
@@ -37,7 +35,7 @@ from relearn.networks.weights import (
 from relearn.networks.winograd import is_supported, transform_convolutions
 from relearn.params.networks import NETWORKS, NetworkParams
 from relearn.runtime.backend import use_keras
-from relearn.runtime.threads import Item, prefetch
+from relearn.runtime.threads import prefetch
 
 # The errors of TensorFlow and torch, and texts in more general errors: from JAX and from torch's other allocators (of
 # host memory, cuDNN, cuBLAS, the driver).
@@ -45,14 +43,7 @@ OUT_OF_MEMORY = ("ResourceExhaustedError", "OutOfMemoryError", "MemoryError")
 OUT_OF_MEMORY_TEXTS = ("RESOURCE_EXHAUSTED", "DefaultCPUAllocator", "STATUS_ALLOC_FAILED", "CUDA error: out of memory")
 
 
-def group_items(items: Iterable[Item], n_items: int) -> Iterator[list[Item]]:
-    """Yield items in lists of `n_items`, the last of which may be shorter."""
-    arriving = iter(items)
-    while group := list(islice(arriving, n_items)):
-        yield group
-
-
-class Extractor:
+class Extractor(ImageReader):
     """A network, its cut, its pooling and its preprocessing as one object: images in, features out.
 
     Attributes
@@ -67,16 +58,13 @@ class Extractor:
         if params.weights_are_file:
             check_weights_file(Path(params.weights), str(params.weights_sha256))
         params = params.model_copy(update={"precision": choose_precision(params.precision)})
-        self._params = params
-        self.batch_size = params.batch_size
         self.dtype = np.dtype(params.feature_dtype).newbyteorder("<")
         with use_keras(params.precision) as keras:
             self._build(keras, params)
 
     def _build(self, keras: Any, params: NetworkParams) -> None:
-        application = _find_application(keras, params.network)
-        self._preprocess = _find_preprocessing(application)
-        model = _cut_network(keras, _build_network(keras, application, params), params)
+        super().__init__(params, find_preprocessing(keras, params.network))
+        model = cut_network(keras, build_network(keras, params), params)
         self._model = fuse_batch_norm(keras, model)
         if is_supported(params.precision):
             self._model = transform_convolutions(keras, self._model)
@@ -93,15 +81,6 @@ class Extractor:
             backend=f"{backend_name} {backend_version}",
         )
 
-    def prepare_image(self, rgb: Image.Image) -> np.ndarray:
-        """Resize an upright RGB image to the network's input: uint8 of shape (image_size_px, image_size_px, 3)."""
-        return resize_image(rgb, self._params.image_size_px, self._params.resize_filter)
-
-    def read_image(self, content: bytes) -> np.ndarray:
-        """Decode the bytes of an image file for the network: uint8 of shape (image_size_px, image_size_px, 3)."""
-        min_px = self._params.image_size_px if self._params.jpeg_draft else None
-        return self.prepare_image(decode_image(content, min_px).rgb)
-
     def compute_rows(self, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Yield the features of each prepared image, in order: (n_features,)."""
         for features in self.compute_batches(images):
@@ -109,7 +88,7 @@ class Extractor:
 
     def compute_batches(self, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Yield the features of prepared images, `batch_size` rows at a time; the next two are stacked in a thread."""
-        stacked = (self._stack(group) for group in group_items(images, self.batch_size))
+        stacked = (self.stack_images(group) for group in group_items(images, self.batch_size))
         for batch, n_images in prefetch(stacked, 2):
             yield self._run(batch, n_images)
 
@@ -130,26 +109,11 @@ class Extractor:
         MemoryError
             There is too little memory for a batch of this size.
         """
-        return self._run(*self._stack(images))
-
-    def _stack(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, int]:
-        size = self._params.image_size_px
-        # For a whole batch keras would return a view with reversed channels, which the thread that runs the network
-        # would have to copy before each batch.
-        batch = np.empty((self.batch_size, size, size, 3), np.float32)
-        for row, image in zip(batch[: len(images)], images, strict=True):
-            row[...] = self._preprocess(image.astype(np.float32))
-        if len(images) < self.batch_size:
-            batch[len(images) :] = self._preprocess(np.zeros((1, size, size, 3), np.float32))
-        return batch, len(images)
+        return self._run(*self.stack_images(images))
 
     def _run(self, batch: np.ndarray, n_images: int) -> np.ndarray:
-        try:
+        with name_shortage(self.batch_size):
             computed = self._model.predict_on_batch(batch)
-        except Exception as error:
-            if type(error).__name__ in OUT_OF_MEMORY or any(text in str(error) for text in OUT_OF_MEMORY_TEXTS):
-                raise MemoryError(f"a batch of {self.batch_size} images") from error
-            raise
         features = np.asarray(computed, np.float32)[:n_images]
         with np.errstate(over="ignore"):
             stored = features.astype(self.dtype)
@@ -165,22 +129,36 @@ class Extractor:
         return stored
 
 
+@contextlib.contextmanager
+def name_shortage(batch_size: int) -> Iterator[None]:
+    """Raise `MemoryError`, whatever the backend raises for a lack of memory."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__name__ in OUT_OF_MEMORY or any(text in str(error) for text in OUT_OF_MEMORY_TEXTS):
+            raise MemoryError(f"a batch of {batch_size} images") from error
+        raise
+
+
+def find_preprocessing(keras: Any, network: str) -> Any:
+    """Return the `preprocess_input` of the network's module, whatever keras is set to when it is called."""
+    application = _find_application(keras, network)
+    preprocess = _find_module(application).preprocess_input
+    return preprocess if application is MiniVGG else partial(preprocess, data_format="channels_last")
+
+
 def _find_application(keras: Any, network: str) -> Any:
     """Return the function that builds a network: one of `keras.applications`, or our own."""
     return MiniVGG if network == "mini_vgg" else getattr(keras.applications, NETWORKS[network])
-
-
-def _find_preprocessing(application: Any) -> Any:
-    """Return the `preprocess_input` of the network's module, whatever keras is set to when it is called."""
-    preprocess = _find_module(application).preprocess_input
-    return preprocess if application is MiniVGG else partial(preprocess, data_format="channels_last")
 
 
 def _find_module(application: Any) -> Any:
     return inspect.getmodule(inspect.unwrap(application))
 
 
-def _build_network(keras: Any, application: Any, params: NetworkParams) -> Any:
+def build_network(keras: Any, params: NetworkParams) -> Any:
+    """Return the whole network without its top, with its weights, as keras builds it."""
+    application = _find_application(keras, params.network)
     size = params.image_size_px
     weights = "imagenet" if params.weights == "imagenet" else None
     folder = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "models"
@@ -238,7 +216,8 @@ def _scale_as_imagenet(keras: Any, application: Any, network: Any) -> Any:
     return rewrite_network(keras, network, call=_call)
 
 
-def _cut_network(keras: Any, network: Any, params: NetworkParams) -> Any:
+def cut_network(keras: Any, network: Any, params: NetworkParams) -> Any:
+    """Return the network up to `layer`, pooled; it shares the layers."""
     names = [layer.name for layer in network.layers]
     if params.layer is not None and params.layer not in names:
         close = difflib.get_close_matches(params.layer, names, n=1)
