@@ -1,6 +1,6 @@
 """The training split as the heads read it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 
 import numpy as np
@@ -40,8 +40,6 @@ class TrainingData:
         params: TrainParams,
         n_linear_fits: int | None = None,
     ) -> None:
-        from sklearn.preprocessing import StandardScaler
-
         self.params = params
         self.training, self.validation = training, validation
         self.classes = sorted(set(training.labels))
@@ -52,15 +50,11 @@ class TrainingData:
         self.is_image = np.arange(len(self.labels)) % (1 + self.n_views) == 0
         self.memory_bytes = params.memory_limit_mb * 500_000
         self.n_linear_fits = n_linear_fits
-        scaler = StandardScaler()
-        for block in iterate_finite("training", training):
-            scaler.partial_fit(block.astype(np.float64))
+        self.mean, scale, self.variance = find_standard(iterate_finite("training", training))
         for _ in iterate_finite("validation", validation):
             pass
-        self.mean = np.asarray(scaler.mean_, np.float64)
-        self.variance = np.asarray(scaler.var_, np.float64)
-        self.scale = np.asarray(scaler.scale_, np.float64) if params.scale else np.ones_like(self.mean)
-        if not np.any(scaler.var_):
+        self.scale = scale if params.scale else np.ones_like(self.mean)
+        if not np.any(self.variance):
             raise TrainingError(
                 where="training",
                 wanted="features that differ between images",
@@ -105,6 +99,16 @@ class TrainingData:
                     )
                 weights = np.array([given[name] for name in self.classes])
         return np.asarray(weights[self.labels]) / (1 + self.n_views)
+
+
+def find_standard(blocks: Iterable[np.ndarray]) -> Standard:
+    """Return what standardizes the features of these blocks (rows, n_features), as scikit-learn computes it."""
+    from sklearn.preprocessing import StandardScaler
+
+    scaler = StandardScaler()
+    for block in blocks:
+        scaler.partial_fit(block.astype(np.float64))
+    return Standard(*(np.asarray(values, np.float64) for values in (scaler.mean_, scaler.scale_, scaler.var_)))
 
 
 def check_labels(training: list[str], validation: list[str]) -> None:

@@ -1,0 +1,1 @@
+"""Training the upper part of a pretrained network before features are computed."""

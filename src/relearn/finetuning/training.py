@@ -1,0 +1,227 @@
+"""The protocol by which the upper part of a network is trained."""
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from relearn.dataset.manifest import ManifestRow
+from relearn.errors import ParamsError, TrainingError
+from relearn.evaluation.paired import Paired, compare_paired
+from relearn.features.views import Input
+from relearn.finetuning.activations import Activations, check_room, find_activations, iterate_crossing
+from relearn.finetuning.exact_head import (
+    ExactHead,
+    Labeled,
+    fit_exact_head_below,
+    fold_standardization,
+    search_exact_head,
+)
+from relearn.finetuning.network import Crossing, Result, TunableNetwork
+from relearn.finetuning.progress import Epoch, Progress, read_progress, write_progress
+from relearn.finetuning.schedule import choose_view, compute_rate, order_images
+from relearn.networks.reading import group_items
+from relearn.params.augmentation import AugmentParams
+from relearn.params.finetuning import FinetuneParams
+
+log = logging.getLogger(__name__)
+
+
+class Tuned(NamedTuple):
+    """What a training ends with.
+
+    history : the epochs
+    best_epoch : the number of the one whose weights the network has now, from 1
+    pretrained, tuned : the exact heads on the features before the first epoch and after the best one
+    paired : both on the validation split
+    """
+
+    history: list[Epoch]
+    best_epoch: int
+    pretrained: ExactHead
+    tuned: ExactHead
+    paired: Paired
+
+
+class Images:
+    """The images of training and validation, and their rows of activations: of each image its own, then its views."""
+
+    def __init__(self, manifest: Sequence[ManifestRow], n_views: int, augment: AugmentParams) -> None:
+        self.training = [row for row in manifest if row.split == "training"]
+        self.validation = [row for row in manifest if row.split == "validation"]
+        self.classes = sorted({row.label for row in self.training})
+        self.n_views, self.augment = n_views, augment
+        self.training_labels = np.searchsorted(self.classes, [row.label for row in self.training])
+        self.validation_labels = np.searchsorted(self.classes, [row.label for row in self.validation])
+
+    def list_inputs(self) -> list[Input]:
+        """Return what the rows are computed from, in their order."""
+        inputs = []
+        for row in self.training:
+            inputs += [Input(row), *(Input(row, number, self.augment) for number in range(1, self.n_views + 1))]
+        return inputs + [Input(row) for row in self.validation]
+
+    @property
+    def training_rows(self) -> np.ndarray:
+        """The rows of the training images themselves."""
+        return np.arange(len(self.training)) * (1 + self.n_views)
+
+    @property
+    def validation_rows(self) -> np.ndarray:
+        """The rows of the validation images."""
+        return len(self.training) * (1 + self.n_views) + np.arange(len(self.validation))
+
+
+def plan_views(params: FinetuneParams, augment: AugmentParams) -> int | None:
+    """Return how many cached views an image has, or None if each epoch has fresh ones.
+
+    Raises
+    ------
+    ParamsError
+        There should be views, and nothing by which they differ from their image.
+    """
+    if augment.is_off and params.views:
+        raise ParamsError(
+            where="augment",
+            wanted=f"at least one option that is on, for {params.views} views of each training image",
+            got="none",
+            advice="turn something on, such as augment.horizontal_flip: 0.5, or set finetune.views to 0",
+        )
+    return 0 if augment.is_off else params.views
+
+
+class Training:
+    """A network, its images, and what the epochs are made of."""
+
+    def __init__(
+        self, network: TunableNetwork, images: Images, params: FinetuneParams, is_fresh: bool, folder: Path
+    ) -> None:
+        self._network, self._images, self._params, self._is_fresh = network, images, params, is_fresh
+        self._folder = folder
+        inputs = images.list_inputs()
+        check_room(network, len(inputs), params.activations_gb, folder)
+        self._activations: Activations = find_activations(network, inputs, folder / "activations")
+        self._n_steps = -(-len(images.training) // params.batch_size)  # of an epoch
+
+    def run(self) -> Tuned:
+        """Train until the last epoch, or until `patience` of them bring nothing; the network has the best weights then.
+
+        1. The network's own head begins as the exact head on the features of the pretrained network. From a random
+           head the first gradients would distort the features (Kumar et al. 2022, "Fine-tuning can distort pretrained
+           features and underperform out-of-distribution").
+        2. After each epoch the exact head is fitted on the new features, because it is the head that will be used.
+           The epoch of its lowest validation loss is the best.
+        3. Both networks are compared on the validation split, each with its exact head.
+
+        Raises
+        ------
+        TrainingError
+            The loss is not finite.
+        """
+        pretrained = self._fit_head()
+        progress = read_progress(self._folder / "progress")
+        if progress is None:
+            self._network.set_head(*fold_standardization(pretrained.fitted))
+            progress = Progress([], self._network.read_state(), [])
+        else:
+            log.info("finetune: goes on after epoch %d", len(progress.history))
+            self._network.write_state(progress.state)
+        while not (progress.history and progress.is_over(self._params.epochs, self._params.patience)):
+            progress = self._train_epoch(progress, pretrained.C)
+            write_progress(self._folder / "progress", progress)
+        self._network.write_weights(progress.best)
+        tuned = self._fit_head()
+        paired = compare_paired(pretrained.right, tuned.right)
+        return Tuned(progress.history, progress.best_epoch.epoch, pretrained, tuned, paired)
+
+    def _train_epoch(self, progress: Progress, C: float) -> Progress:
+        """Train for an epoch, and judge the network by the exact head; `C` is that of the pretrained network."""
+        number = len(progress.history) + 1
+        rate, trained = self._take_steps(number)
+        training, validation = self._compute_splits()
+        last = progress.history[-1].C if progress.history else C
+        head = fit_exact_head_below(training, validation, len(self._images.classes), last)
+        own = self._judge_own_head(validation)
+        epoch = Epoch(number, rate, *trained, head.log_loss, head.accuracy, *own, head.C)
+        log.info(
+            "finetune: epoch %d of %d: training loss %.4f, validation loss %.4f, accuracy %.4f (own head %.4f, %.4f)",
+            *(number, self._params.epochs, trained.loss, head.log_loss, head.accuracy, own.loss, own.accuracy),
+        )
+        done = Progress([*progress.history, epoch], self._network.read_state(), progress.best)
+        return done._replace(best=self._network.read_weights()) if done.best_epoch is epoch else done
+
+    def _take_steps(self, epoch: int) -> tuple[float, Result]:
+        """Take the steps of an epoch; return the learning rate of its last one, and the mean result of its images."""
+        images = self._images
+        order = order_images(len(images.training), self._params.seed, epoch)
+        labels = images.training_labels[order]
+        n_warmup, n_steps = (round(n * self._n_steps) for n in (self._params.warmup_epochs, self._params.epochs))
+        results: list[Result] = []
+        rate, n_done = 0.0, 0
+        for step, crossing in enumerate(self._iterate_batches(order, epoch), start=(epoch - 1) * self._n_steps):
+            rate, n_images = compute_rate(step, n_steps, n_warmup), len(crossing[0])
+            result = self._network.train_batch(crossing, labels[n_done : n_done + n_images], rate)
+            if not math.isfinite(result.loss):
+                raise TrainingError(
+                    where="finetune.learning_rate",
+                    wanted="a finite loss",
+                    got=f"{result.loss} in epoch {epoch}",
+                    advice=f"lower it (it is {self._params.learning_rate:g}), or raise finetune.warmup_epochs",
+                )
+            results += [result] * n_images
+            n_done += n_images
+        return rate * self._params.learning_rate, Result(*np.mean(results, axis=0).tolist())
+
+    def _iterate_batches(self, order: np.ndarray, epoch: int) -> Iterator[Crossing]:
+        """Yield what crosses the cut for the training images of an epoch, `finetune.batch_size` of them at a time."""
+        images, size = self._images, self._params.batch_size
+        if self._is_fresh:
+            inputs = [Input(images.training[number], epoch, images.augment) for number in order]
+            yield from _regroup(iterate_crossing(self._network, inputs), size)
+            return
+        views = np.array([choose_view(row.sha256, epoch, images.n_views) for row in images.training])
+        rows = (images.training_rows + views)[order]
+        for start in range(0, len(rows), size):
+            yield self._activations.read(rows[start : start + size])
+
+    def _compute_features(self, rows: np.ndarray) -> np.ndarray:
+        size = self._network.batch_size
+        starts = range(0, len(rows), size)
+        parts = [self._network.compute_features(self._activations.read(rows[s : s + size])) for s in starts]
+        return np.concatenate(parts)
+
+    def _compute_splits(self) -> tuple[Labeled, Labeled]:
+        """Return the features of training and validation by the network as it is now."""
+        images = self._images
+        training = Labeled(self._compute_features(images.training_rows), images.training_labels)
+        validation = Labeled(self._compute_features(images.validation_rows), images.validation_labels)
+        for part in (training, validation):
+            if not np.isfinite(part.features).all():
+                raise TrainingError(
+                    where="finetune",
+                    wanted="finite features",
+                    got="NaN or infinity",
+                    advice="lower finetune.learning_rate, or check extract.weights if this is before the first epoch",
+                )
+        return training, validation
+
+    def _fit_head(self) -> ExactHead:
+        return search_exact_head(*self._compute_splits(), len(self._images.classes))
+
+    def _judge_own_head(self, validation: Labeled) -> Result:
+        """Return mean loss and accuracy of the network's own head."""
+        from scipy.special import log_softmax
+
+        logs = log_softmax(self._network.compute_logits(validation.features), axis=1)
+        losses = -logs[np.arange(len(logs)), validation.labels]
+        return Result(float(losses.mean()), float((logs.argmax(axis=1) == validation.labels).mean()))
+
+
+def _regroup(batches: Iterator[Crossing], size: int) -> Iterator[Crossing]:
+    """Yield the rows of batches `size` at a time."""
+    rows = (row for batch in batches for row in zip(*batch, strict=True))
+    for group in group_items(rows, size):
+        yield [np.stack(part) for part in zip(*group, strict=True)]
