@@ -192,8 +192,11 @@ def measure_growth(folder, network, weights, precision, counts):
 # that of all children together.
 STAGE = """
 import json, logging
+from pathlib import Path
 from relearn.stages import extract
 from relearn.params.networks import ExtractParams
+from relearn.storage.files import write_json
+write_json(Path("models/network/network.json"), {"tuned": False, "reason": "finetune.epochs is 0"})
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 extract.run(ExtractParams.model_validate(json.load(open("params.json"))))
 """

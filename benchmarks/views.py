@@ -25,7 +25,7 @@ from relearn.evaluation.predictions import read_predictions
 from relearn.storage.files import hash_file
 
 ROOT = Path(__file__).resolve().parent.parent
-STAGES = ("restructure", "validate", "extract", "verify", "train", "evaluate")
+STAGES = ("restructure", "validate", "finetune", "extract", "verify", "train", "evaluate")
 # Digits must not be mirrored.
 AUGMENT = {
     "photos": {"horizontal_flip": 0.5, "shift": 0.125},

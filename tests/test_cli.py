@@ -22,7 +22,7 @@ def relearn(*arguments, **options):
 
 def test_help_lists_the_stages():
     answer = CliRunner().invoke(cli.app, ["--help"])
-    for name in ("restructure", "validate", "extract", "train", "evaluate", "predict"):
+    for name in ("restructure", "validate", "finetune", "extract", "train", "evaluate", "predict"):
         assert name in answer.output
 
 
@@ -55,7 +55,7 @@ def test_command_refuses_the_code_of_another_clone(workspace):
     assert not Path("data").exists()
 
 
-@pytest.mark.parametrize("command", ["restructure", "validate", "extract", "train", "evaluate"])
+@pytest.mark.parametrize("command", ["restructure", "validate", "finetune", "extract", "train", "evaluate"])
 def test_bad_params_end_in_one_line(workspace, set_params, command):
     set_params({"train.logistic_regression.C": [-1]})
     answer = relearn(command)

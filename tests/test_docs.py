@@ -55,7 +55,7 @@ def find_reached(block: str) -> list[str]:
     reached: list[str] = []
     written: set[str] = set()
     for name, stage in PIPELINE.items():
-        if block in stage["params"] or written & set(stage["deps"]):
+        if block in {key.split(".")[0] for key in stage["params"]} or written & set(stage["deps"]):
             reached.append(name)
             written |= set(list_paths([*stage["outs"], *stage.get("metrics", [])]))
     return reached

@@ -18,7 +18,7 @@ from relearn.dataset.manifest import SPLITS
 from relearn.features.shards import read_features
 from relearn.networks.recipe import CODE, describe_recipe
 from relearn.params.heads import TrainParams
-from relearn.params.networks import ExtractParams
+from relearn.params.networks import ExtractParams, NetworkParams
 from relearn.params.pipeline import Params, read_params
 
 DVC = read_yaml(ROOT / "dvc.yaml")["stages"]
@@ -70,7 +70,8 @@ def name_dependency(module):
     return f"src/relearn/{packages[0]}" if packages not in ([], ["stages"]) else f"src/{module.replace('.', '/')}.py"
 
 
-SHARED_BLOCKS = {"augment": ["extract"]}  # that more than a stage's own module may use: which stages list them
+# Blocks that more than a stage's own module may use: which stages list them.
+SHARED_BLOCKS = {"augment": ["finetune", "extract"]}
 CONTRACT = {"relearn.errors", "relearn.params.pipeline", "relearn.paths"}
 
 
@@ -151,7 +152,9 @@ def test_keys_of_the_stores_change_with_the_code(clone):
 @pytest.mark.parametrize("stage", STAGES)
 def test_stage_lists_its_block_and_uses_each_key(stage):
     block = type(read_params(ROOT / "params.yaml").get_block(stage))
-    assert DVC[stage]["params"] == [block for block, stages in SHARED_BLOCKS.items() if stage in stages] + [stage]
+    others = [f"extract.{field}" for field in NetworkParams.model_fields] if stage == "finetune" else []
+    shared = [block for block, stages in SHARED_BLOCKS.items() if stage in stages]
+    assert DVC[stage]["params"] == [*shared, stage, *others]
     sources = "".join(
         find_file(module).read_text()
         for module in find_all_imports(f"relearn.stages.{stage}")
@@ -160,7 +163,8 @@ def test_stage_lists_its_block_and_uses_each_key(stage):
     sources += inspect.getsource(TrainParams.grids.fget)
     for field in block.model_fields:
         # The gates ask for a rule by the name of its check, `train` for options by the name of the head.
-        used = rf"(params|self)\.{field}\b" + (rf'|"{field}"' if stage in ("validate", "verify", "train") else "")
+        by_name = rf'|"{field}"' if stage in ("validate", "verify", "train") else ""
+        used = rf"(params|self|finetune)\.{field}\b" + by_name
         assert re.search(used, sources), f"{stage}.{field} is used nowhere"
 
 
@@ -292,7 +296,9 @@ print(json.dumps({"opened": sorted(opened), "modules": modules}))
 def test_pipeline_reads_and_writes_what_dvc_yaml_says(clone, set_params):
     """Each stage is run with an eye on every file that it opens, and on every module of ours that it imports."""
     write_small_set(clone)
-    set_params(SMALL | {"train.search": [{"head": "logistic_regression"}, {"head": "dense"}]}, clone / "params.yaml")
+    changes = {"train.search": [{"head": "logistic_regression"}, {"head": "dense"}], "finetune.epochs": 1}
+    changes |= {"finetune.from_layer": "block2_conv1", "finetune.keep": "always"}
+    set_params(SMALL | changes, clone / "params.yaml")
     (clone / ".watch.py").write_text(WATCHER)
     for stage in STAGES:
         answer = subprocess.run(

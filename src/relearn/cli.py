@@ -94,6 +94,12 @@ def validate() -> None:
 
 
 @app.command(rich_help_panel="Stages")
+def finetune() -> None:
+    """Train the upper part of the network, if finetune.epochs says so."""
+    _run_stage("finetune", "augment", "extract")
+
+
+@app.command(rich_help_panel="Stages")
 def extract() -> None:
     """Run every image through the network once, and keep its features."""
     _run_stage("extract", "augment")
@@ -380,6 +386,7 @@ def describe_shortage() -> str:
     """Return what to do about a lack of memory or threads, depending on the command that ran."""
     command = next((argument for argument in sys.argv[1:] if not argument.startswith("-")), "")
     advice = {
+        "finetune": "lower finetune.batch_size or extract.batch_size",
         "extract": "lower extract.batch_size or extract.image_size_px",
         "train": "lower train.memory_limit_mb or RELEARN_THREADS",
     }.get(command, "end other programs")

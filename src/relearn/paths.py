@@ -57,6 +57,10 @@ SOURCE = Path("data/source.json")
 VALIDATION_REPORT = Path("reports/validation.json")
 VALIDATION_PAGE = Path("reports/validation.html")
 
+NETWORK = Path("models/network")
+TUNED_WEIGHTS = "network.weights.h5"  # there, and beside what was made by them: features, classifier
+FINETUNING_METRICS = Path("metrics/finetuning.json")
+
 FEATURES = Path("data/features")
 VERIFICATION_REPORT = Path("reports/verification.json")
 
@@ -71,6 +75,7 @@ MISTAKES_PAGE = Path("reports/mistakes.html")
 VIEWS_PAGE = Path("reports/views.html")
 
 PLOTS = Path("reports/plots")
+FINETUNING_CURVE = PLOTS / "finetuning.csv"
 SCORE_BY_C = PLOTS / "score_by_c.csv"
 CONFUSION = PLOTS / "confusion.csv"
 ROC = PLOTS / "roc.csv"

@@ -38,7 +38,7 @@ CHANGES = {
     "retrain.margin": 0.1,
     "retrain.min_images": 30,
 }
-STAGES = {"restructure", "validate", "extract", "verify", "train", "evaluate"}
+STAGES = {"restructure", "validate", "finetune", "extract", "verify", "train", "evaluate"}
 TASKS = {"recover", "look for images", "open worktree", "fetch data", "decide", "show mistakes", "record", "clean up"}
 
 

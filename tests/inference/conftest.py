@@ -10,7 +10,7 @@ from conftest import ROOT, VGG16, read_yaml, write_images
 from relearn import paths
 from relearn.features.shards import hash_features
 from relearn.params.pipeline import Params
-from relearn.stages import evaluate, extract, restructure, train
+from relearn.stages import evaluate, extract, finetune, restructure, train
 from relearn.storage.files import hash_file, write_json
 
 
@@ -32,6 +32,7 @@ def trained(tmp_path_factory):
     try:
         restructure.run(params.restructure)
         write_json(paths.VALIDATION_REPORT, {"passed": True, "manifest_sha256": hash_file(paths.MANIFEST)})
+        finetune.run(params.finetune, params.augment, params.extract)
         extract.run(params.extract)
         write_json(paths.VERIFICATION_REPORT, {"passed": True, **hash_features(paths.FEATURES)})
         train.run(params.train)

@@ -76,7 +76,7 @@ def test_the_parts_give_the_bits_of_the_whole(network):
         assert len(lower.weights) + len(upper.weights) == len(model.weights)
 
 
-@pytest.mark.long
+@pytest.mark.campaign
 @pytest.mark.parametrize("network", choose(FEW, NETWORKS))
 def test_every_network_has_its_last_block(network):
     keras, model = build(network)

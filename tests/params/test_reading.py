@@ -29,15 +29,15 @@ def test_all_problems_are_told_at_once(workspace, set_params):
 
 
 def test_missing_key_is_told(workspace):
-    text = Path("params.yaml").read_text().replace("  batch_size: 32\n", "", 1)
+    text = Path("params.yaml").read_text().replace("  image_size_px: 32\n", "", 1)
     Path("params.yaml").write_text(text)
-    assert read_params_error() == "params.yaml: 1 wrong\n  extract.batch_size: missing, and there is no default"
+    assert read_params_error() == "params.yaml: 1 wrong\n  extract.image_size_px: missing, and there is no default"
 
 
 def test_unknown_block_is_told(workspace):
     Path("params.yaml").write_text(Path("params.yaml").read_text() + "\ntrian: {}\n")
     assert (
-        "trian: unknown key; known here are restructure, validate, augment, extract, verify, train, evaluate"
+        "trian: unknown key; known here are restructure, validate, augment, finetune, extract, verify, train, evaluate"
         in read_params_error()
     )
 

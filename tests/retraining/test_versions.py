@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import pytest
@@ -11,7 +12,7 @@ from relearn.retraining import versions
 from relearn.retraining.publication import align_release, publish_record
 from relearn.retraining.records import write_record
 from relearn.retraining.start import find_start, list_kept_files
-from relearn.retraining.versions import check_version, list_gone
+from relearn.retraining.versions import bring_version, check_version, list_gone
 from relearn.storage.files import write_csv
 from retrainings import BRANCH, FIRST, PARAMS, WORSE, format_trailers, retrain, write_candidate
 
@@ -44,6 +45,26 @@ def test_images_of_a_version_are_those_that_its_record_names(root, monkeypatch):
 
     monkeypatch.setattr(versions, "read_committed", fail)
     assert check_version(root, "v1") == "release/versions/v1 was not checked against its record: gone"
+
+
+def test_a_tuned_network_is_part_of_a_version(tmp_path, monkeypatch):
+    def record(weights):
+        return json.dumps({"extractor": {"weights": weights}}).encode()
+
+    contents = {name: name.encode() for name in ("head.onnx", paths.TUNED_WEIGHTS)}
+
+    def read(_root, _tag, path):
+        return b"path,sha256,split\na,1,training\n" if path == paths.MANIFEST else contents[path.name]
+
+    monkeypatch.setattr(versions, "read_committed", read)
+    monkeypatch.setattr(versions, "read_trailers", lambda *_: {})
+    for version, weights in (("v1", "imagenet"), ("v2", "models/network/network.weights.h5")):
+        contents["classifier.json"] = record(weights)
+        bring_version(tmp_path, version)
+    kept = {path.name: {file.name for file in path.iterdir()} for path in (tmp_path / "release/versions").iterdir()}
+    assert kept["v1"] == {"head.onnx", "classifier.json", "images.csv"}
+    assert kept["v2"] == kept["v1"] | {"network.weights.h5"}
+    assert (tmp_path / "release/versions/v2/network.weights.h5").read_bytes() == b"network.weights.h5"
 
 
 def write_data(folder, images, excluded=()):

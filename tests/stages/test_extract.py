@@ -11,37 +11,17 @@ from pydantic import BaseModel
 from conftest import VGG16, draw_image, encode_image
 from relearn import paths
 from relearn.dataset.manifest import ManifestRow, read_manifest, write_manifest
-from relearn.errors import IntegrityError, NetworkError, ParamsError, StoreError, UnfitFeature, ValidationFailed
+from relearn.errors import NetworkError, ParamsError, StoreError, UnfitFeature
 from relearn.features import computation
 from relearn.features.shards import read_features
 from relearn.features.store import FeatureSet, FeatureStore
 from relearn.images.decoding import decode_image
 from relearn.networks import recipe
 from relearn.networks.augmentation import augment_image
+from relearn.networks.tuned import RECORD
 from relearn.params.pipeline import read_params
 from relearn.stages import extract
 from relearn.storage.files import hash_bytes, hash_file, write_json
-
-
-def write_gate(passed=True, sha256=None):
-    write_manifest(paths.MANIFEST, [])
-    write_json(paths.VALIDATION_REPORT, {"passed": passed, "manifest_sha256": sha256 or hash_file(paths.MANIFEST)})
-
-
-def test_gate_opens_for_the_manifest_that_passed(workspace):
-    write_gate()
-    extract.check_gate()
-
-
-def test_gate_stays_shut(workspace):
-    with pytest.raises(IntegrityError, match=r"reports/validation\.json: no such file; run `dvc repro`"):
-        extract.check_gate()
-    write_gate(passed=False)
-    with pytest.raises(ValidationFailed, match=r"the data did not pass: see reports/validation\.json"):
-        extract.check_gate()
-    write_gate(sha256="0" * 64)
-    with pytest.raises(ValidationFailed, match=r"is about another data/manifest\.csv than the one here"):
-        extract.check_gate()
 
 
 class Record(BaseModel):
@@ -114,6 +94,7 @@ def write_set(n_images, n_copies=0):
         (paths.DATASET / name).write_bytes(content)
         rows.append(ManifestRow(name, "training", "a", hash_bytes(content), len(content), 12, 10, "RGB", "PNG"))
     write_manifest(paths.MANIFEST, rows)
+    write_json(paths.NETWORK / RECORD, {"tuned": False, "reason": "finetune.epochs is 0"})
     write_json(paths.VALIDATION_REPORT, {"passed": True, "manifest_sha256": hash_file(paths.MANIFEST)})
 
 
@@ -338,6 +319,7 @@ def test_views_are_computed_once_and_of_training_alone(fake, block, brighter):
     rows = read_manifest(paths.MANIFEST)
     rows[:2] = [row._replace(split=split) for row, split in zip(rows[:2], ("validation", "evaluation"), strict=True)]
     write_manifest(paths.MANIFEST, rows)
+    write_json(paths.NETWORK / RECORD, {"tuned": False, "reason": "finetune.epochs is 0"})
     write_json(paths.VALIDATION_REPORT, {"passed": True, "manifest_sha256": hash_file(paths.MANIFEST)})
     extract.run(block, brighter)
     plain = read_results()

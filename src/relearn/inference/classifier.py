@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from relearn.errors import IntegrityError
 from relearn.features.shards import FeatureHashes
 from relearn.inference.screening import MAX_HEAD_BYTES, check_head
+from relearn.paths import TUNED_WEIGHTS
 from relearn.runtime.text import holds_control_character
 from relearn.storage.files import hash_bytes, read_json, write_folder, write_json
 
@@ -134,11 +136,19 @@ def _name_errors(path: Path) -> Iterator[None]:
         raise IntegrityError(problem, where=path, advice=ADVICE) from None
 
 
-def write_classifier(folder: Path, head: bytes, record: ClassifierRecord) -> None:
-    """Write both files or neither: `head.onnx`, and `classifier.json` with the SHA-256 of itself."""
+def write_classifier(folder: Path, head: bytes, record: ClassifierRecord, tuned_weights: Path | None = None) -> None:
+    """Write all files or none: `head.onnx`, `classifier.json` with its SHA-256, and the weights of a tuned network.
+
+    Parameters
+    ----------
+    tuned_weights
+        The weights, if there is such a file; the record names their hash.
+    """
     content = record.model_dump()
     with write_folder(folder) as partial:
         (partial / HEAD).write_bytes(head)
+        if tuned_weights is not None and tuned_weights.exists():
+            shutil.copy(tuned_weights, partial / TUNED_WEIGHTS)
         write_json(partial / RECORD, {"record_sha256": hash_record(content), **content})
 
 

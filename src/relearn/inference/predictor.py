@@ -18,6 +18,7 @@ from relearn.inference.classifier import RECORD, read_classifier
 from relearn.inference.inputs import ImageLike, check_images, describe_image, find_files, read_content, read_image
 from relearn.networks.extractor import Extractor
 from relearn.networks.recipe import ExtractorRecord
+from relearn.paths import TUNED_WEIGHTS
 from relearn.runtime.threads import Item, map_ahead
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,8 @@ class Predictor:
 
     def __init__(self, folder: Path, weights: Path | None = None) -> None:
         self._classifier = read_classifier(folder)
+        if weights is None and (folder / TUNED_WEIGHTS).is_file():
+            weights = folder / TUNED_WEIGHTS
         self._extractor = build_extractor(read_extractor_record(folder, self._classifier.record.extractor), weights)
         self._network_lock = threading.Lock()
         self.classes = self._classifier.classes

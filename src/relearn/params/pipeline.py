@@ -8,6 +8,7 @@ from pydantic import Field
 from relearn.params.augmentation import AugmentParams
 from relearn.params.block import Block, Count, Fraction, Seed
 from relearn.params.data import RestructureParams, ValidateParams, VerifyParams
+from relearn.params.finetuning import FinetuneParams
 from relearn.params.heads import TrainParams
 from relearn.params.networks import ExtractParams
 from relearn.params.reading import read_blocks
@@ -44,6 +45,7 @@ class Params(Block):
     # pydantic's own models have a method `validate`
     validate_: Annotated[ValidateParams, Field(alias="validate")]
     augment: AugmentParams
+    finetune: FinetuneParams
     extract: ExtractParams
     verify: VerifyParams
     train: TrainParams

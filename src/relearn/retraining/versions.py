@@ -14,7 +14,7 @@ from relearn.repository.tags import name_tag
 from relearn.retraining.lineage import decode_text, parse_images
 from relearn.retraining.records import NONE
 from relearn.retraining.release import IMAGES, IMAGES_HEADER, VERSIONS, keep_version, list_versions
-from relearn.storage.files import hash_bytes, read_csv
+from relearn.storage.files import hash_bytes, parse_json, read_csv
 
 
 def bring_version(root: Path, version: str) -> None:
@@ -49,6 +49,10 @@ def _read_version(root: Path, version: str) -> dict[str, bytes]:
     """
     tag = name_tag(version)
     contents = {name: read_committed(root, tag, paths.CLASSIFIER / name) for name in (HEAD, RECORD)}
+    extractor = parse_json(contents[RECORD], f"{paths.CLASSIFIER / RECORD} of {tag}").get("extractor", {})
+    if extractor.get("weights") == str(paths.NETWORK / paths.TUNED_WEIGHTS):
+        name = paths.TUNED_WEIGHTS
+        contents[name] = read_committed(root, tag, paths.CLASSIFIER / name)
     manifest = read_committed(root, tag, paths.MANIFEST)
     recorded, found = read_trailers(root, tag).get("Data-sha256", NONE), hash_bytes(manifest)
     if recorded not in (NONE, found):

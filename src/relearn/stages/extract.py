@@ -1,18 +1,21 @@
 """Stage `extract`: features of every image of the manifest, each computed once and kept in the store."""
 
+import shutil
 from pathlib import Path
 
 from relearn import paths
+from relearn.dataset.gate import check_gate
 from relearn.dataset.manifest import read_manifest
-from relearn.errors import LostFeatures, StoreError, ValidationFailed
+from relearn.errors import LostFeatures, StoreError
 from relearn.features.computation import fill_store, find_lost, make_reader
 from relearn.features.shards import write_features
 from relearn.features.store import FeatureStore, read_limit_bytes
 from relearn.features.views import Views
+from relearn.networks.tuned import choose_weights
 from relearn.networks.weights import check_weights_file
 from relearn.params.augmentation import AugmentParams
 from relearn.params.networks import ExtractParams
-from relearn.storage.files import hash_file, read_json, write_folder
+from relearn.storage.files import write_folder
 
 MAX_ATTEMPTS = 5
 
@@ -36,6 +39,7 @@ def run(params: ExtractParams, augment: AugmentParams | None = None) -> None:
     views = Views(params.views, augment)
     views.check()
     check_gate()
+    params = choose_weights(params, paths.NETWORK)
     manifest = read_manifest(paths.MANIFEST)
     read_limit_bytes()  # so that a wrong limit is an error now
     if params.weights_are_file:
@@ -49,6 +53,8 @@ def run(params: ExtractParams, augment: AugmentParams | None = None) -> None:
             try:
                 with write_folder(paths.FEATURES) as folder:
                     write_features(folder, manifest, read, record, views.list_keys)
+                    if Path(params.weights) == paths.NETWORK / paths.TUNED_WEIGHTS:
+                        shutil.copy(params.weights, folder)
                 return
             except LostFeatures:
                 feature_set.forget(find_lost(read, views.collect_inputs(manifest)))
@@ -57,15 +63,3 @@ def run(params: ExtractParams, augment: AugmentParams | None = None) -> None:
         where=paths.find_feature_store(),
         advice="check the disk, or set RELEARN_CACHE to another",
     )
-
-
-def check_gate() -> None:
-    """Raise `ValidationFailed` unless this very manifest passed `validate`."""
-    report = read_json(paths.VALIDATION_REPORT, ("passed", "manifest_sha256"))
-    if report["manifest_sha256"] != hash_file(paths.MANIFEST):
-        problem = f"the report is about another {paths.MANIFEST} than the one here"
-        raise ValidationFailed(problem, where=paths.VALIDATION_REPORT, advice="run `dvc repro validate`")
-    if report["passed"] is not True:
-        raise ValidationFailed(
-            f"the data did not pass: see {paths.VALIDATION_REPORT}", advice="fix the data, then run `dvc repro`"
-        )

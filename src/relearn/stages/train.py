@@ -31,7 +31,7 @@ def run(params: TrainParams) -> None:
     trained = train_head(training, validation, params)
     features, extractor = describe_features(paths.FEATURES)
     record = ClassifierRecord(**dict(trained.record), features=features, extractor=extractor)
-    write_classifier(paths.CLASSIFIER, trained.content, record)
+    write_classifier(paths.CLASSIFIER, trained.content, record, paths.FEATURES / paths.TUNED_WEIGHTS)
     write_json(paths.TRAINING_METRICS, trained.metrics)
     write_csv(paths.SEARCH, SEARCH_HEADER, trained.search)
     write_csv(paths.SCORE_BY_C, SCORE_HEADER, trained.path_scores)
