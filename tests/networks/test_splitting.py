@@ -132,10 +132,23 @@ def test_a_wrong_layer_answers_with_the_list():
         choose_first_layer(model, "mini_vgg", "block3_conv")
 
 
-def test_the_last_block_may_be_cut_off():
-    import keras
+@pytest.mark.parametrize(
+    ("network", "layer", "wanted"),
+    [
+        ("mini_vgg", "block2_pool", "block2_conv1"),
+        ("mobilenet_v2", "block_12_add", "block_12_expand"),
+        ("mobilenet_v2", "block_16_project_BN", "block_13_expand"),
+        ("resnet50", "conv4_block6_out", "conv4_block6_1_conv"),
+    ],
+)
+def test_of_a_cut_network_the_last_block_learns_that_is_left(network, layer, wanted):
+    keras, model = build(network, 64)
+    cut = keras.Model(model.input, model.get_layer(layer).output)
+    assert choose_first_layer(cut, network, None) == wanted
 
-    _, model = build("mini_vgg", 32)
-    cut = keras.Model(model.input, model.get_layer("block2_pool").output)
-    with pytest.raises(NetworkError, match=r"up to extract.layer, got null, which is block3_conv1.*; it has block1"):
-        choose_first_layer(cut, "mini_vgg", None)
+
+def test_a_cut_may_leave_no_block():
+    keras, model = build("resnet50", 64)
+    cut = keras.Model(model.input, model.get_layer("pool1_pool").output)
+    with pytest.raises(NetworkError, match=r"got null, which is conv5_block1_1_conv; it has conv1_pad, conv1_conv, "):
+        choose_first_layer(cut, "resnet50", None)

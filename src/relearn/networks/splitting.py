@@ -30,7 +30,7 @@ LAST_BLOCKS = {
     "xception": "block13_sepconv1_act",
 }
 
-# The part of a layer's name that names its block; a layer without one belongs to the block before it.
+# Where a layer's name names its block; a layer without one belongs to the block before it.
 BLOCK_NAME = re.compile(
     r"conv\d+_block\d+|stage_\d+_block_\d+|downsampling_block_\d+|expanded_conv_\d+|block_?\d+[a-z]?|mixed_?\d+[a-z]?|"
     r"conv_[dp]w_(\d+)|(?:adjust|normal|reduction|separable)_.*?_((?:reduce_)?\d+)$"
@@ -43,8 +43,16 @@ def find_last_block(network: str) -> str:
     return LAST_BLOCKS[key].format(network=network)
 
 
+def name_block(layer: str) -> str | None:
+    """Return the part of a layer's name that names its block; None without one."""
+    found = BLOCK_NAME.search(layer)
+    return found[found.lastindex or 0] if found else None
+
+
 def choose_first_layer(model: Any, network: str, from_layer: str | None) -> str:
     """Return the name of the first layer that learns: by default that of the last block.
+
+    If `extract.layer` cuts that off, it is the block of the last layer that is left and has one in its name.
 
     Raises
     ------
@@ -55,6 +63,9 @@ def choose_first_layer(model: Any, network: str, from_layer: str | None) -> str:
     first = from_layer or find_last_block(network)
     if first in names:
         return first
+    blocks = [name_block(name) for name in names]
+    if from_layer is None and (last := next(filter(None, reversed(blocks)), None)):
+        return names[blocks.index(last)]
     close = difflib.get_close_matches(first, names, n=1)
     hint = f" (did you mean {close[0]}?)" if close else ""
     raise NetworkError(
@@ -101,8 +112,7 @@ def count_blocks_above(model: Any) -> dict[str, int]:
     block, blocks = "", []
     by_path = {}
     for layer in model.layers:
-        if (found := BLOCK_NAME.search(layer.name)) is not None:
-            block = found[found.lastindex or 0]
+        block = name_block(layer.name) or block
         for weight in layer.trainable_weights:
             if block not in blocks:
                 blocks.append(block)
