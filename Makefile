@@ -45,7 +45,7 @@ UV = take() { value="$$2"; [ "$$value" ] || value=$$($(PIP) config get global.$$
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-fast test-long check format food5k pretrain flow ui retrain schedule lock clean
+.PHONY: help setup repro test test-fast test-long check format food5k strategies pretrain flow ui retrain schedule lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 12
@@ -93,6 +93,9 @@ format: $(READY)  ## format, and fix what the linter can
 
 food5k: $(READY)  ## VGG16 with ImageNet weights on Food-5K as a DVC experiment (FOOD5K=path or address, ARGS=...)
 	@$(BIN)/python data/food5k.py "$(FOOD5K)" $(ARGS)
+
+strategies: $(READY)  ## compare frozen features, augmented views and fine-tuning as DVC experiments (ARGS="-S ...")
+	@$(BIN)/python -m flows.strategies $(ARGS)
 
 pretrain: $(READY)  ## train mini_vgg on CIFAR-10 again, an hour on two cores; see pretraining/README.md
 	cd pretraining && ../$(BIN)/dvc repro

@@ -371,6 +371,7 @@ def test_bad_data_ends_the_pipeline_before_extract(clone, set_params):
     )
     assert "failed to reproduce 'validate'" in answer.stderr
     assert not (clone / "data" / "features").exists()
+    assert execute(clone, "relearn", "finetune").returncode == 0
     alone = repro(clone, "--single-item", "extract")
     assert alone.returncode != 0
     assert "the data did not pass: see reports/validation.json" in alone.stderr

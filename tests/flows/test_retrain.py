@@ -370,6 +370,41 @@ def test_one_at_a_time(server, repository):
 
 @pytest.mark.long
 @pytest.mark.slow
+def test_a_tuned_network_is_promoted_challenged_and_brought_back(server, repository, set_params):
+    set_params({"finetune.epochs": 1, "finetune.keep": "always"}, repository / "params.yaml")
+    commit(repository)
+    name, message = retrain(repository, PREFECT_API_URL=server)
+    assert (name, message[:27]) == ("Promoted", "v1 is the production model,")
+    _, _, log, _ = read_last_run(server)
+    assert "finetune: epoch 1 of 1: training loss " in log
+    first = repository / "release" / "versions" / "v1" / "network.weights.h5"
+    record = json.loads(first.with_name("classifier.json").read_text())
+    assert hash_file(first) == record["extractor"]["weights_sha256"]
+
+    # The challenger has another network, and the champion is judged by its own.
+    land(repository, DIGITS[300:500])
+    name, message = retrain(repository, PREFECT_API_URL=server)
+    assert (name, message[:27]) == ("Promoted", "v2 is the production model,")
+    *_, artifacts = read_last_run(server)
+    assert '"metric": "accuracy_score", "v1": ' in artifacts["comparison"]
+    assert hash_file(repository / "release" / "current" / "network.weights.h5") != hash_file(first)
+
+    # Whoever gets the release or a tag gets the network.
+    image = next((repository / "data" / "raw" / "photos" / "3").iterdir())
+    for version in ("v2", "v1"):
+        answer = execute(repository, "relearn", "predict", "--model", "release/current", str(image))
+        assert answer.returncode == 0, answer.stderr
+        assert answer.stdout.split()[1] == "3", version
+        lineage = execute(repository, "relearn", "lineage", "release/current").stdout
+        assert "network.weights.h5" in lineage
+        if version == "v2":
+            assert execute(repository, "relearn", "rollback").returncode == 0
+    assert os.readlink(repository / "release" / "current") == "versions/v1"
+    check_clean(repository)
+
+
+@pytest.mark.long
+@pytest.mark.slow
 def test_what_stands_in_the_way_is_told(server, repository, set_params):
     def fail(*arguments, **changes):
         set_params({f"retrain.{key}": value for key, value in changes.items()}, repository / "params.yaml")

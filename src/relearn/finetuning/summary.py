@@ -33,6 +33,7 @@ def summarize_training(tuned: Tuned, decision: Decision) -> dict[str, Any]:
         "n_epochs": len(tuned.history),
         "best_epoch": tuned.best_epoch,
         "tuned": decision.keeps,
+        "n_images_below": tuned.n_images_below,
         "n_validation_images": tuned.paired.n_images,
         "pretrained_accuracy_score": round(tuned.pretrained.accuracy, 6),
         "tuned_accuracy_score": round(tuned.tuned.accuracy, 6),

@@ -37,6 +37,7 @@ class Tuned(NamedTuple):
     best_epoch : the number of the one whose weights the network has now, from 1
     pretrained, tuned : the exact heads on the features before the first epoch and after the best one
     paired : both on the validation split
+    n_images_below : how many images and views went through the part that stays as it is
     """
 
     history: list[Epoch]
@@ -44,6 +45,7 @@ class Tuned(NamedTuple):
     pretrained: ExactHead
     tuned: ExactHead
     paired: Paired
+    n_images_below: int
 
 
 class Images:
@@ -135,7 +137,9 @@ class Training:
         self._network.write_weights(progress.best)
         tuned = self._fit_head()
         paired = compare_paired(pretrained.right, tuned.right)
-        return Tuned(progress.history, progress.best_epoch.epoch, pretrained, tuned, paired)
+        n_fresh = len(progress.history) * len(self._images.training) if self._is_fresh else 0
+        n_below = len(self._images.list_inputs()) + n_fresh
+        return Tuned(progress.history, progress.best_epoch.epoch, pretrained, tuned, paired, n_below)
 
     def _train_epoch(self, progress: Progress, C: float) -> Progress:
         """Train for an epoch, and judge the network by the exact head; `C` is that of the pretrained network."""

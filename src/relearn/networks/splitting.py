@@ -59,7 +59,7 @@ def choose_first_layer(model: Any, network: str, from_layer: str | None) -> str:
     NetworkError
         The network, cut at `extract.layer`, has no such layer.
     """
-    names = [operation.name for operation in model.operations[1:]]
+    names: list[str] = [operation.name for operation in model.operations[1:]]
     first = from_layer or find_last_block(network)
     if first in names:
         return first

@@ -1,0 +1,73 @@
+import json
+import subprocess
+
+import numpy as np
+import pytest
+from flows.strategies import STRATEGIES, Outcome, describe_table
+
+from conftest import ROOT, SMALL, execute, write_small_set
+from relearn.params.augmentation import AugmentParams
+from relearn.params.pipeline import read_params
+
+
+def make_outcome(name, right, **tuning):
+    metrics = {
+        "accuracy_score": np.mean(right),
+        "accuracy_score_ci95_low": 0.5,
+        "accuracy_score_ci95_high": 1.0,
+        "log_loss": 0.25,
+    }
+    return Outcome(name, metrics, np.array(right), 12.4, 20.6, 1234, {"tuned": False, "reason": "epochs is 0"} | tuning)
+
+
+def test_each_row_is_compared_with_the_first():
+    first = make_outcome("a", [True] * 4 + [False] * 6)
+    better = make_outcome("b", [True] * 10, first_layer="block5", reason="fine-tuning paid")
+    assert describe_table([first, better]).splitlines()[2:] == [
+        "| a | 0.4000 | 0.5000 to 1.0000 | 0.2500 |  | 12 | 21 | 1,234 |",
+        "| b | 1.0000 | 0.5000 to 1.0000 | 0.2500 | 0.031 | 12 | 21 | 1,234 |",
+        "",
+        "b, from block5 on: fine-tuning paid",
+    ]
+
+
+def test_views_get_safe_options_only_if_augment_is_off():
+    off = read_params(ROOT / "params.yaml").augment
+    views = next(strategy for strategy in STRATEGIES if strategy.views)
+    assert "augment.shift=0.1" in views.list_options(off)
+    on = AugmentParams.model_validate(off.model_dump() | {"horizontal_flip": 0.5})
+    assert not any(option.startswith("augment.") for option in views.list_options(on))
+    frozen = next(strategy for strategy in STRATEGIES if not strategy.views)
+    assert not any(option.startswith("augment.") for option in frozen.list_options(off))
+
+
+@pytest.mark.slow
+def test_a_failing_experiment_ends_in_one_line_after_its_own(clone):
+    answer = execute(clone, "flows.strategies", "-S", "extract.network=vgg61")
+    assert answer.returncode != 0
+    assert "extract.network: wanted" in answer.stdout
+    assert answer.stderr.startswith("relearn: strategy-frozen: dvc exp run ended with exit code ")
+    assert answer.stderr.count("\n") == 1
+    assert not (clone / ".relearn" / "strategies").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_strategies_are_experiments_and_leave_the_workspace(clone, set_params):
+    write_small_set(clone)
+    set_params(SMALL | {"finetune.keep": "always"}, clone / "params.yaml")
+    git_status = ["git", "status", "--porcelain"]
+    before = subprocess.check_output(git_status, cwd=clone)
+    answer = execute(clone, "flows.strategies", "-S", "evaluate.n_resamples=200")
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    table = [line.split("|") for line in answer.stdout.splitlines() if line.startswith("| strategy-")]
+    assert [cells[1].strip() for cells in table] == [strategy.name for strategy in STRATEGIES]
+    # The first pays for the features of 28 images, the dense head for none, views for four of 16 images.
+    # Fine-tuning keeps what crosses the cut of 22 images, and then all have new features.
+    assert [int(cells[-2].replace(",", "")) for cells in table] == [28, 0, 64, 0, 22 + 28]
+    assert "strategy-fine-tuned, from block2_conv1 on: fine-tuning" in answer.stdout
+    assert subprocess.check_output(git_status, cwd=clone) == before
+    shown = json.loads(execute(clone, "dvc", "exp", "show", "--json").stdout)
+    assert "strategy-fine-tuned" in json.dumps(shown)
+    compared = execute(clone, "relearn", "compare", "strategy-frozen", "strategy-views", "--json")
+    assert json.loads(compared.stdout)["paired"]["n_images"] == 6
