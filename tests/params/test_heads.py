@@ -19,7 +19,7 @@ from conftest import read_params_error
         ({"train.search": [{"head": "svm"}]}, "train.search.0: wanted"),
         (
             {"train.search": [{"head": "dense", "unit": 3}]},
-            "train.search.0.dense.unit: unknown key; known here are units",
+            "train.search.0.dense.unit: unknown key, did you mean units?; known here are units",
         ),
         ({"train.search": [{"head": "linear_svm", "C": -1}]}, "train.search.0.linear_svm.C.0: wanted greater than"),
         ({"train.search": 3}, "train.search: wanted a valid list, got 3"),

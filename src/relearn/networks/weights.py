@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import warnings
 import zipfile
@@ -18,7 +19,7 @@ from relearn.storage.files import hash_file
 def check_weights_file(path: Path, sha256: str) -> None:
     """Raise `NetworkError` unless the file exists and has the hash."""
     where = f"extract.weights: {path}"
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path's, False for a name that is too long
         raise NetworkError("no such file", where=where, advice="put the weights there, or set extract.weights")
     if (found := hash_file(path)) != sha256:
         raise NetworkError(

@@ -1,11 +1,14 @@
 """The block `extract`: the network and how its features are computed."""
 
-from typing import Annotated, Literal
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from relearn.params.block import Block, Seed, Sha256
 from relearn.params.yaml_file import shorten
+from relearn.storage.files import hash_file
 
 # extract.network -> the function of keras.applications, or our own MiniVGG. A table, so that a wrong name is reported
 # at once, without the seconds that importing keras takes; a test holds it against keras.
@@ -53,9 +56,42 @@ NETWORKS = {
     "xception": "Xception",
 }
 
+# The sizes for which keras.applications builds a network by default, where it is not 224 px; a test holds them.
+IMAGE_SIZES_PX = {
+    "efficientnet_b1": 240,
+    "efficientnet_b2": 260,
+    "efficientnet_b3": 300,
+    "efficientnet_b4": 380,
+    "efficientnet_b5": 456,
+    "efficientnet_b6": 528,
+    "efficientnet_b7": 600,
+    "efficientnet_v2_b1": 240,
+    "efficientnet_v2_b2": 260,
+    "efficientnet_v2_b3": 300,
+    "efficientnet_v2_l": 480,
+    "efficientnet_v2_m": 480,
+    "efficientnet_v2_s": 384,
+    "inception_resnet_v2": 299,
+    "inception_v3": 299,
+    "nasnet_large": 331,
+    "xception": 299,
+}
+
+BUNDLED_WEIGHTS = "pretraining/mini_vgg.weights.h5"
+BUNDLED_SHA256 = "f10fab4cba70a1bc2f50cc311a0c2f1f66c5ea1192cecfd73c53aaa0b08d2288"
+
+AUTO = "auto"
+
+
+def choose_preset(network: str) -> dict[str, Any]:
+    """Return what `auto` stands for in the block of a network, by key."""
+    if network == "mini_vgg":
+        return {"weights": BUNDLED_WEIGHTS, "layer": "block2_pool", "pooling": "flatten", "image_size_px": 32}
+    return {"weights": "imagenet", "layer": None, "pooling": "avg", "image_size_px": IMAGE_SIZES_PX.get(network, 224)}
+
 
 class NetworkParams(Block):
-    """All that decides a feature, apart from the image."""
+    """All that decides a feature, apart from the image; `auto` is resolved before anything is checked."""
 
     network: Literal[tuple(NETWORKS)]  # type: ignore[valid-type]
     weights: Annotated[str, Field(min_length=1)]
@@ -70,13 +106,29 @@ class NetworkParams(Block):
     feature_dtype: Literal["float32", "float16"]
     jpeg_draft: bool
 
+    @model_validator(mode="before")
+    @classmethod
+    def _resolve_auto(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        preset = choose_preset(str(values.get("network")))
+        resolved = {key: preset[key] if key in preset and value == AUTO else value for key, value in values.items()}
+        if values.get("weights") == AUTO and resolved["weights"] == BUNDLED_WEIGHTS:
+            resolved["weights_sha256"] = values.get("weights_sha256") or BUNDLED_SHA256
+        return resolved
+
     @model_validator(mode="after")
     def _name_the_bytes(self) -> "NetworkParams":
         if self.network == "mini_vgg" and self.weights == "imagenet":
             raise ValueError("weights: random or a path with mini_vgg, got imagenet, which the other networks have")
         if self.weights_are_file and self.weights_sha256 is None:
             path = shorten(self.weights)
-            raise ValueError(f"weights_sha256 beside the path {path} (`sha256sum {path}` prints it)")
+            if not os.path.isfile(self.weights):  # unlike Path's, False for a name that is too long
+                raise ValueError(f"weights_sha256 beside the path {path}, where no file is")
+            sha256 = hash_file(Path(self.weights))
+            raise ValueError(
+                f"weights_sha256, got no hash of {path}; if this file is the right one, add weights_sha256: {sha256}"
+            )
         if not self.weights_are_file and self.weights_sha256 is not None:
             raise ValueError(
                 f"weights_sha256: null with weights: {self.weights} (-S extract.weights_sha256=null), which is a path's"

@@ -1,5 +1,6 @@
 """Blocks read from a file, checked, with one line per error."""
 
+import difflib
 import re
 from pathlib import Path
 from typing import Any
@@ -76,18 +77,26 @@ def _describe_problem(detail: ErrorDetails, model: type[Block]) -> str:
         case "extra_forbidden" if (old := _join_key(detail["loc"])) in RENAMED:
             return f"{key}: was renamed; call it {RENAMED[old]}"
         case "extra_forbidden":
-            return f"{key}: unknown key; known here are {', '.join(_known_keys(model, detail['loc'][:-1]))}"
+            known = _known_keys(model, detail["loc"][:-1])
+            return f"{key}: unknown key{_suggest(last, known)}; known here are {', '.join(known)}"
         case "value_error":
             wanted, got = context["error"], ""
         case "union_tag_not_found" | "union_tag_invalid" | "model_attributes_type":
             wanted = f"an entry with head: one of {', '.join(HEADS)}"
         case "literal_error":
             wanted = f"one of {context['expected']}"
+            got += _suggest(detail["input"], re.findall(r"'([^']*)'", context["expected"]))
         case "model_type" if detail["loc"]:
             wanted = f"a block with the keys {', '.join(_known_keys(model, detail['loc']))}"
         case "string_pattern_mismatch":
             wanted = "64 hexadecimal digits"
     return f"{key}: wanted {wanted}{got}"
+
+
+def _suggest(value: object, allowed: list[str]) -> str:
+    """Return which of the allowed words a person may have meant; nothing if none is like it."""
+    close = difflib.get_close_matches(str(value)[:100].lower(), allowed, n=1)
+    return f", did you mean {close[0]}?" if close else ""
 
 
 def _spell_key(key: int | str) -> str:
