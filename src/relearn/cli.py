@@ -44,6 +44,23 @@ def _check_name(value: str | None) -> str | None:
     return value
 
 
+def _check_network(value: str) -> str:
+    from relearn.params.networks import NETWORKS
+    from relearn.params.reading import suggest_word
+
+    if value not in ("auto", *NETWORKS):
+        raise typer.BadParameter(
+            f"wanted auto or one of {', '.join(NETWORKS)}, got {value!r}{suggest_word(value, list(NETWORKS))}"
+        )
+    return value
+
+
+def _ask(question: str) -> bool:
+    if not sys.stdin.isatty():
+        raise typer.BadParameter("wanted --yes, or a terminal to ask on, got neither; nothing was written")
+    return typer.confirm(question, default=True)
+
+
 def _check_revision(value: str) -> str:
     if not value or escape_controls(value) != value:
         raise typer.BadParameter(
@@ -121,6 +138,23 @@ def train() -> None:
 def evaluate() -> None:
     """Evaluate the classifier on the evaluation (test) split."""
     _run_stage("evaluate")
+
+
+@app.command()
+def init(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="The folder or archive of images.", callback=_check_name)
+    ],
+    network: Annotated[
+        str, typer.Option(help="One of keras.applications; auto: the first with weights.", callback=_check_network)
+    ] = "auto",
+    yes: Annotated[bool, typer.Option("--yes", help="Write params.yaml without asking.")] = False,
+    add: Annotated[bool, typer.Option("--add", help="Let DVC track the images too (dvc add).")] = False,
+) -> None:
+    """Look at your images, and fit params.yaml to them."""
+    from relearn.commands.init import run_init
+
+    run_init(source, network, (lambda _: True) if yes else _ask, is_added=add)
 
 
 @app.command()

@@ -48,6 +48,18 @@ def test_csv_layout(use_layout):
     assert excluded["unlisted.png"] == "not listed: labels.csv has no row of this path"
 
 
+def test_columns_of_a_table_may_have_other_names(use_layout):
+    columns = {"path": "file", "label": "species", "split": "subset"}
+    splits = {"training": "train", "validation": None, "evaluation": "test"}
+    use_layout(layout="csv", labels_csv="labels.csv", csv_columns=columns, splits=splits)
+    write_images(Path("source"), ["1.png", "2.png"])
+    Path("source/labels.csv").write_text("id,file,species,subset\n7,1.png, cat,train\n8,2.png,dog,test\n")
+    kept, _ = restructure()
+    splits = {row.label: row.split for row in kept.values()}
+    assert splits == {"cat": splits["cat"], "dog": "evaluation"}
+    assert splits["cat"] != "evaluation"  # without a folder of its own, validation is cut from training
+
+
 @pytest.mark.parametrize(
     ("table", "message"),
     [

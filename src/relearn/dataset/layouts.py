@@ -10,12 +10,18 @@ from relearn.dataset.manifest import SPLITS, describe_alike, fold_names
 from relearn.dataset.source_files import explain_hidden, list_some
 from relearn.dataset.sources import iterate_source, read_source_file
 from relearn.errors import MisplacedFile, SourceError
-from relearn.params.data import RestructureParams
+from relearn.params.data import RestructureParams, TableColumns
 from relearn.runtime.text import holds_control_character
 
 log = logging.getLogger(__name__)
 
-SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval", "evaluation"}
+# What others call the splits, in lower case.
+SPLIT_WORDS = {
+    "training": {"training", "train"},
+    "validation": {"validation", "valid", "val", "dev"},
+    "evaluation": {"evaluation", "eval", "test", "testing"},
+}
+SPLIT_NAMES = set().union(*SPLIT_WORDS.values())
 
 MAX_NAME_BYTES = 255  # in common file systems
 
@@ -105,7 +111,7 @@ def check_classes(labels: set[str], params: RestructureParams) -> None:
 
 
 def read_labels(params: RestructureParams, splits: dict[str, str]) -> dict[str, Place]:
-    """Read the CSV file of layout `csv`: columns path (relative to the subfolder), label, and optionally split.
+    """Read the CSV file of layout `csv`: the path relative to the subfolder, the label, and optionally the split.
 
     Raises
     ------
@@ -119,14 +125,16 @@ def read_labels(params: RestructureParams, splits: dict[str, str]) -> dict[str, 
         text = read_source_file(source, path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise SourceError(where=where, wanted="UTF-8", got=error, advice="save it as UTF-8") from None
+    columns = params.csv_columns
     table = csv.DictReader(io.StringIO(text, newline=""))
     places: dict[str, Place] = {}
     try:
-        if not {"path", "label"} <= set(table.fieldnames or ()):
-            raise SourceError(where=where, wanted="the columns path, label and maybe split", got=table.fieldnames)
+        if not {columns.path, columns.label} <= set(table.fieldnames or ()):
+            wanted = f"the columns {columns.path}, {columns.label} and maybe {columns.split}"
+            raise SourceError(where=where, wanted=wanted, got=table.fieldnames, advice="see restructure.csv_columns")
         for row in table:
             line = f"{where}: line {table.line_num}"
-            name, place = _read_row(row, splits, line)
+            name, place = _read_row(row, columns, splits, line)
             if name in places:
                 raise SourceError(f"{name} is listed twice", where=line, advice="keep one of its rows")
             places[name] = place
@@ -136,11 +144,14 @@ def read_labels(params: RestructureParams, splits: dict[str, str]) -> dict[str, 
     return places
 
 
-def _read_row(row: dict[str | None, Any], splits: dict[str, str], where: str) -> tuple[str, Place]:
+def _read_row(
+    row: dict[str | None, Any], columns: TableColumns, splits: dict[str, str], where: str
+) -> tuple[str, Place]:
     """Return the path of a row, spelled as in archives and folders, and its place."""
-    if None in row or row["path"] is None or row["label"] is None:
+    path, label, split = row[columns.path], row[columns.label], (row.get(columns.split) or "").strip()
+    if None in row or path is None or label is None:
         raise SourceError(where=where, wanted="as many cells as there are columns", got="more or fewer")
-    path, label, split = row["path"], row["label"].strip(), (row.get("split") or "").strip()
+    label = label.strip()
     if not path:
         raise SourceError(where=where, wanted="a path", got="an empty cell")
     if split and split not in splits:

@@ -40,7 +40,7 @@ class FoundFile(NamedTuple):
 class SourceReader:
     """Reads the files of a source once, and notes what is needed for the checks after the last file."""
 
-    def __init__(self, params: RestructureParams, inspections: Inspections, spool: Spool) -> None:
+    def __init__(self, params: RestructureParams, inspections: Inspections, spool: Spool | None) -> None:
         self._source = Path(params.source)
         self._is_folder = self._source.is_dir()
         # The table of layout csv is read before the files, and compared with a listing of its own.
@@ -103,7 +103,9 @@ class SourceReader:
             seen = file.known or self._inspect_content(file)
             if seen.refusal:
                 return Exclusion(file.path, seen.refusal)
-            if file.known and file.stamp:
+            if self._spool is None:
+                pass  # the images are only looked at
+            elif file.known and file.stamp:
                 self._spool.add_file(seen.sha256, self._source / file.path, file.stamp)
             else:
                 self._spool.add_content(seen.sha256, file.content)
@@ -141,10 +143,14 @@ class SourceReader:
         """Warn of names that may be misread, and of classes that have files or a folder but no image kept."""
         for remark in self._walk.remarks:
             log.warning("%s", remark)
+        if lost := self.list_lost_classes(kept):
+            names = list_some(lost)
+            log.warning(
+                "%s: classes of which no image was kept: %s; %s has the reasons", self._source, names, paths.EXCLUDED
+            )
+
+    def list_lost_classes(self, kept: set[str]) -> list[str]:
+        """Return the classes that have files or a folder but no image kept, with the number of files."""
         for folder in self._walk.folders:
             self._count(f"{folder}/x", 0)  # as the path of a file in it
-        if lost := sorted(self._n_files.keys() - kept):
-            classes = list_some([f"{label} ({count_files(self._n_files[label])})" for label in lost])
-            log.warning(
-                "%s: classes of which no image was kept: %s; %s has the reasons", self._source, classes, paths.EXCLUDED
-            )
+        return [f"{label} ({count_files(self._n_files[label])})" for label in sorted(self._n_files.keys() - kept)]

@@ -25,6 +25,14 @@ class SplitFolders(Block):
         return self
 
 
+class TableColumns(Block):
+    """What a table of labels calls its columns; the column of splits may be missing."""
+
+    path: str
+    label: str
+    split: str
+
+
 class Fractions(Block):
     """The shares that are cut where the source names no split; the rest is training."""
 
@@ -47,6 +55,7 @@ class RestructureParams(Block):
     splits: SplitFolders
     labels: dict[Label, str]
     labels_csv: str | None
+    csv_columns: TableColumns
     fractions: Fractions
     duplicates: Literal["exclude", "keep"]
 
@@ -55,7 +64,7 @@ class RestructureParams(Block):
         if self.layout == "food5k" and not self.labels:
             raise ValueError('labels for layout food5k, such as {"0": non_food, "1": food}')
         if self.layout == "csv" and not self.labels_csv:
-            raise ValueError("labels_csv for layout csv: the file inside the source with the columns path, label")
+            raise ValueError("labels_csv for layout csv: the file inside the source with the columns of csv_columns")
         return self
 
 

@@ -8,7 +8,6 @@ from pydantic import Field, model_validator
 
 from relearn.params.block import Block, Seed, Sha256
 from relearn.params.yaml_file import shorten
-from relearn.storage.files import hash_file
 
 # extract.network -> the function of keras.applications, or our own MiniVGG. A table, so that a wrong name is reported
 # at once, without the seconds that importing keras takes; a test holds it against keras.
@@ -125,6 +124,8 @@ class NetworkParams(Block):
             path = shorten(self.weights)
             if not os.path.isfile(self.weights):  # unlike Path's, False for a name that is too long
                 raise ValueError(f"weights_sha256 beside the path {path}, where no file is")
+            from relearn.storage.files import hash_file  # imports numpy, which every other command would wait for
+
             sha256 = hash_file(Path(self.weights))
             raise ValueError(
                 f"weights_sha256, got no hash of {path}; if this file is the right one, add weights_sha256: {sha256}"

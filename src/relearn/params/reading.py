@@ -78,14 +78,14 @@ def _describe_problem(detail: ErrorDetails, model: type[Block]) -> str:
             return f"{key}: was renamed; call it {RENAMED[old]}"
         case "extra_forbidden":
             known = _known_keys(model, detail["loc"][:-1])
-            return f"{key}: unknown key{_suggest(last, known)}; known here are {', '.join(known)}"
+            return f"{key}: unknown key{suggest_word(last, known)}; known here are {', '.join(known)}"
         case "value_error":
             wanted, got = context["error"], ""
         case "union_tag_not_found" | "union_tag_invalid" | "model_attributes_type":
             wanted = f"an entry with head: one of {', '.join(HEADS)}"
         case "literal_error":
             wanted = f"one of {context['expected']}"
-            got += _suggest(detail["input"], re.findall(r"'([^']*)'", context["expected"]))
+            got += suggest_word(detail["input"], re.findall(r"'([^']*)'", context["expected"]))
         case "model_type" if detail["loc"]:
             wanted = f"a block with the keys {', '.join(_known_keys(model, detail['loc']))}"
         case "string_pattern_mismatch":
@@ -93,7 +93,7 @@ def _describe_problem(detail: ErrorDetails, model: type[Block]) -> str:
     return f"{key}: wanted {wanted}{got}"
 
 
-def _suggest(value: object, allowed: list[str]) -> str:
+def suggest_word(value: object, allowed: list[str]) -> str:
     """Return which of the allowed words a person may have meant; nothing if none is like it."""
     close = difflib.get_close_matches(str(value)[:100].lower(), allowed, n=1)
     return f", did you mean {close[0]}?" if close else ""

@@ -1,8 +1,12 @@
 """YAML with limits, so that a small file cannot stand for a huge value."""
 
+import functools
+import io
+import operator
 import re
 import reprlib
-from collections.abc import Collection, Iterator
+import sys
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -135,3 +139,20 @@ def shorten(text: str) -> str:
 def show_value(value: object) -> str:
     """Return a value as an error shows it: at most `MAX_TEXT_SHOWN` characters, whatever it holds."""
     return shorten(_SHOWN.repr(value))
+
+
+def change_values(text: str, changes: Mapping[str, Any]) -> str:
+    """Return a YAML file with other values for some keys, such as `extract.network`; comments stay as they are."""
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = sys.maxsize
+    yaml.representer.add_representer(
+        type(None), lambda representer, _: representer.represent_scalar("tag:yaml.org,2002:null", "null")
+    )
+    content = yaml.load(text)
+    for key, value in changes.items():
+        *blocks, name = key.split(".")
+        functools.reduce(operator.getitem, blocks, content)[name] = value
+    changed = io.StringIO()
+    yaml.dump(content, changed)
+    return changed.getvalue()

@@ -1,0 +1,216 @@
+import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from conftest import ROOT, execute, write_images
+from relearn import cli
+from relearn.commands import init
+from relearn.commands.init import choose_network, run_init
+from relearn.errors import SourceError
+from relearn.networks.pretrained import PRETRAINED, can_be_fetched
+from relearn.params.networks import BUNDLED_WEIGHTS
+from relearn.params.pipeline import read_params
+
+
+@pytest.fixture
+def home(workspace, monkeypatch):
+    """No weights anywhere, and no internet."""
+    monkeypatch.setenv("KERAS_HOME", str(workspace / "keras"))
+    monkeypatch.setattr(init, "can_be_fetched", lambda _: False)
+    (workspace / "keras" / "models").mkdir(parents=True)
+    return workspace / "keras" / "models"
+
+
+def run(source, agrees=True, network="auto"):
+    before = Path("params.yaml").read_text()
+    run_init(source, network, lambda _: agrees, is_added=False)
+    return before, Path("params.yaml").read_text()
+
+
+def test_photos_in_folders_with_the_usual_mess(home, capsys):
+    write_images(Path("photos"), [f"{label}/{n}.png" for label in ("Äpfel", "pears") for n in range(150)])
+    Path("photos/pears/broken.jpg").write_bytes(b"\xff\xd8\xff")
+    Path("photos/pears/iphone.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    Path("photos/.DS_Store").write_bytes(b"x")
+    Path("photos/plums").mkdir()
+    before, after = run("photos/")
+    changed = [line for line in after.splitlines() if line not in before.splitlines()]
+    assert changed == ["  source: photos                   # a folder, a .zip or a .tar(.gz, .bz2, .xz)"]
+    out = capsys.readouterr().out
+    assert "photos: 300 images of 2 classes, layout class_folders\n  300 PNG; 12 x 10 to 12 x 10 px" in out
+    assert "  no image that can be used: plums (0 files)\n" in out
+    assert "  not used: 1 file, such as pears/iphone.heic (format not read: HEIC; save it as JPEG or PNG)\n" in out
+    assert "network mini_vgg: it is bundled, and no ImageNet weights are on this machine or can be fetched. " in out
+    assert "  +  source: photos  " in out
+    assert out.endswith("Next: `make repro`. `dvc add photos` keeps the images by their hash.\n")
+    assert run("photos") == (after, after)
+    assert "params.yaml fits it as it is.\n" in capsys.readouterr().out
+
+
+def test_splits_in_a_folder_around_everything(home):
+    names = [f"set/{split}/{c}/{n}.png" for split in ("train", "val", "test") for c in "ab" for n in range(20)]
+    write_images(Path("photos"), names)
+    run("photos")
+    params = read_params(Path("params.yaml")).restructure
+    assert (params.layout, params.subfolder) == ("split_class_folders", "set")
+    assert params.splits.model_dump() == {"training": "train", "validation": "val", "evaluation": "test"}
+
+
+def test_a_table_with_other_columns(home):
+    write_images(Path("photos"), [f"{n}.png" for n in range(60)])
+    rows = [f"{n}.png,{'ab'[n % 2]},{['train', 'valid', 'test'][n % 3]}" for n in range(60)]
+    Path("photos/list.csv").write_text("\n".join(["file,species,set", *rows]))
+    run("photos")
+    params = read_params(Path("params.yaml"))
+    assert params.restructure.labels_csv == "list.csv"
+    assert params.restructure.csv_columns.model_dump() == {"path": "file", "label": "species", "split": "set"}
+    assert params.validate_.min_images.min == 10
+
+
+def test_small_classes_get_a_minimum_that_they_meet_and_what_it_means(home, capsys):
+    names = [
+        f"{split}/{c}/{n}.png" for split in ("train", "test") for c in "ab" for n in range(9 if split == "test" else 60)
+    ]
+    write_images(Path("photos"), names)
+    run("photos")
+    out = capsys.readouterr().out
+    smallest = read_params(Path("params.yaml")).validate_.min_images.min
+    assert smallest <= 9
+    assert f"so validate.min_images.min becomes {smallest}; with as many for evaluation its recall is known to" in out
+    # More images: the minimum rises again.
+    write_images(
+        Path("photos"), [f"{split}/{c}/x{n}.png" for split in ("train", "test") for c in "ab" for n in range(150)]
+    )
+    run("photos")
+    assert read_params(Path("params.yaml")).validate_.min_images.min == 20
+
+
+def test_a_class_of_one_image_is_named(home, capsys):
+    write_images(Path("photos"), [*(f"cat/{n}.png" for n in range(100)), "owl/1.png"])
+    run("photos")
+    assert "so the data will not pass the gate: add images of owl" in capsys.readouterr().out
+
+
+def test_names_that_a_person_gave_to_labels_stay(home, set_params):
+    write_images(Path("photos"), [f"{s}/{c}_{n}.png" for s in ("train", "val", "test") for c in "01" for n in range(9)])
+    run("photos")
+    assert read_params(Path("params.yaml")).restructure.labels == {"0": "0", "1": "1"}
+    set_params({"restructure.labels": {"0": "other", "1": "food"}})
+    run("photos")
+    assert read_params(Path("params.yaml")).restructure.labels == {"0": "other", "1": "food"}
+
+
+def test_nothing_is_written_without_consent(home, capsys):
+    write_images(Path("photos"), ["cat/1.png", "dog/1.png"])
+    before, after = run("photos", agrees=False)
+    assert before == after
+    assert capsys.readouterr().out.endswith("Nothing was written.\n")
+    answer = CliRunner().invoke(cli.app, ["init", "photos"])
+    assert answer.exit_code == 2
+    assert "wanted --yes, or a terminal to ask on" in answer.output
+    assert Path("params.yaml").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "photos: wanted images, got none in 0 files; name the folder or the archive that holds the images"),
+        ({"a.pdf": b"x"}, "photos: wanted images, got none in 1 file; name"),
+        ({"cat/a.jpg": b"x"}, "photos: wanted images that can be used, got none; see the reasons above"),
+    ],
+)
+def test_sources_without_images(home, capsys, files, message):
+    before = Path("params.yaml").read_bytes()
+    Path("photos").mkdir()
+    for name, content in files.items():
+        (Path("photos") / name).parent.mkdir(exist_ok=True)
+        (Path("photos") / name).write_bytes(content)
+    with pytest.raises(SourceError) as caught:
+        run("photos")
+    assert message in str(caught.value)
+    assert Path("params.yaml").read_bytes() == before
+
+
+def test_a_network_with_a_typo_is_answered(home):
+    answer = CliRunner().invoke(cli.app, ["init", "photos", "--network", "mobilnet_v2"], terminal_width=2000)
+    assert answer.exit_code == 2
+    assert "did you mean mobilenet_v2?" in answer.output
+
+
+def test_weights_that_are_here_come_first(home, monkeypatch):
+    assert choose_network("auto").network == "mini_vgg"
+    assert PRETRAINED[0].address in choose_network("auto").reason
+    monkeypatch.setattr(init, "can_be_fetched", lambda _: True)
+    assert choose_network("auto")[:2] == ("mobilenet_v2", "its ImageNet weights, 9 MB, are fetched when it runs first")
+    (home / PRETRAINED[2].file).write_bytes(b"x")
+    choice = choose_network("auto")
+    assert (choice.network, choice.is_ready) == ("resnet50", True)
+    assert choose_network("xception") == ("xception", "as you asked", False)
+
+
+class Weights(BaseHTTPRequestHandler):
+    def do_HEAD(self):
+        self.send_response(200 if self.path == "/here" else 404)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+def test_an_address_is_asked_before_it_is_promised():
+    server = HTTPServer(("127.0.0.1", 0), Weights)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    assert can_be_fetched(PRETRAINED[0]._replace(address=f"{address}/here"))
+    assert not can_be_fetched(PRETRAINED[0]._replace(address=f"{address}/gone"))
+    server.shutdown()
+    server.server_close()
+    assert not can_be_fetched(PRETRAINED[0]._replace(address=f"{address}/here"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pretrained", PRETRAINED, ids=lambda pretrained: pretrained.network)
+def test_keras_looks_for_the_weights_under_this_name(pretrained, monkeypatch):
+    import keras
+
+    from relearn.params.networks import NETWORKS
+
+    asked = []
+
+    def _ask(name, address, *_, **__):
+        asked.append((name, address))
+        raise FileNotFoundError
+
+    monkeypatch.setattr("keras.src.utils.file_utils.get_file", _ask)
+    with pytest.raises(FileNotFoundError):
+        getattr(keras.applications, NETWORKS[pretrained.network])(include_top=False, input_shape=(224, 224, 3))
+    assert asked == [(pretrained.file, pretrained.address)]
+
+
+@pytest.mark.slow
+def test_the_time_is_measured_on_some_images(home, capsys):
+    Path("pretraining").mkdir()
+    shutil.copy(ROOT / BUNDLED_WEIGHTS, "pretraining")
+    write_images(Path("photos"), [f"{label}/{n}.png" for label in "ab" for n in range(20)])
+    run("photos")
+    out = capsys.readouterr().out
+    # 40 images of 6,144 float32 features, twice.
+    assert "The features of all images take about 1 s on this machine, and 2 MB; two copies of the images" in out
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_own_photos_in_three_commands(clone):
+    write_images(clone / "data" / "raw" / "own", [f"{label}/{n}.png" for label in "ab" for n in range(60)])
+    answer = execute(clone, "relearn", "init", "data/raw/own", "--yes", "--add", "--network", "mini_vgg")
+    assert answer.returncode == 0, answer.stderr
+    assert (clone / "data" / "raw" / "own.dvc").exists()
+    answer = execute(clone, "flows.repro")
+    assert answer.returncode == 0, answer.stderr
+    assert "data/raw/own: 120 images kept" in answer.stdout + answer.stderr
+    answer = execute(clone, "relearn", "predict", "data/raw/own/a/0.png")
+    assert answer.stdout.split()[1] in ("a", "b")
