@@ -203,6 +203,15 @@ def test_failure_is_one_line():
     assert describe_failure(finding._replace(rows=["a"])).endswith("that fail: a and 4 more")
 
 
+def test_first_errors_come_with_advice():
+    few = make_finding(1)._replace(name="min_images")
+    line = describe_verdict([few], 9)[1]
+    assert line.endswith(
+        "and 2 more; add images of these classes, or let `relearn init` set the minimum to what there is"
+    )
+    assert "relearn init" not in describe_verdict([few._replace(severity="warn")], 9)[1]
+
+
 def test_terminal_gets_at_most_20_lines_the_errors_first():
     findings = [make_finding(n, "warn") for n in range(30)] + [make_finding(99)]
     lines = describe_verdict(findings, 1200)

@@ -206,6 +206,14 @@ CHECKS = {
 }
 
 
+# What to do about errors that most people meet first.
+ADVICE = {
+    "min_images": "add images of these classes, or let `relearn init` set the minimum to what there is",
+    "every_class_in_every_split": "add images of these classes, or take the classes out of the source",
+    "excluded_share": f"{paths.EXCLUDED} has the reasons: convert or remove these files, or raise "
+    "validate.excluded_share.max",
+}
+
 HISTORY = {name for name, check in CHECKS.items() if check.compares_commits}
 
 
@@ -242,7 +250,7 @@ def check_data(data: Data, params: ValidateParams) -> list[Finding]:
 
 def describe_verdict(findings: list[Finding], n_images: int) -> list[str]:
     """Return the verdict, what failed, and what to do about it: at most 20 lines."""
-    lines = describe_findings(findings, f"{paths.MANIFEST}: {n_images:,} images", "validate")
+    lines = describe_findings(findings, f"{paths.MANIFEST}: {n_images:,} images", "validate", ADVICE)
     if changed := [finding.name for finding in findings if finding.name in HISTORY and has_errors([finding])]:
         overrides = " ".join(f"-S validate.{name}.severity=warn" for name in changed)
         lines.append(f"  if that is meant: dvc exp run {overrides}; then commit, and set it back to error")

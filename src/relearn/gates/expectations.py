@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
@@ -114,10 +115,17 @@ def describe_failure(finding: Finding) -> str:
     return escape_controls(text)
 
 
-def describe_findings(findings: list[Finding], subject: str, block: str) -> list[str]:
+def describe_findings(
+    findings: list[Finding], subject: str, block: str, advice: Mapping[str, str] = MappingProxyType({})
+) -> list[str]:
     """Return the verdict on `subject`, the checks that failed, errors first, and what to do: at most 18 lines.
 
-    `block` is the block of `params.yaml` that has the rules.
+    Parameters
+    ----------
+    block
+        The block of `params.yaml` that has the rules.
+    advice
+        What to do about an error, by the name of its check.
     """
     failed = sorted((finding for finding in findings if not finding.passed), key=lambda finding: finding.severity)
     n_errors = sum(finding.severity == "error" for finding in failed)
@@ -125,7 +133,9 @@ def describe_findings(findings: list[Finding], subject: str, block: str) -> list
     counts = {"failed": n_errors, "warned": len(failed) - n_errors, "off": n_off}
     verdict = ([] if n_errors else ["passed"]) + [f"{n} {word}" for word, n in counts.items() if n]
     lines = [f"{subject}, {len(findings) - n_off} checks: {', '.join(verdict)}"]
-    lines += [f"  {finding.severity:5}  {describe_failure(finding)}" for finding in failed[:N_LINES]]
+    for finding in failed[:N_LINES]:
+        hint = advice.get(finding.name) if finding.severity == "error" else None
+        lines.append(f"  {finding.severity:5}  {describe_failure(finding)}" + (f"; {hint}" if hint else ""))
     lines += [f"  and {len(failed) - N_LINES} more"] * (len(failed) > N_LINES)
     return lines + [f"  fix the data, or change the block {block} of params.yaml"] * (n_errors > 0)
 
