@@ -166,7 +166,7 @@ def test_images_that_the_champion_was_trained_on_do_not_count(champion):
     rewrite(lambda split, label, value: value * (0.5 if split == "training" else 1))
     learn()
     found = judge_challenger(champion, PARAMS)
-    assert (found.n_judged, found.decision.verdict) == (5, "blocked by data")
+    assert (found.n_judged, found.decision.verdict) == (5, "too few images")
     assert "wanted at least 50 evaluation images in common (retrain.min_images), got 5" in found.decision.reason
     images = dict.fromkeys(images, "training")
     write_csv(champion / IMAGES, IMAGES_HEADER, sorted(images.items()))
@@ -235,7 +235,7 @@ def test_a_classifier_of_an_earlier_relearn_is_replaced_without_a_comparison(cha
     assert (found.comparison, found.n_judged, found.n_new) == (None, 80, 20)
     assert json.loads(describe_json(found))["differences"] == []
     found = judge_challenger(champion, PARAMS.model_copy(update={"min_images": 81}))
-    assert (found.decision.promoted, found.decision.verdict) == (False, "blocked by data")
+    assert (found.decision.promoted, found.decision.verdict) == (False, "too few images")
     assert "wanted at least 81 evaluation images in common (retrain.min_images), got 80" in found.decision.reason
 
 

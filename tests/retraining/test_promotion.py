@@ -76,11 +76,24 @@ def test_bad_data_blocks_whatever_the_accuracy():
     assert (decision.promoted, decision.verdict) == (False, "blocked by data")
     assert decision.reason == "2 failed: min_images: wanted 20, got 3; classes: wanted 2, got 1"
     few = decide(99, 0, 50)
-    assert (few.promoted, few.verdict) == (False, "blocked by data")
+    assert (few.promoted, few.verdict) == (False, "too few images")
     assert few.reason == (
-        "wanted at least 100 evaluation images in common (retrain.min_images), got 99; add evaluation images, or lower "
-        "retrain.min_images"
+        "wanted at least 100 evaluation images in common (retrain.min_images), got 99; add images, of which "
+        "restructure.fractions go to evaluation, or lower retrain.min_images"
     )
+
+
+def test_the_margin_is_at_least_what_the_images_can_show():
+    """With the sample's 375 images a margin of 1 % could never be met, not even by the very same answers."""
+    alike, unsure = decide(375, 0, 0, margin=0.01), decide(375, 1, 1, margin=0.01)
+    assert (alike.promoted, unsure.promoted) == (True, False)
+    assert alike.reason.endswith(
+        "; not worse by 1.01% or more (the least that 375 images can show; retrain.margin, 1.00%, needs 381 evaluation "
+        "images)"
+    )
+    enough, one_less = decide(381, 0, 0, margin=0.01), decide(380, 0, 0, margin=0.01)
+    assert enough.reason.endswith("; not worse by 1.00% or more (retrain.margin)")
+    assert one_less.reason.endswith("needs 381 evaluation images)")
 
 
 def test_the_first_is_promoted_unless_its_data_is_bad():

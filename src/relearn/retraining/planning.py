@@ -123,7 +123,6 @@ def plan_ending(
     message = f"{version or 'nothing'} stays the production model, {verdict}"
     if decision["verdict"] != "blocked by data":
         return Ending("NotPromoted", False, message)
-    has_too_few = not decision["failed_checks"] and decision["n_judged"] < params.min_images
-    if waiting and not has_too_few:
+    if waiting:
         message += f"; correct it, or take it out of {params.landing}"
     return Ending("Blocked", True, message)

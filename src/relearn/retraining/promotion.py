@@ -1,5 +1,6 @@
 """Whether a challenger, just trained, is promoted in place of the champion, the production model."""
 
+import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -11,7 +12,9 @@ from relearn.params.pipeline import RetrainParams
 
 LARGE = 1e9
 SAME = "the challenger is the champion, to the last bit"
-Verdict = Literal["first", "not compared", "better", "no clear difference", "the same", "worse", "blocked by data"]
+Verdict = Literal[
+    "first", "not compared", "better", "no clear difference", "the same", "worse", "too few images", "blocked by data"
+]
 
 
 class ErrorCounts(NamedTuple):
@@ -58,7 +61,7 @@ def decide_promotion(
     1. A check of the gate with severity error failed: blocked by data, whatever the accuracy.
     2. There is no champion: promoted as the first, however few images there are.
     3. The challenger is the champion, trained on the same images: the same, and nothing to promote.
-    4. Fewer than `retrain.min_images` common images: blocked by data.
+    4. Fewer than `retrain.min_images` common images: too few to decide, whatever the accuracy.
     5. The error rate of the challenger is clearly higher on the new evaluation images than on the older ones, by more
        than `retrain.max_new_error_increase`: blocked by data. It has learned from images like the new ones, so they are
        not merely of another kind: their labels look wrong. The accuracies cannot show that, because both classifiers
@@ -68,8 +71,10 @@ def decide_promotion(
     7. The challenger is the champion to the last bit, but its images are others: the same, promoted as their record.
     8. The whole interval is above 0: better, promoted. The whole interval is below 0: worse.
     9. Otherwise there is no clear difference. The challenger knows the newer images, so it is promoted if it is shown
-       not to be worse by more than `retrain.margin`: the lower end of the interval is above -margin (a test of
-       non-inferiority). No rule promotes a challenger that is clearly worse, however small the difference.
+       not to be worse by more than the margin: the lower end of the interval is not below -margin (a test of
+       non-inferiority). The margin is `retrain.margin`, or what so few images can show at best, which is the interval
+       of two classifiers whose answers never differ. No rule promotes a challenger that is clearly worse, however
+       small the difference.
 
     Each champion is compared with the one before it, so losses within the margin can add up over many promotions;
     `relearn compare classifier@v1.0.0 classifier@v9.0.0` shows the sum.
@@ -90,7 +95,9 @@ def decide_promotion(
         return Decision(True, "first", "there was no production model")
     if sameness and sameness.is_same and not sameness.has_other_images:
         return Decision(False, "the same", SAME)
-    if doubt := describe_doubt(params, paired, errors):
+    if paired.n_images < params.min_images:
+        return Decision(False, "too few images", describe_shortage(params, paired.n_images))
+    if doubt := describe_doubt(params, errors):
         return Decision(False, "blocked by data", doubt)
     return promote_unseen(sameness) or compare_accuracy(params, paired)
 
@@ -115,19 +122,36 @@ def compare_accuracy(params: RetrainParams, paired: Paired) -> Decision:
     )
     promoted = verdict == "better"
     if verdict == "no clear difference":
-        promoted = low > -params.margin
+        least = -compute_paired_interval(n, 0, 0, params.confidence)[0]
+        margin = max(params.margin, least)
+        promoted = low >= -margin
         shown = "not worse" if promoted else "it may be worse"
-        reason += f"; {shown} by {params.margin:.2%} or more (retrain.margin)"
+        reason += f"; {shown} by {margin:.2%} or more ({_name_margin(params, n, least)})"
     return Decision(promoted, verdict, reason)
 
 
-def describe_doubt(params: RetrainParams, paired: Paired, errors: ErrorCounts | None) -> str:
-    """Return why the evaluation images decide nothing: too few, or labels look wrong; empty if they decide."""
-    if paired.n_images < params.min_images:
-        return (
-            f"wanted at least {params.min_images:,} evaluation images in common (retrain.min_images), got "
-            f"{paired.n_images:,}; add evaluation images, or lower retrain.min_images"
-        )
+def _name_margin(params: RetrainParams, n_images: int, least: float) -> str:
+    """Return where the margin comes from; `least` is the smallest that the images can show."""
+    if least <= params.margin:
+        return "retrain.margin"
+    # The interval of answers that never differ is z^2 / (n + z^2).
+    n_needed = math.ceil(n_images * least / (1 - least) * (1 - params.margin) / params.margin)
+    return (
+        f"the least that {n_images:,} images can show; retrain.margin, {params.margin:.2%}, needs {n_needed:,} "
+        "evaluation images"
+    )
+
+
+def describe_shortage(params: RetrainParams, n_images: int) -> str:
+    """Return how many evaluation images are missing, and what helps."""
+    return (
+        f"wanted at least {params.min_images:,} evaluation images in common (retrain.min_images), got {n_images:,}; "
+        "add images, of which restructure.fractions go to evaluation, or lower retrain.min_images"
+    )
+
+
+def describe_doubt(params: RetrainParams, errors: ErrorCounts | None) -> str:
+    """Return why the labels of the new images look wrong; empty if they do not."""
     if errors is None or not errors.n_older or not errors.n_new:
         return ""
     n_older, n_older_wrong, n_new, n_new_wrong = errors

@@ -1,6 +1,7 @@
 """The records of retraining: commits on a branch whose trailers say what was decided.
 
-    Verdict: better | no clear difference | the same | first | not compared | worse | blocked by data | rolled back
+    Verdict: better | no clear difference | the same | first | not compared | worse | too few images |
+             blocked by data | rolled back
     Promoted: v3            only if this version was promoted
     In-use: v3              the production model from then on; none before the first
     Base: COMMIT            whose code, pipeline and parameters were run
