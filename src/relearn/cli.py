@@ -4,6 +4,7 @@ import errno
 import importlib
 import io
 import logging
+import os
 import re
 import resource
 import sys
@@ -14,9 +15,19 @@ from typing import Annotated
 import typer
 
 from relearn import paths
-from relearn.errors import IntegrityError, RelearnError
+from relearn.commands.arguments import (
+    ask_person,
+    check_feature_sets,
+    check_name,
+    check_network,
+    check_revision,
+    check_version,
+    show_version,
+)
+from relearn.commands.place import check_code, enter_root, locate
+from relearn.errors import RelearnError
 from relearn.params.pipeline import read_params
-from relearn.runtime.text import escape_controls, escape_lines
+from relearn.runtime.text import escape_lines
 
 # In the texts of errors of the loader, of Python's threads and of TensorFlow.
 SHORTAGE = r"failed to map segment|[Cc]annot allocate memory|can't start new thread|RESOURCE_EXHAUSTED"
@@ -27,75 +38,26 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Turn a folder of labeled images into a classifier, and prove where it came from. "
-    "The stages read params.yaml in the current folder; `dvc repro` runs those that are out of date, in order.",
+    "The stages read params.yaml; `dvc repro` runs those that are out of date, in order. Run it in a clone, or in any "
+    "folder of one.",
 )
 
 
+@app.callback()
+def start(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version, and exit.", is_eager=True, callback=show_version)
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
+
+
 def _run_stage(name: str, *shared_blocks: str) -> None:
+    enter_root(needs_params=True)
     check_code(Path.cwd())
     params = read_params(paths.PARAMS)
     blocks = [params.get_block(block) for block in (name, *shared_blocks)]
     importlib.import_module(f"relearn.stages.{name}").run(*blocks)
-
-
-def _check_name(value: str | None) -> str | None:
-    if value == "":  # as of an unset variable, which must not stand for the default
-        raise typer.BadParameter("wanted a name, got an empty one")
-    return value
-
-
-def _check_network(value: str) -> str:
-    from relearn.params.networks import NETWORKS
-    from relearn.params.reading import suggest_word
-
-    if value not in ("auto", *NETWORKS):
-        raise typer.BadParameter(
-            f"wanted auto or one of {', '.join(NETWORKS)}, got {value!r}{suggest_word(value, list(NETWORKS))}"
-        )
-    return value
-
-
-def _ask(question: str) -> bool:
-    if not sys.stdin.isatty():
-        raise typer.BadParameter("wanted --yes, or a terminal to ask on, got neither; nothing was written")
-    return typer.confirm(question, default=True)
-
-
-def _check_revision(value: str) -> str:
-    if not value or escape_controls(value) != value:
-        raise typer.BadParameter(
-            f"wanted a revision of git, or `workspace`, got {value!a}; `git log` and `git tag` list revisions"
-        )
-    return value
-
-
-def _check_version(value: str | None) -> str | None:
-    from relearn.repository.tags import VERSION
-
-    if value is not None and not VERSION.fullmatch(value):
-        raise typer.BadParameter(f"wanted a version such as v1, or its tag classifier@v1.0.0, got {value!r}")
-    return value
-
-
-def _check_feature_sets(values: list[str] | None) -> list[str] | None:
-    for value in values or []:
-        if not re.fullmatch("[0-9a-f]{1,64}", value):
-            raise typer.BadParameter(f"wanted hexadecimal digits, as `relearn store show` prints them, got {value!r}")
-    return values
-
-
-def check_code(folder: Path) -> None:
-    """Raise `IntegrityError` if the folder is a clone, and the code that runs is that of another clone.
-
-    DVC would record the hashes of the code in the folder instead of those of the code that ran.
-    """
-    ours, theirs = Path(__file__).parent, folder / "src" / "relearn"
-    if (theirs / "cli.py").is_file() and not theirs.samefile(ours):
-        raise IntegrityError(
-            wanted=f"the code of this folder, {theirs}",
-            got=f"that of {ours}",
-            advice="run `make setup`, then `source .venv/bin/activate` here",
-        )
 
 
 @app.command(rich_help_panel="Stages")
@@ -143,10 +105,10 @@ def evaluate() -> None:
 @app.command()
 def init(
     source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="The folder or archive of images.", callback=_check_name)
+        str, typer.Argument(metavar="SOURCE", help="The folder or archive of images.", callback=check_name)
     ],
     network: Annotated[
-        str, typer.Option(help="One of keras.applications; auto: the first with weights.", callback=_check_network)
+        str, typer.Option(help="One of keras.applications; auto: the first with weights.", callback=check_network)
     ] = "auto",
     yes: Annotated[bool, typer.Option("--yes", help="Write params.yaml without asking.")] = False,
     add: Annotated[bool, typer.Option("--add", help="Let DVC track the images too (dvc add).")] = False,
@@ -154,7 +116,8 @@ def init(
     """Look at your images, and fit params.yaml to them."""
     from relearn.commands.init import run_init
 
-    run_init(source, network, (lambda _: True) if yes else _ask, is_added=add)
+    here = enter_root(needs_params=True)
+    run_init(str(here / source), network, (lambda _: True) if yes else ask_person, is_added=add)
 
 
 @app.command()
@@ -162,7 +125,9 @@ def predict(
     inputs: Annotated[list[str], typer.Argument(metavar="PATH...", help="Image files, folders or globs.")],
     json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
-    model: Annotated[Path, typer.Option(help="The folder of the classifier.")] = paths.CLASSIFIER,
+    model: Annotated[
+        Path | None, typer.Option(help="The folder of the classifier.", show_default=str(paths.CLASSIFIER))
+    ] = None,
     weights: Annotated[
         Path | None, typer.Option(help="The network's weights file, if it has moved since the training.")
     ] = None,
@@ -171,9 +136,13 @@ def predict(
     if json and csv:
         raise typer.BadParameter("--json or --csv, not both")
     from relearn.commands.predict import print_answers
-    from relearn.inference.predictor import predict_files
 
-    result = predict_files(inputs, model, weights)
+    here = enter_root(is_needed=model is None)
+    from relearn.inference.predictor import Predictor
+
+    predictor = Predictor(here / model if model else paths.CLASSIFIER, here / weights if weights else None)
+    os.chdir(here)  # the classifier's own paths start from the root, those of the images here
+    result = predictor.predict_files(inputs)
     print_answers(result, "json" if json else "csv" if csv else "table")
     if result.failures:
         raise typer.Exit(1)
@@ -184,12 +153,12 @@ def compare(
     first: Annotated[
         str,
         typer.Argument(
-            metavar="REV_A", help="A branch, tag, commit or experiment, or `workspace`.", callback=_check_revision
+            metavar="REV_A", help="A branch, tag, commit or experiment, or `workspace`.", callback=check_revision
         ),
     ] = "HEAD",
     second: Annotated[
         str,
-        typer.Argument(metavar="REV_B", help="The revision that is compared with it.", callback=_check_revision),
+        typer.Argument(metavar="REV_B", help="The revision that is compared with it.", callback=check_revision),
     ] = "workspace",
     json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
     md: Annotated[bool, typer.Option("--md", help="Print Markdown.")] = False,
@@ -197,6 +166,7 @@ def compare(
     """Compare the classifiers of two revisions on the same evaluation images."""
     if json and md:
         raise typer.BadParameter("--json or --md, not both")
+    enter_root()
     from relearn.commands.compare import compare_revisions, describe_json, describe_markdown, print_table
 
     comparison = compare_revisions(first, second)
@@ -211,6 +181,7 @@ def compare(
 @app.command()
 def report() -> None:
     """Show how good the classifier is, from the last evaluation."""
+    enter_root()
     from relearn.commands.report import describe_evaluation
 
     _print(*describe_evaluation())
@@ -229,11 +200,14 @@ def decide(
     from relearn.retraining.release import CURRENT, find_current
     from relearn.storage.files import write_file
 
-    if champion is None and find_current(paths.RELEASE):
+    here = enter_root(needs_params=True)
+    if champion:
+        champion = here / champion
+    elif find_current(paths.RELEASE):
         champion = (paths.RELEASE / CURRENT).resolve()
     outcome = judge_challenger(champion, read_params(paths.PARAMS).retrain)
     if output:
-        with write_file(output) as file:
+        with write_file(here / output) as file:
             file.write(describe_json(outcome).encode())
     _print(describe_outcome(outcome))
 
@@ -243,14 +217,15 @@ def rollback(
     version: Annotated[
         str | None,
         typer.Argument(
-            metavar="[TAG]", help="classifier@v1.0.0, or v1; by default the version before.", callback=_check_version
+            metavar="[TAG]", help="classifier@v1.0.0, or v1; by default the version before.", callback=check_version
         ),
     ] = None,
     base: Annotated[
-        str, typer.Option(help="The branch that is retrained, whose params.yaml counts.", callback=_check_name)
+        str, typer.Option(help="The branch that is retrained, whose params.yaml counts.", callback=check_name)
     ] = "main",
 ) -> None:
     """Make an earlier classifier the production model again, and record that."""
+    enter_root()
     from relearn.retraining.rollback import roll_back
     from relearn.retraining.settings import read_settings
 
@@ -264,12 +239,12 @@ def lineage(
         typer.Argument(
             metavar="[MODEL_OR_TAG]",
             help="A tag, its version, a revision or a folder; by default release/current.",
-            callback=_check_name,
+            callback=check_name,
         ),
     ] = None,
     image: Annotated[
         str | None,
-        typer.Option(help="An image, or its SHA-256: list the classifiers that saw it.", callback=_check_name),
+        typer.Option(help="An image, or its SHA-256: list the classifiers that saw it.", callback=check_name),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON, each image by its hash.")] = False,
 ) -> None:
@@ -287,11 +262,12 @@ def lineage(
 
     if model is not None and image is not None:
         raise typer.BadParameter("wanted a model or --image, got both")
+    here = enter_root()
     if image is None:
-        found = find_lineage(model or str(paths.RELEASE / CURRENT))
+        found = find_lineage(locate(here, model) if model else str(paths.RELEASE / CURRENT))
         _print(format_json.dumps(found._asdict(), indent=2) if json else "\n".join(describe_lineage(found)))
         return
-    sha256 = find_image_hash(image)
+    sha256 = find_image_hash(locate(here, image))
     uses, unknown = find_image_uses(sha256)
     if json:
         print(format_json.dumps({"sha256": sha256, "splits": dict(uses)}, indent=2))
@@ -303,27 +279,35 @@ def lineage(
 
 @app.command()
 def mistakes(
-    output: Annotated[Path, typer.Option(help="Write the page there.")] = paths.MISTAKES_PAGE,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the page there.", show_default=str(paths.MISTAKES_PAGE))
+    ] = None,
     md: Annotated[int | None, typer.Option(min=1, metavar="N", help="Print the first N as Markdown as well.")] = None,
 ) -> None:
     """Write a page of the evaluation images that are predicted wrong, the most confident first."""
     from relearn.commands.mistakes import describe_markdown, write_mistakes
 
-    n_mistakes = write_mistakes(output)
-    _print(describe_markdown(md) if md else f"{output}: {n_mistakes:,} mistakes")
+    here = enter_root()
+    page = here / output if output else paths.MISTAKES_PAGE
+    n_mistakes = write_mistakes(page)
+    _print(describe_markdown(md) if md else f"{page}: {n_mistakes:,} mistakes")
 
 
 @app.command()
 def views(
-    output: Annotated[Path, typer.Option(help="Write the page there.")] = paths.VIEWS_PAGE,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the page there.", show_default=str(paths.VIEWS_PAGE))
+    ] = None,
     images: Annotated[int, typer.Option(min=1, help="The number of images.")] = 12,
 ) -> None:
     """Write a page of training images with augmented views of them, by the block augment of params.yaml."""
     from relearn.commands.views import N_VIEWS, write_views
 
+    here = enter_root(needs_params=True)
+    page = here / output if output else paths.VIEWS_PAGE
     params = read_params(paths.PARAMS)
-    n_images = write_views(output, params.extract, params.augment, images)
-    _print(f"{output}: {N_VIEWS} views of {n_images:,} images")
+    n_images = write_views(page, params.extract, params.augment, images)
+    _print(f"{page}: {N_VIEWS} views of {n_images:,} images")
 
 
 store = typer.Typer(no_args_is_help=True, help="Show, check and prune the feature store.")
@@ -333,6 +317,7 @@ app.add_typer(store, name="store")
 @store.command("show")
 def show_store() -> None:
     """Show what the store holds: one line per feature set, the last used first."""
+    enter_root()
     from relearn.features.store import describe_store
 
     _print(*describe_store(paths.find_feature_store()))
@@ -341,6 +326,7 @@ def show_store() -> None:
 @store.command("check")
 def check_store() -> None:
     """Read every feature, and remove those with a wrong hash."""
+    enter_root()
     from relearn.features.store import open_store
 
     with open_store(paths.find_feature_store()) as opened:
@@ -351,7 +337,7 @@ def check_store() -> None:
 def prune_store(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="NAME...", help="Names that `show` prints.", callback=_check_feature_sets),
+        typer.Argument(metavar="NAME...", help="Names that `show` prints.", callback=check_feature_sets),
     ] = None,
     unused_days: Annotated[float | None, typer.Option(min=0, help="Feature sets unused for this many days.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="All feature sets.")] = False,
@@ -361,6 +347,7 @@ def prune_store(
 
     if bool(names or unused_days is not None) == everything:
         raise typer.BadParameter("wanted names or --unused-days, or else --all")
+    enter_root()
     if everything:
         print(f"all removed, {remove_store(paths.find_feature_store()) / 1e6:,.1f} MB given back")
         return
