@@ -1,0 +1,28 @@
+"""`make repro` and the flow check what DVC does not."""
+
+import pytest
+
+from conftest import change_params, execute
+
+
+@pytest.mark.slow
+def test_unknown_key_is_an_error_before_dvc_starts(clone):
+    """DVC calls the pipeline up to date, because no stage depends on the key."""
+    change_params({"train.hed": "svm"}, clone / "params.yaml")
+    answer = execute(clone, "flows.repro", "--dry")
+    assert answer.returncode == 3
+    assert answer.stderr.startswith(
+        f"relearn: {clone}/params.yaml: 1 wrong\n  train.hed: unknown key; known here are head, "
+    )
+
+
+@pytest.mark.slow
+def test_unknown_key_fails_the_flow_before_a_stage_runs(workspace, monkeypatch):
+    from flows import pipeline
+
+    monkeypatch.setattr(pipeline, "ROOT", workspace)
+    monkeypatch.setattr(pipeline, "run_stages", lambda lock: pytest.fail("a stage ran"))
+    change_params({"train.hed": "svm"})
+    state = pipeline.run_pipeline.fn()
+    assert state.is_failed()
+    assert "train.hed: unknown key; known here are head, " in state.message
