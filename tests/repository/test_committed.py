@@ -82,3 +82,29 @@ def test_a_damaged_object_of_the_remote_is_told_apart_from_one_of_the_cache(repo
         IntegrityError, match=r"DVC's remote has other bytes under this hash; remove them, and `dvc push` "
     ):
         read_committed(repository, "HEAD", paths.MANIFEST)
+
+
+def test_a_repository_of_dvc_in_a_folder_of_a_larger_one_of_git(workspace, monkeypatch):
+    """A revision is read as at the top: files of git, files of DVC, and the cache that is named if one is damaged."""
+    git(workspace, "init", "--quiet")
+    inner = workspace / "in ner" / "deep"
+    inner.mkdir(parents=True)
+    monkeypatch.chdir(inner)
+    for options in (["init", "--quiet", "--subdir"], ["config", "cache.dir", "objects"]):
+        subprocess.run([sys.executable, "-m", "dvc", *options], check=True)
+    for name in (paths.MANIFEST, paths.EXCLUDED):
+        name.parent.mkdir(exist_ok=True)
+        name.write_bytes(CONTENT)
+    subprocess.run([sys.executable, "-m", "dvc", "add", "--quiet", str(paths.MANIFEST)], check=True)
+    commit(workspace)
+    paths.EXCLUDED.write_text("later")
+    assert read_committed(paths.Path(), "HEAD", paths.EXCLUDED) == CONTENT
+    assert read_committed(inner, "HEAD", paths.MANIFEST) == CONTENT
+    (place,) = (inner / "objects" / "files" / "md5").glob("*/*")
+    damage(place)
+    with pytest.raises(
+        IntegrityError, match=rf"^data/manifest.csv of HEAD: wanted md5 .*: the object .*/objects/.*/{place.name} of"
+    ):
+        read_committed(paths.Path(), "HEAD", paths.MANIFEST)
+    with pytest.raises(AbsentFile, match=r"^params.yaml of HEAD: not in git, in DVC's cache or on its remote: "):
+        read_committed(paths.Path(), "HEAD", paths.PARAMS)

@@ -71,3 +71,13 @@ def test_a_branch_that_git_takes_is_taken(root):
     (root / "params.yaml").write_text((ROOT / "params.yaml").read_text().replace("retrain/main", "rétrain/a.b-c@d"))
     commit(root)
     assert read_settings(root, "main").branch == "rétrain/a.b-c@d"
+
+
+def test_a_folder_of_a_larger_repository_is_not_retrained(root):
+    folder = root / "below"
+    folder.mkdir()
+    message = (
+        rf"^{folder}: wanted the top of a git repository, .*, got the folder below/ of a larger one; retrain in a "
+    )
+    with pytest.raises(RepositoryError, match=message):
+        read_settings(folder, "main")

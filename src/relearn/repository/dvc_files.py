@@ -260,9 +260,21 @@ def read_dvc_settings(root: Path) -> DvcSettings:
     ParamsError
         A file of the configuration cannot be read.
     """
-    merged = _read_config(root).read()
+    merged = read_dvc_config(root)
     cache = merged["cache"].get("dir", root / ".dvc" / "cache")
     return DvcSettings(Path(cache), bool(merged["core"].get("remote")))
+
+
+def read_dvc_config(root: Path) -> dict[str, Any]:
+    """Return the whole configuration of a repository, all files of it merged, with absolute paths.
+
+    Raises
+    ------
+    ParamsError
+        A file of it cannot be read.
+    """
+    config: dict[str, Any] = _read_config(root).read()
+    return config
 
 
 def copy_dvc_settings(root: Path, worktree: Path) -> DvcSettings:

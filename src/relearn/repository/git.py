@@ -63,6 +63,18 @@ def read_blob(folder: Path, commit: str, name: str | Path) -> bytes:
     return _run(folder, "cat-file", "blob", f"{commit}:{name}")
 
 
+def find_prefix(root: Path) -> str:
+    """Return the path of a folder below the top of its git repository, with a `/` at its end; empty at the top.
+
+    Without git or a repository it is empty as well.
+    """
+    try:
+        answer = call_git(root, "rev-parse", "--show-prefix")
+    except FileNotFoundError:
+        return ""
+    return os.fsdecode(answer.stdout).removesuffix("\n") if answer.returncode == 0 else ""
+
+
 def find_blob(folder: Path, commit: str, name: str) -> str | None:
     """Return git's hash of a file of a commit; None if the commit has no such file."""
     answer = call_git(folder, "rev-parse", "--verify", "--quiet", f"{commit}:{name}")

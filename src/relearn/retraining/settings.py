@@ -6,7 +6,7 @@ from relearn import paths
 from relearn.errors import ParamsError, RepositoryError
 from relearn.params.pipeline import Params, RetrainParams
 from relearn.params.reading import parse_blocks
-from relearn.repository.git import find_commit, is_branch_name, read_blob
+from relearn.repository.git import find_commit, find_prefix, is_branch_name, read_blob
 
 
 def read_settings(root: Path, base: str) -> RetrainParams:
@@ -15,8 +15,15 @@ def read_settings(root: Path, base: str) -> RetrainParams:
     Raises
     ------
     RepositoryError, ParamsError
-        There is no such branch, or its parameters are wrong.
+        There is no such branch, its parameters are wrong, or the root is a folder of a larger git repository.
     """
+    if prefix := find_prefix(root):
+        raise RepositoryError(
+            where=root.absolute(),
+            wanted="the top of a git repository, because retraining moves its branches and tags",
+            got=f"the folder {prefix} of a larger one",
+            advice="retrain in a repository of its own",
+        )
     commit = find_commit(root, f"refs/heads/{base}")
     if commit is None:
         raise RepositoryError(where=f"base: {base}", wanted="a branch with a commit", got="none of that name")
