@@ -122,7 +122,8 @@ def init(
 
 @app.command()
 def predict(
-    inputs: Annotated[list[str], typer.Argument(metavar="PATH...", help="Image files, folders or globs.")],
+    inputs: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Files, folders, globs, https:// or -.")],
+    *,
     json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     model: Annotated[
@@ -131,6 +132,7 @@ def predict(
     weights: Annotated[
         Path | None, typer.Option(help="The network's weights file, if it has moved since the training.")
     ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Read no https:// address.")] = False,
 ) -> None:
     """Predict the classes of new images."""
     if json and csv:
@@ -142,7 +144,7 @@ def predict(
 
     predictor = Predictor(here / model if model else paths.CLASSIFIER, here / weights if weights else None)
     os.chdir(here)  # the classifier's own paths start from the root, those of the images here
-    result = predictor.predict_files(inputs)
+    result = predictor.predict_files(inputs, is_online=not offline)
     print_answers(result, "json" if json else "csv" if csv else "table")
     if result.failures:
         raise typer.Exit(1)

@@ -66,18 +66,18 @@ def test_predict_reads_images_from_here_and_the_classifier_from_the_root(below, 
         def __init__(self, folder, weights):
             asked.append((Path.cwd(), folder, weights))
 
-        def predict_files(self, inputs):
-            asked.append((Path.cwd(), inputs))
+        def predict_files(self, inputs, is_online):
+            asked.append((Path.cwd(), inputs, is_online))
             return Answers([], [], [])
 
     monkeypatch.setattr(predictor, "Predictor", FakePredictor)
     here = Path.cwd()
     Path("x.png").write_bytes(encode_image(draw_image(0)))
     call("predict", "x.png")
-    assert asked == [(below, Path("models/classifier"), None), (here, ["x.png"])]
+    assert asked == [(below, Path("models/classifier"), None), (here, ["x.png"], True)]
     asked.clear()
-    call("predict", "--model", "mine", "--weights", "../w.h5", "x.png")
-    assert asked == [(below, here / "mine", here / "../w.h5"), (here, ["x.png"])]
+    call("predict", "--model", "mine", "--weights", "../w.h5", "--offline", "x.png")
+    assert asked == [(below, here / "mine", here / "../w.h5"), (here, ["x.png"], False)]
 
 
 def test_predict_needs_no_repository_if_the_model_is_named(tmp_path, monkeypatch):

@@ -40,3 +40,12 @@ def test_names_do_not_steer_a_terminal(monkeypatch, caplog, form):
     assert caplog.records[0].getMessage() == r"\u009b31m.png: no such file"
     if form == "json":
         assert [row["path"] for row in json.loads(shown.getvalue())] == [answer.path for answer in HOSTILE.answers]
+
+
+def test_secrets_of_an_address_are_not_logged(capsys, caplog):
+    """But printed as it was asked, so that a program finds its answer."""
+    address = "https://example.org/x.png?key=secret"
+    failures = [(address, "no"), ("https://me:secret@example.org/y.png", "no")]
+    print_answers(Answers(["a"], [Answer(address, "a", [1.0])], failures), "csv")
+    assert caplog.messages == ["https://example.org/x.png?...: no", "https://example.org/y.png: no"]
+    assert capsys.readouterr().out.splitlines()[1].startswith(f"{address},a,")

@@ -4,6 +4,7 @@ import csv
 import logging
 import sys
 
+from relearn.inference.addresses import hide_secrets
 from relearn.inference.predictor import Answers
 from relearn.runtime.text import escape_controls, format_json
 
@@ -26,7 +27,7 @@ def print_answers(result: Answers, form: str) -> None:
         case _:
             _print_table(result)
     for path, reason in result.failures:
-        log.error("%s: %s", escape_controls(path), escape_controls(reason))
+        log.error("%s: %s", escape_controls(hide_secrets(path)), escape_controls(reason))
 
 
 def _list_answers(result: Answers) -> list[dict[str, object]]:

@@ -1,9 +1,12 @@
-"""What a prediction is asked for: files named by a path, a folder or a glob pattern, and images in memory."""
+"""What a prediction is asked for: files named by path, folder, glob pattern or address, and images in memory."""
 
+import errno
 import glob
 import io
 import os
+import sys
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,8 @@ from PIL import Image
 from relearn.dataset.source_files import SourceFile, explain_hidden, open_source_file, refuse_file
 from relearn.dataset.sources import iterate_source
 from relearn.errors import ImageError
+from relearn.images.decoding import MAX_BYTES
+from relearn.inference.addresses import find_scheme, locate_file, read_address
 
 ImageLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
 
@@ -20,8 +25,15 @@ _PNG_MODES = {"CMYK": "RGB", "YCbCr": "RGB", "LAB": "RGB", "HSV": "RGB", "RGBX":
 _PNG_MODES |= {"La": "LA"} | {mode: mode for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16", "I;16B")}
 
 
-def find_files(name: str) -> list[SourceFile]:
-    """Return the files that an argument names, in the order of their paths; none if it names nothing."""
+def find_files(name: str, *, is_online: bool = False) -> list[SourceFile]:
+    """Return the files that an argument names, in the order of their paths; none if it names nothing.
+
+    `-` is standard input. An `https://` address is read if `is_online`.
+    """
+    if name == "-":
+        return [SourceFile(name, _read_stdin)]
+    if scheme := find_scheme(name):
+        return [_open_address(name, scheme, is_online)]
     if os.path.isdir(name):
         inside = [file for file in iterate_source(Path(name), is_strict=False) if explain_hidden(file.path) is None]
         found = [file._replace(path=os.path.join(name, file.path) if file.path != "." else name) for file in inside]
@@ -32,6 +44,24 @@ def find_files(name: str) -> list[SourceFile]:
         found = [open_source_file(Path(path), path) for path in matching]
         found += list_closed_folders(name)
     return sorted(found, key=lambda file: file.path)
+
+
+def _read_stdin() -> bytes:
+    if sys.stdin is None:
+        raise OSError(errno.EBADF, "standard input is closed")
+    return sys.stdin.buffer.read(MAX_BYTES + 1)
+
+
+def _open_address(name: str, scheme: str, is_online: bool) -> SourceFile:
+    """Return what is at an address, as a file that is not yet read."""
+    if scheme == "file":
+        try:
+            return open_source_file(Path(locate_file(name)), name)
+        except ImageError as error:
+            return refuse_file(name, str(error))
+    if not is_online:
+        return refuse_file(name, "addresses are not read offline")
+    return SourceFile(name, partial(read_address, name))
 
 
 def list_closed_folders(pattern: str) -> list[SourceFile]:

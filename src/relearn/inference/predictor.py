@@ -117,15 +117,22 @@ class Predictor:
         rows = list(self._compute_rows(self._map_ahead(_prepare, list(enumerate(images)))))
         return np.array(rows, self._extractor.dtype).reshape(len(images), self._extractor.n_features)
 
-    def predict_files(self, inputs: Sequence[str]) -> Answers:
+    def predict_files(self, inputs: Sequence[str], *, is_online: bool = False) -> Answers:
         """Predict the images of files, folders (all files in them that are not hidden, at any depth) and glob patterns.
 
         What cannot be read does not stop the rest; it is returned with the reason.
+
+        Parameters
+        ----------
+        inputs
+            Paths, patterns, `file://` addresses, and `-` for standard input.
+        is_online
+            Whether `https://` addresses are read as well.
         """
         failures: list[tuple[str, str]] = []
         files: dict[str, SourceFile] = {}
         for name in inputs:
-            found = find_files(name)
+            found = find_files(name, is_online=is_online)
             files.update((file.path, file) for file in found)
             if not found:
                 failures.append((name, "no such file, or none in that folder"))
