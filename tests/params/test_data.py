@@ -1,9 +1,11 @@
+import re
+import shlex
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
-from conftest import read_params_error
+from conftest import change_params, execute, read_params_error, write_images
 from relearn.images.formats import FORMATS
 from relearn.params.data import Format
 from relearn.params.pipeline import read_params
@@ -28,6 +30,21 @@ from relearn.params.pipeline import read_params
 def test_values_that_cannot_be(workspace, set_params, changes, message):
     set_params(changes)
     assert message in read_params_error()
+
+
+@pytest.mark.slow
+def test_labels_are_set_by_the_text_that_the_error_suggests(clone):
+    """In params.yaml and on the command line of DVC, whose grammar takes neither quotes nor a map without `+`."""
+    change_params({"restructure.layout": "food5k"}, clone / "params.yaml")
+    (suggested,) = re.findall(r"; or (dvc exp run -S '.+')$", read_params_error(clone / "params.yaml"))
+    names = [
+        f"{split}/{label}_{n}.png" for split in ("training", "validation", "evaluation") for label, n in ("01", "12")
+    ]
+    write_images(clone / "images", names)
+    change_params({"restructure.layout": "class_folders", "restructure.source": "images"}, clone / "params.yaml")
+    answer = execute(clone, *shlex.split(suggested), "-S", "restructure.layout=food5k", "restructure")
+    assert "6 images kept (training 2, validation 2, evaluation 2) of 2 classes" in answer.stderr, answer.stderr
+    assert read_params(clone / "params.yaml").restructure.labels == {"0": "non_food", "1": "food"}
 
 
 def test_labels_may_be_numbers(workspace, set_params):

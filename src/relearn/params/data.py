@@ -62,7 +62,10 @@ class RestructureParams(Block):
     @model_validator(mode="after")
     def _suit_layout(self) -> "RestructureParams":
         if self.layout == "food5k" and not self.labels:
-            raise ValueError('labels for layout food5k, such as {"0": non_food, "1": food}')
+            example = "{0: non_food, 1: food}"  # `-S` takes neither quotes around keys nor new keys without `+`
+            raise ValueError(
+                f"labels for layout food5k, such as {example}; or dvc exp run -S '+restructure.labels={example}'"
+            )
         if self.layout == "csv" and not self.labels_csv:
             raise ValueError("labels_csv for layout csv: the file inside the source with the columns of csv_columns")
         return self
