@@ -1,9 +1,11 @@
+import re
+
 import pytest
 from typer.testing import CliRunner
 
 from conftest import render_markdown, write_images
 from relearn import cli, paths
-from relearn.commands.mistakes import describe_markdown, find_mistakes, write_mistakes
+from relearn.commands.mistakes import TEMPLATE, describe_markdown, find_mistakes, write_mistakes
 from relearn.errors import IntegrityError
 from relearn.evaluation.predictions import HEADER
 from relearn.storage.files import write_csv
@@ -42,11 +44,22 @@ def test_the_page_needs_nothing_but_itself(predictions):
     page = paths.MISTAKES_PAGE.read_text()
     assert "3 of 4 evaluation images are wrong" in page
     assert page.count('<img src="data:image/jpeg;base64,') == 2
-    assert "cat, predicted as dog: 2" in page
+    assert "cat predicted as dog (2); dog predicted as cat (1)." in page
     assert "&lt;b&gt;.png" in page
     assert "cannot be read" in page
     assert "http" not in page
-    assert page.index("cat, predicted as dog") < page.index("dog, predicted as cat")
+    paths_in_order = re.findall('class="path">evaluation/(.+?)</span>', page)
+    assert paths_in_order == ["cat/&lt;b&gt;.png", "dog/gone.png", "cat/1.png"]  # whatever the label
+
+
+def test_a_phone_has_two_columns():
+    """390 px wide; a rem has 16 px."""
+    style = TEMPLATE.read_text()
+    (padding,) = re.findall(r"body {[^}]* padding: ([\d.]+)rem;", style)
+    ((min_width, gap),) = re.findall(r"repeat\(auto-fill, minmax\(([\d.]+)rem, 1fr\)\); gap: ([\d.]+)rem;", style)
+    for width_px, n_columns in ((360, 2), (390, 2), (1280, 6)):
+        room = min(width_px / 16, 68) - 2 * float(padding)
+        assert (room + float(gap)) // (float(min_width) + float(gap)) == n_columns
 
 
 def test_markdown_has_the_first(predictions):

@@ -1,5 +1,6 @@
 """`relearn mistakes`: the evaluation images that the classifier got wrong, on one page."""
 
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from relearn.storage.files import write_file
 
 TEMPLATE = Path(__file__).with_name("mistakes.html")
 N_SHOWN = 500
+N_KINDS_SHOWN = 10  # pairs of label and prediction
 
 
 class Mistake(NamedTuple):
@@ -48,12 +50,13 @@ def write_mistakes(path: Path) -> int:
     from jinja2 import Environment, StrictUndefined
 
     shown, n_mistakes, n_images = find_mistakes()
-    groups: dict[tuple[str, str], list[Mistake]] = {}
-    for mistake in shown:
-        groups.setdefault((mistake.label, mistake.predicted), []).append(mistake)
+    kinds = Counter((mistake.label, mistake.predicted) for mistake in shown)
+    ranked = sorted(kinds.items(), key=lambda kind: (-kind[1], kind[0]))
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        groups=sorted(groups.items(), key=lambda group: (-len(group[1]), group[0])),
+        mistakes=shown,
+        kinds=ranked[:N_KINDS_SHOWN],
+        n_more=len(ranked[N_KINDS_SHOWN:]),
         n_mistakes=n_mistakes,
         n_images=n_images,
         n_shown=N_SHOWN,
