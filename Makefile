@@ -36,11 +36,14 @@ endif
 always:
 
 # uv, with the index of pip, and the certificates that pip or this system trusts; its own where the system has none.
+# Its cache is in .venv where the user has no folder for it, such as a home that cannot be written.
 CERTIFICATES := $(wildcard /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/*.pem)
 UV = take() { value="$$2"; [ "$$value" ] || value=$$($(PIP) config get global.$$3 2>/dev/null); \
 		[ -z "$$value" ] || export "$$1=$$value"; }; \
 	[ "$$UV_DEFAULT_INDEX" ] || take UV_DEFAULT_INDEX "$$PIP_INDEX_URL" index-url; \
 	[ "$$SSL_CERT_FILE" ] || take SSL_CERT_FILE "$$PIP_CERT" cert; \
+	[ "$$UV_CACHE_DIR" ] || { cache="$${XDG_CACHE_HOME:-$$HOME/.cache}/uv"; \
+		mkdir -p "$$cache" 2>/dev/null && [ -w "$$cache" ]; } || export UV_CACHE_DIR="$(CURDIR)/.venv/uv-cache"; \
 	export UV_SYSTEM_CERTS="$${UV_SYSTEM_CERTS-$(if $(CERTIFICATES),1,0)}"; $(BIN)/uv
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 

@@ -261,26 +261,42 @@ def test_a_second_clone_runs_its_own_code(clone, tmp_path):
 
 def ask_for_settings_of_uv(folder, certificates="x", **environment):
     """Return what a recipe gives to uv, here a program that prints it."""
-    names = ("UV_DEFAULT_INDEX", "SSL_CERT_FILE", "UV_SYSTEM_CERTS")
+    names = ("UV_DEFAULT_INDEX", "SSL_CERT_FILE", "UV_SYSTEM_CERTS", "UV_CACHE_DIR")
     program = folder / "uv"
     program.write_text("#!/bin/sh\n" + "".join(f'echo "${{{name}-unset}}"\n' for name in names))
     program.chmod(0o755)
     given = {"BIN": folder, "PIP": f"{sys.executable} -m pip --isolated", "CERTIFICATES": certificates}
     settings = [f"{name}={value}" for name, value in given.items()]
-    clear = dict.fromkeys((*names, "PIP_INDEX_URL", "PIP_CERT"))
+    clear = dict.fromkeys((*names, "PIP_INDEX_URL", "PIP_CERT", "XDG_CACHE_HOME"))
     inherited = {name: value for name, value in os.environ.items() if name not in clear}
     command = ["make", "--no-print-directory", *settings, "--eval", "probe: ; @$(UV)", "probe"]
     answer = subprocess.run(command, cwd=ROOT, env=inherited | environment, capture_output=True, text=True, check=True)
     return dict(zip(names, answer.stdout.splitlines(), strict=True))
 
 
+def test_uv_has_a_cache_without_a_home_that_can_be_written(tmp_path):
+    for home in ("/dev/null", "/proc"):
+        assert ask_for_settings_of_uv(tmp_path, HOME=home)["UV_CACHE_DIR"] == str(ROOT / ".venv" / "uv-cache")
+    assert (
+        ask_for_settings_of_uv(tmp_path, HOME="/dev/null", XDG_CACHE_HOME=str(tmp_path / "mine"))["UV_CACHE_DIR"]
+        == "unset"
+    )
+    assert ask_for_settings_of_uv(tmp_path, HOME=str(tmp_path))["UV_CACHE_DIR"] == "unset"
+    assert ask_for_settings_of_uv(tmp_path, HOME="/dev/null", UV_CACHE_DIR="/a b")["UV_CACHE_DIR"] == "/a b"
+
+
 def test_uv_takes_the_index_and_the_certificates_of_pip_or_of_the_system(tmp_path):
-    plain = ask_for_settings_of_uv(tmp_path)
-    assert plain == {"UV_DEFAULT_INDEX": "unset", "SSL_CERT_FILE": "unset", "UV_SYSTEM_CERTS": "1"}
+    plain = ask_for_settings_of_uv(tmp_path, UV_CACHE_DIR="/c")
+    assert plain == {
+        "UV_DEFAULT_INDEX": "unset",
+        "SSL_CERT_FILE": "unset",
+        "UV_SYSTEM_CERTS": "1",
+        "UV_CACHE_DIR": "/c",
+    }
     assert ask_for_settings_of_uv(tmp_path, certificates="")["UV_SYSTEM_CERTS"] == "0"
     taken = ask_for_settings_of_uv(tmp_path, PIP_INDEX_URL="https://example.org/a b", PIP_CERT="/a b.crt")
-    assert taken == {"UV_DEFAULT_INDEX": "https://example.org/a b", "SSL_CERT_FILE": "/a b.crt", "UV_SYSTEM_CERTS": "1"}
-    own = {"UV_DEFAULT_INDEX": "https://example.org", "SSL_CERT_FILE": "/c.crt", "UV_SYSTEM_CERTS": "0"}
+    assert (taken["UV_DEFAULT_INDEX"], taken["SSL_CERT_FILE"]) == ("https://example.org/a b", "/a b.crt")
+    own = plain | {"UV_DEFAULT_INDEX": "https://example.org", "SSL_CERT_FILE": "/c.crt", "UV_SYSTEM_CERTS": "0"}
     assert ask_for_settings_of_uv(tmp_path, PIP_INDEX_URL="x", PIP_CERT="y", **own) == own
 
 
