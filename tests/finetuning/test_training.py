@@ -1,5 +1,7 @@
 """A training goes the same way whatever happens in between, and ends with the best epoch."""
 
+import resource
+
 import numpy as np
 import pytest
 
@@ -32,31 +34,53 @@ def read_bytes(network):
     return b"".join(value.tobytes() for value in network.read_weights())
 
 
+class Kill(BaseException):
+    pass
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "augment", "views"),
-    [("mini_vgg", FLIPS, 2), ("mobilenet_v2", FLIPS, None)],
+    ("name", "views", "moments"),
+    [("mini_vgg", 2, [(0, 1), (0, 3), (0, 5), (1, 0), (2, 4), (3, 0)]), ("mobilenet_v2", None, [(0, 3), (1, 2)])],
 )
-def test_a_killed_training_goes_on_as_if_it_had_not_been(name, augment, views, tune, monkeypatch):
-    class Kill(BaseException):
-        pass
+def test_a_killed_training_goes_on_as_if_it_had_not_been(name, views, moments, tune, monkeypatch):
+    """Killed when so many epochs and steps are saved; an epoch has 5 steps."""
+    wanted, first = tune("whole", name, FLIPS, views=views)
+    monkeypatch.setattr(module, "SAVE_SECONDS", 0.0)
+    for moment in moments:
 
-    wanted, first = tune("whole", name, augment, views=views)
-    for n_epochs in (1, 2):
-
-        def write(folder, progress, n_epochs=n_epochs):
-            write_progress(folder, progress)
-            if len(progress.history) == n_epochs:
+        def write(path, progress, moment=moment):
+            write_progress(path, progress)
+            if (len(progress.history), progress.n_steps) == moment:
                 raise Kill
 
         with monkeypatch.context() as patch:
             patch.setattr(module, "write_progress", write)
             with pytest.raises(Kill):
-                tune("killed", name, augment, views=views)
-    found, second = tune("killed", name, augment, views=views)
+                tune("killed", name, FLIPS, views=views)
+    found, second = tune("killed", name, FLIPS, views=views)
     assert len(second.history) == 3
     assert first.history == second.history
     assert read_bytes(found) == read_bytes(wanted)
+
+
+@pytest.mark.slow
+def test_what_an_epoch_has_seen_is_not_decoded_again(tune, monkeypatch):
+    def write(path, progress):
+        write_progress(path, progress)
+        if progress.n_steps == 3:
+            raise Kill
+
+    monkeypatch.setattr(module, "SAVE_SECONDS", 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_progress", write)
+        with pytest.raises(Kill):
+            tune(augment=FLIPS, epochs=1)
+    n_inputs = []
+    iterate = module.iterate_crossing
+    monkeypatch.setattr(module, "iterate_crossing", lambda *a: n_inputs.append(len(a[1])) or iterate(*a))
+    tune(augment=FLIPS, epochs=1)
+    assert n_inputs == [36 - 3 * 8]
 
 
 @pytest.mark.slow
@@ -118,6 +142,13 @@ def test_a_loss_that_is_not_finite_says_what_to_lower(tune, monkeypatch):
 
 
 @pytest.mark.slow
+def test_a_head_that_is_not_finite_after_its_last_step_says_so_too(tune, monkeypatch):
+    monkeypatch.setattr(TunableNetwork, "compute_logits", lambda self, features: np.full((len(features), 3), np.nan))
+    with pytest.raises(TrainingError, match=r"finetune.learning_rate: wanted a finite loss, got nan in epoch 1; lower"):
+        tune()
+
+
+@pytest.mark.slow
 def test_no_room_for_the_activations_says_how_much(tune):
     with pytest.raises(StoreError, match=r"room for 0.000737 GB of activations below block3_conv1, got 0.0005 GB"):
         tune(activations_gb=0.0005)
@@ -131,17 +162,45 @@ def test_views_of_images_that_do_not_change_are_an_error(make):
     assert plan_views(make.finetune(), make.augment()) == 0
 
 
-def test_progress_is_read_as_it_was_written(tmp_path):
+@pytest.fixture
+def written(tmp_path):
     rng = np.random.default_rng(0)
     history = [Epoch(number, *rng.random(8).tolist()) for number in (1, 2)]
     state = [rng.random((2, 3)).astype(np.float32), np.array([1, 2], np.uint32)] * 6
-    written = Progress(history, state, [rng.random(4)])
-    assert read_progress(tmp_path / "progress") is None
+    written = Progress(history, state, [rng.random(4)], 7, (rng.random(), 3.0))
     write_progress(tmp_path / "progress", Progress(history[:1], state[:1], []))
     write_progress(tmp_path / "progress", written)
+    return written
+
+
+def test_progress_is_read_as_it_was_written(tmp_path, written):
+    assert read_progress(tmp_path / "nothing") is None
     found = read_progress(tmp_path / "progress")
-    assert found.history == history
-    for old, new in zip([*state, *written.best], [*found.state, *found.best], strict=True):
+    assert found._replace(state=[], best=[]) == written._replace(state=[], best=[])
+    for old, new in zip([*written.state, *written.best], [*found.state, *found.best], strict=True):
         assert old.dtype == new.dtype
         assert np.array_equal(old, new)
     assert len(found.best) == 1
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda c: c[:-100], lambda c: c[:20], lambda c: b"", lambda c: c[:900] + b"xx" + c[902:]]
+)
+def test_damaged_progress_is_logged_and_not_used(damage, tmp_path, written, caplog):
+    path = tmp_path / "progress"
+    path.write_bytes(damage(path.read_bytes()))
+    assert read_progress(path) is None
+    assert caplog.messages == [f"finetune: {path} is damaged, so the training begins at its first epoch"]
+
+
+def test_a_full_disk_leaves_the_progress_before(tmp_path, written):
+    """As of a disk with no room for a file as large as this."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match="progress"):
+            write_progress(tmp_path / "progress", written._replace(n_steps=8))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert read_progress(tmp_path / "progress").n_steps == 7
+    assert [path.name for path in tmp_path.iterdir()] == ["progress"]

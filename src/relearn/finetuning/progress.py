@@ -1,14 +1,19 @@
-"""Where a training stands after an epoch, kept on the disk so that a killed one goes on as if it had not been."""
+"""Where a training stands, kept on the disk so that a killed one goes on as if it had not been."""
 
+import hashlib
+import io
+import json
+import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from relearn.storage.files import read_json, write_folder, write_json
+from relearn.storage.files import write_file
 
-ARRAYS = "arrays.npz"
-HISTORY = "history.json"
+log = logging.getLogger(__name__)
+
+N_HASH_BYTES = hashlib.sha256().digest_size
 
 
 class Epoch(NamedTuple):
@@ -32,15 +37,20 @@ class Epoch(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """All that the next epochs depend on.
+    """All that the next steps depend on.
 
+    history : the epochs that are done
     state : of the network, by `TunableNetwork.read_state`
     best : its weights after the best epoch so far, by `TunableNetwork.read_weights`
+    n_steps : the steps that are done of the next epoch
+    sums : of loss and right answers over the images of these steps
     """
 
     history: list[Epoch]
     state: list[np.ndarray]
     best: list[np.ndarray]
+    n_steps: int = 0
+    sums: tuple[float, float] = (0.0, 0.0)
 
     @property
     def best_epoch(self) -> Epoch:
@@ -49,30 +59,37 @@ class Progress(NamedTuple):
 
     def is_over(self, n_epochs: int, patience: int) -> bool:
         """Return whether the last epoch is done, or `patience` of them brought nothing."""
-        return len(self.history) >= min(n_epochs, self.best_epoch.epoch + patience)
+        return bool(self.history) and len(self.history) >= min(n_epochs, self.best_epoch.epoch + patience)
 
 
-def write_progress(folder: Path, progress: Progress) -> None:
-    """Replace what the folder holds, at once."""
-    with write_folder(folder) as partial:
-        arrays: dict[str, Any] = {
-            f"{name}_{number}": value
-            for name, values in (("state", progress.state), ("best", progress.best))
-            for number, value in enumerate(values)
-        }
-        np.savez(partial / ARRAYS, **arrays)
-        write_json(partial / HISTORY, {"epochs": [epoch._asdict() for epoch in progress.history]})
+def write_progress(path: Path, progress: Progress) -> None:
+    """Replace the file, at once: the SHA-256 of what follows, then an `.npz`."""
+    record = progress._asdict() | {"history": [epoch._asdict() for epoch in progress.history]}
+    arrays: dict[str, Any] = {
+        f"{name}_{number}": value for name in ("state", "best") for number, value in enumerate(record.pop(name))
+    }
+    buffer = io.BytesIO()
+    np.savez(buffer, record=np.frombuffer(json.dumps(record).encode(), np.uint8), **arrays)
+    with write_file(path) as file:
+        file.write(hashlib.sha256(buffer.getbuffer()).digest())
+        file.write(buffer.getbuffer())
 
 
-def read_progress(folder: Path) -> Progress | None:
-    """Return what `write_progress` wrote, or None if nothing is there."""
-    if not folder.is_dir():
+def read_progress(path: Path) -> Progress | None:
+    """Return what `write_progress` wrote, or None if nothing is there, or if it is damaged, which is logged."""
+    if not path.exists():
         return None
-    history = [Epoch(**epoch) for epoch in read_json(folder / HISTORY, ("epochs",))["epochs"]]
-    with np.load(folder / ARRAYS, allow_pickle=False) as arrays:
+    content = path.read_bytes()
+    sha256, content = content[:N_HASH_BYTES], content[N_HASH_BYTES:]
+    if hashlib.sha256(content).digest() != sha256:
+        log.warning("finetune: %s is damaged, so the training begins at its first epoch", path)
+        return None
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
 
         def _collect(name: str) -> list[np.ndarray]:
             n_arrays = sum(key.startswith(f"{name}_") for key in arrays.files)
             return [arrays[f"{name}_{number}"] for number in range(n_arrays)]
 
-        return Progress(history, _collect("state"), _collect("best"))
+        record = json.loads(arrays["record"].tobytes())
+        history = [Epoch(**epoch) for epoch in record["history"]]
+        return Progress(history, _collect("state"), _collect("best"), record["n_steps"], tuple(record["sums"]))

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +29,8 @@ from relearn.params.augmentation import AugmentParams
 from relearn.params.finetuning import FinetuneParams
 
 log = logging.getLogger(__name__)
+
+SAVE_SECONDS = 120.0  # how long an epoch runs before it is saved where it stands
 
 
 class Tuned(NamedTuple):
@@ -129,9 +132,9 @@ class Training:
             self._network.set_head(*fold_standardization(pretrained.fitted))
             progress = Progress([], self._network.read_state(), [])
         else:
-            log.info("finetune: goes on after epoch %d", len(progress.history))
+            log.info("finetune: goes on after %d epochs and %d steps", len(progress.history), progress.n_steps)
             self._network.write_state(progress.state)
-        while not (progress.history and progress.is_over(self._params.epochs, self._params.patience)):
+        while not progress.is_over(self._params.epochs, self._params.patience):
             progress = self._train_epoch(progress, pretrained.C)
             write_progress(self._folder / "progress", progress)
         self._network.write_weights(progress.best)
@@ -144,11 +147,14 @@ class Training:
     def _train_epoch(self, progress: Progress, C: float) -> Progress:
         """Train for an epoch, and judge the network by the exact head; `C` is that of the pretrained network."""
         number = len(progress.history) + 1
-        rate, trained = self._take_steps(number)
+        progress = self._take_steps(progress)
+        trained = Result(*(total / len(self._images.training) for total in progress.sums))
+        rate = self._compute_rate(number * self._n_steps - 1) * self._params.learning_rate
         training, validation = self._compute_splits()
         last = progress.history[-1].C if progress.history else C
         head = fit_exact_head_below(training, validation, len(self._images.classes), last)
         own = self._judge_own_head(validation)
+        self._check_loss(own.loss, number)
         epoch = Epoch(number, rate, *trained, head.log_loss, head.accuracy, *own, head.C)
         log.info(
             "finetune: epoch %d of %d: training loss %.4f, validation loss %.4f, accuracy %.4f (own head %.4f, %.4f)",
@@ -157,27 +163,43 @@ class Training:
         done = Progress([*progress.history, epoch], self._network.read_state(), progress.best)
         return done._replace(best=self._network.read_weights()) if done.best_epoch is epoch else done
 
-    def _take_steps(self, epoch: int) -> tuple[float, Result]:
-        """Take the steps of an epoch; return the learning rate of its last one, and the mean result of its images."""
-        images = self._images
-        order = order_images(len(images.training), self._params.seed, epoch)
-        labels = images.training_labels[order]
+    def _take_steps(self, progress: Progress) -> Progress:
+        """Take the steps that an epoch has left, and save where it stands every `SAVE_SECONDS`.
+
+        What is returned has the sums of the epoch, and the state from before these steps.
+        """
+        epoch = len(progress.history) + 1
+        n_done = progress.n_steps * self._params.batch_size
+        order = order_images(len(self._images.training), self._params.seed, epoch)[n_done:]
+        labels = self._images.training_labels[order]
+        saved = time.monotonic()
+        for crossing in self._iterate_batches(order, epoch):
+            n_images = len(crossing[0])
+            rate = self._compute_rate((epoch - 1) * self._n_steps + progress.n_steps)
+            result = self._network.train_batch(crossing, labels[:n_images], rate)
+            labels = labels[n_images:]
+            self._check_loss(result.loss, epoch)
+            loss, n_right = progress.sums
+            sums = loss + result.loss * n_images, n_right + result.accuracy * n_images
+            progress = progress._replace(n_steps=progress.n_steps + 1, sums=sums)
+            if time.monotonic() - saved >= SAVE_SECONDS:
+                write_progress(self._folder / "progress", progress._replace(state=self._network.read_state()))
+                saved = time.monotonic()
+        return progress
+
+    def _compute_rate(self, step: int) -> float:
+        """Return the share of the learning rate of a step, counted from 0 over all epochs."""
         n_warmup, n_steps = (round(n * self._n_steps) for n in (self._params.warmup_epochs, self._params.epochs))
-        results: list[Result] = []
-        rate, n_done = 0.0, 0
-        for step, crossing in enumerate(self._iterate_batches(order, epoch), start=(epoch - 1) * self._n_steps):
-            rate, n_images = compute_rate(step, n_steps, n_warmup), len(crossing[0])
-            result = self._network.train_batch(crossing, labels[n_done : n_done + n_images], rate)
-            if not math.isfinite(result.loss):
-                raise TrainingError(
-                    where="finetune.learning_rate",
-                    wanted="a finite loss",
-                    got=f"{result.loss} in epoch {epoch}",
-                    advice=f"lower it (it is {self._params.learning_rate:g}), or raise finetune.warmup_epochs",
-                )
-            results += [result] * n_images
-            n_done += n_images
-        return rate * self._params.learning_rate, Result(*np.mean(results, axis=0).tolist())
+        return compute_rate(step, n_steps, n_warmup)
+
+    def _check_loss(self, loss: float, epoch: int) -> None:
+        if not math.isfinite(loss):
+            raise TrainingError(
+                where="finetune.learning_rate",
+                wanted="a finite loss",
+                got=f"{loss} in epoch {epoch}",
+                advice=f"lower it (it is {self._params.learning_rate:g}), or raise finetune.warmup_epochs",
+            )
 
     def _iterate_batches(self, order: np.ndarray, epoch: int) -> Iterator[Crossing]:
         """Yield what crosses the cut for the training images of an epoch, `finetune.batch_size` of them at a time."""

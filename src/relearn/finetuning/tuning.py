@@ -35,9 +35,9 @@ def tune_network(
 ) -> Iterator[tuple[TunableNetwork, Tuned]]:
     """Train the upper part of the network, and yield it with what the training ended with; see `Training.run`.
 
-    Where it stands is kept in the folder of caches after every epoch, under the hash of all that it depends on, so that
-    a training that was killed goes on, and ends with the bytes of one that was not. It is removed after the block,
-    which writes the results.
+    Where it stands is kept in the folder of caches after every epoch and every two minutes, under the hash of all that
+    it depends on, so that a training that was killed goes on, and ends with the bytes of one that was not. It is
+    removed after the block, which writes the results.
 
     Raises
     ------
