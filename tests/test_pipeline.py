@@ -210,7 +210,7 @@ def test_heavy_libraries_are_imported_where_they_are_allowed():
         "great_expectations": {"gates", "verify"},
         "keras": {"backend", "mini_vgg"},
         "sklearn": {"heads", "train", "evaluation"},
-        "tensorflow": {"winograd"},  # for its compiler; where another backend is, nothing of it runs
+        "tensorflow": {"determinism", "winograd"},  # where another backend is, nothing of it runs
         "dvc": {"committed", "dvc_files"},  # `dvc.api` in the first, `dvc.config` in the second
         "pickle": set(),
     }

@@ -8,6 +8,8 @@ from conftest import ROOT, encode_image
 from relearn import paths
 from relearn.dataset.manifest import ManifestRow, sort_key
 from relearn.finetuning.network import TunableNetwork
+from relearn.finetuning.training import Images, plan_views
+from relearn.finetuning.tuning import train_network
 from relearn.params.augmentation import AugmentParams
 from relearn.params.finetuning import FinetuneParams
 from relearn.params.networks import ExtractParams
@@ -15,6 +17,7 @@ from relearn.params.pipeline import read_params
 from relearn.storage.files import hash_bytes
 
 PARAMS = read_params(ROOT / "params.yaml")
+FLIPS = {"horizontal_flip": 0.5, "shift": 0.1}
 CLASSES = ("across", "down", "slanted")
 FINETUNE = {
     "epochs": 3,
@@ -35,6 +38,7 @@ FINETUNE = {
 NETWORKS = {
     "mini_vgg": {"weights": str(ROOT / PARAMS.extract.weights)},
     "mobilenet_v2": {"weights": "random", "weights_sha256": None},
+    "efficientnet_b0": {"weights": "random", "weights_sha256": None},  # with dropout
 }
 
 
@@ -85,3 +89,22 @@ def stripes(workspace):
         (write_image(split, CLASSES[seed % 3], seed) for split, seeds in numbers.items() for seed in seeds),
         key=sort_key,
     )
+
+
+@pytest.fixture
+def tune(stripes, make, workspace):
+    """Train, and return the network, what the training ended with, and its limits."""
+
+    def tune(folder="run", name="mini_vgg", augment=None, extract=None, **changes):
+        params = make.finetune(**changes)
+        options = make.augment(**augment or {})
+        n_views = plan_views(params, options)
+        images = Images(stripes, n_views or 0, options)
+        extract = make.extract(name, **extract or {})
+        return train_network(images, params, extract, is_fresh=n_views is None, folder=workspace / folder)
+
+    return tune
+
+
+def read_weights(network):
+    return b"".join(value.tobytes() for value in network.read_weights())

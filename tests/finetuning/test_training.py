@@ -5,33 +5,12 @@ import resource
 import numpy as np
 import pytest
 
+from finetuning.conftest import FLIPS, read_weights
 from relearn.errors import ParamsError, StoreError, TrainingError
 from relearn.finetuning import training as module
 from relearn.finetuning.network import Result, TunableNetwork
-from relearn.finetuning.progress import Epoch, Progress, read_progress, write_progress
-from relearn.finetuning.training import Images, Training, plan_views
-
-FLIPS = {"horizontal_flip": 0.5, "shift": 0.1}
-
-
-@pytest.fixture
-def tune(stripes, make, workspace):
-    """Train, and return the network with what the training ended with."""
-
-    def tune(folder="run", name="mini_vgg", augment=None, **changes):
-        params = make.finetune(**changes)
-        options = make.augment(**augment or {})
-        n_views = plan_views(params, options)
-        network = make.network(name, **changes)
-        images = Images(stripes, n_views or 0, options)
-        training = Training(network, images, params, n_views is None, workspace / folder)
-        return network, training.run()
-
-    return tune
-
-
-def read_bytes(network):
-    return b"".join(value.tobytes() for value in network.read_weights())
+from relearn.finetuning.progress import Epoch, Limits, Progress, read_progress, write_progress
+from relearn.finetuning.training import plan_views
 
 
 class Kill(BaseException):
@@ -45,7 +24,7 @@ class Kill(BaseException):
 )
 def test_a_killed_training_goes_on_as_if_it_had_not_been(name, views, moments, tune, monkeypatch):
     """Killed when so many epochs and steps are saved; an epoch has 5 steps."""
-    wanted, first = tune("whole", name, FLIPS, views=views)
+    wanted, first, _ = tune("whole", name, FLIPS, views=views)
     monkeypatch.setattr(module, "SAVE_SECONDS", 0.0)
     for moment in moments:
 
@@ -58,10 +37,10 @@ def test_a_killed_training_goes_on_as_if_it_had_not_been(name, views, moments, t
             patch.setattr(module, "write_progress", write)
             with pytest.raises(Kill):
                 tune("killed", name, FLIPS, views=views)
-    found, second = tune("killed", name, FLIPS, views=views)
+    found, second, _ = tune("killed", name, FLIPS, views=views)
     assert len(second.history) == 3
     assert first.history == second.history
-    assert read_bytes(found) == read_bytes(wanted)
+    assert read_weights(found) == read_weights(wanted)
 
 
 @pytest.mark.slow
@@ -85,7 +64,7 @@ def test_what_an_epoch_has_seen_is_not_decoded_again(tune, monkeypatch):
 
 @pytest.mark.slow
 def test_the_loss_falls_and_features_get_better(tune):
-    _, tuned = tune(epochs=8, learning_rate=1e-3)
+    _, tuned, _ = tune(epochs=8, learning_rate=1e-3)
     assert tuned.history[-1].training_loss < tuned.history[0].training_loss / 2
     assert tuned.tuned.log_loss < tuned.pretrained.log_loss
     assert tuned.best_epoch == min(tuned.history, key=lambda epoch: epoch.validation_loss).epoch
@@ -105,7 +84,7 @@ def test_the_best_epoch_is_kept_and_patience_ends_it(tune, monkeypatch):
 
     monkeypatch.setattr(module, "fit_exact_head_below", fit_worse)
     monkeypatch.setattr(module, "write_progress", write)
-    network, tuned = tune(epochs=9, patience=2)
+    network, tuned, _ = tune(epochs=9, patience=2)
     assert [epoch.validation_loss for epoch in tuned.history] == [0.5, 0.3, 0.4, 0.4]
     assert tuned.best_epoch == 2
     assert all(map(np.array_equal, network.read_weights(), kept[1].best))
@@ -115,11 +94,11 @@ def test_the_best_epoch_is_kept_and_patience_ends_it(tune, monkeypatch):
 @pytest.mark.slow
 def test_views_that_are_cached_are_those_that_are_fresh(tune, monkeypatch):
     """The same views of each epoch give the same training, but for the float16 of what is cached."""
-    _, fresh = tune("fresh", augment=FLIPS, epochs=1, views=None)
+    _, fresh, _ = tune("fresh", augment=FLIPS, epochs=1, views=None)
     monkeypatch.setattr(module, "choose_view", lambda sha256, epoch, n_views: epoch)
-    _, cached = tune("cached", augment=FLIPS, epochs=1, views=1)
+    _, cached, _ = tune("cached", augment=FLIPS, epochs=1, views=1)
     assert cached.history[0].training_loss == pytest.approx(fresh.history[0].training_loss, rel=1e-3)
-    _, without = tune("without", epochs=1)
+    _, without, _ = tune("without", epochs=1)
     assert without.history[0].training_loss != pytest.approx(fresh.history[0].training_loss, rel=1e-3)
 
 
@@ -167,8 +146,8 @@ def written(tmp_path):
     rng = np.random.default_rng(0)
     history = [Epoch(number, *rng.random(8).tolist()) for number in (1, 2)]
     state = [rng.random((2, 3)).astype(np.float32), np.array([1, 2], np.uint32)] * 6
-    written = Progress(history, state, [rng.random(4)], 7, (rng.random(), 3.0))
-    write_progress(tmp_path / "progress", Progress(history[:1], state[:1], []))
+    written = Progress(Limits(8, 16, True), history, state, [rng.random(4)], 7, (rng.random(), 3.0))
+    write_progress(tmp_path / "progress", Progress(Limits(16, 16, True), history[:1], state[:1], []))
     write_progress(tmp_path / "progress", written)
     return written
 

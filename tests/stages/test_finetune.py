@@ -82,6 +82,7 @@ def test_a_classifier_takes_its_tuned_network_along(blocks, tmp_path):
     assert record["tuned"] is True
     assert record["weights_sha256"] == hash_file(TUNED)
     assert record["first_layer"] == "block2_conv1"
+    assert (record["batch_size"], record["deterministic"]) == (blocks.finetune.batch_size, True)
     assert len(read_csv(paths.FINETUNING_CURVE, Epoch._fields)) == 2
     assert [path for path in (paths.find_cache() / "finetune").iterdir() if path.is_dir()] == []
     extract.run(blocks.extract)

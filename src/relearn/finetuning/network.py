@@ -1,6 +1,7 @@
 """A pretrained network whose upper part learns, with a head of its own."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from relearn.networks.extractor import build_network, cut_network, find_preproce
 from relearn.networks.hardware import choose_precision
 from relearn.networks.reading import ImageReader, group_items
 from relearn.networks.splitting import choose_first_layer, count_blocks_above, hold_batch_norm, split_network
+from relearn.networks.weights import shorten_error
 from relearn.networks.winograd import is_supported, transform_convolutions
 from relearn.params.finetuning import FinetuneParams
 from relearn.params.networks import NetworkParams
@@ -23,6 +25,32 @@ from relearn.runtime.threads import prefetch
 
 # What crosses the cut for some images: an array (images, ...) for each output of the lower part.
 Crossing = list[np.ndarray]
+
+
+class BatchTooLarge(MemoryError):
+    """There is too little memory for a batch; `key` is the parameter that says how many images it has."""
+
+    def __init__(self, key: str, size: int) -> None:
+        super().__init__(f"a batch of {size} images")
+        self.key, self.size = key, size
+
+
+class NoDeterministicKernel(Exception):
+    """The backend has only kernels for an operation that add in another order each time."""
+
+
+@contextmanager
+def name_failure(key: str, size: int) -> Iterator[None]:
+    """Raise `BatchTooLarge` or `NoDeterministicKernel`, whatever the backend raises for these."""
+    try:
+        with name_shortage(size):
+            yield
+    except MemoryError as error:
+        raise BatchTooLarge(key, size) from error
+    except Exception as error:
+        if type(error).__name__ == "UnimplementedError":
+            raise NoDeterministicKernel(shorten_error(error)) from error
+        raise
 
 
 class Result(NamedTuple):
@@ -91,7 +119,7 @@ class TunableNetwork(ImageReader):
         """Yield what crosses the cut for prepared images, `batch_size` of them at a time, as float32."""
         stacked = (self.stack_images(group) for group in group_items(images, self.batch_size))
         for batch, n_images in prefetch(stacked, 2):
-            with name_shortage(self.batch_size):
+            with name_failure("extract.batch_size", self.batch_size):
                 computed = self._lower.predict_on_batch(batch)
             parts = computed if isinstance(computed, list) else [computed]
             yield [np.asarray(part, np.float32)[:n_images] for part in parts]
@@ -99,7 +127,7 @@ class TunableNetwork(ImageReader):
     def compute_features(self, crossing: Crossing) -> np.ndarray:
         """Return the features of at most `batch_size` images, (images, n_features) float32."""
         n_images = len(crossing[0])
-        with name_shortage(self.batch_size):
+        with name_failure("extract.batch_size", self.batch_size):
             computed = self._upper.predict_on_batch([_fill(part, self.batch_size) for part in crossing])
         return np.asarray(computed, np.float32)[:n_images]
 
@@ -125,7 +153,7 @@ class TunableNetwork(ImageReader):
         weights[:n_images] = size / n_images  # the loss is divided by the size of the batch
         self._optimizer.learning_rate.assign(rate * self._finetune.head_learning_rate)
         self._model.reset_metrics()
-        with name_shortage(size):
+        with name_failure("finetune.batch_size", size):
             loss, accuracy = self._model.train_on_batch([_fill(part, size) for part in crossing], wanted, weights)
         return Result(float(loss), float(accuracy))
 

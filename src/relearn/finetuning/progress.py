@@ -36,16 +36,30 @@ class Epoch(NamedTuple):
     C: float
 
 
+class Limits(NamedTuple):
+    """What a training asks of the machine: less than the parameters say, where that was too much.
+
+    batch_size, extract_batch_size : the images of a step, and of a batch of which nothing is learned
+    deterministic : whether all kernels add in one order each time
+    """
+
+    batch_size: int
+    extract_batch_size: int
+    deterministic: bool
+
+
 class Progress(NamedTuple):
     """All that the next steps depend on.
 
+    limits : those that the training began with
     history : the epochs that are done
-    state : of the network, by `TunableNetwork.read_state`
+    state : of the network, by `TunableNetwork.read_state`; empty before the first step
     best : its weights after the best epoch so far, by `TunableNetwork.read_weights`
     n_steps : the steps that are done of the next epoch
     sums : of loss and right answers over the images of these steps
     """
 
+    limits: Limits
     history: list[Epoch]
     state: list[np.ndarray]
     best: list[np.ndarray]
@@ -64,7 +78,8 @@ class Progress(NamedTuple):
 
 def write_progress(path: Path, progress: Progress) -> None:
     """Replace the file, at once: the SHA-256 of what follows, then an `.npz`."""
-    record = progress._asdict() | {"history": [epoch._asdict() for epoch in progress.history]}
+    record = progress._asdict() | {"limits": progress.limits._asdict()}
+    record["history"] = [epoch._asdict() for epoch in progress.history]
     arrays: dict[str, Any] = {
         f"{name}_{number}": value for name in ("state", "best") for number, value in enumerate(record.pop(name))
     }
@@ -92,4 +107,5 @@ def read_progress(path: Path) -> Progress | None:
 
         record = json.loads(arrays["record"].tobytes())
         history = [Epoch(**epoch) for epoch in record["history"]]
-        return Progress(history, _collect("state"), _collect("best"), record["n_steps"], tuple(record["sums"]))
+        done = record["n_steps"], tuple(record["sums"])
+        return Progress(Limits(**record["limits"]), history, _collect("state"), _collect("best"), *done)

@@ -5,12 +5,12 @@ from typing import Any
 from relearn.finetuning.activations import DTYPE
 from relearn.finetuning.decision import Decision
 from relearn.finetuning.network import TunableNetwork
-from relearn.finetuning.progress import Epoch
+from relearn.finetuning.progress import Epoch, Limits
 from relearn.finetuning.training import Tuned
 
 
 def describe_network(
-    network: TunableNetwork, tuned: Tuned, decision: Decision, weights_sha256: str | None
+    network: TunableNetwork, tuned: Tuned, limits: Limits, decision: Decision, weights_sha256: str | None
 ) -> dict[str, Any]:
     """Return the content of `models/network/network.json`; without the hash of its weights if it is not kept."""
     kept = {} if weights_sha256 is None else {"weights_sha256": weights_sha256}
@@ -23,6 +23,8 @@ def describe_network(
         "n_learning": network.n_learning,
         "best_epoch": tuned.best_epoch,
         "activations_dtype": DTYPE.name,
+        "batch_size": limits.batch_size,
+        "deterministic": limits.deterministic,
     }
 
 

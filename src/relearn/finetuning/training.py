@@ -22,7 +22,7 @@ from relearn.finetuning.exact_head import (
     search_exact_head,
 )
 from relearn.finetuning.network import Crossing, Result, TunableNetwork
-from relearn.finetuning.progress import Epoch, Progress, read_progress, write_progress
+from relearn.finetuning.progress import Epoch, Progress, write_progress
 from relearn.finetuning.schedule import choose_view, compute_rate, order_images
 from relearn.networks.reading import group_items
 from relearn.params.augmentation import AugmentParams
@@ -111,8 +111,10 @@ class Training:
         self._activations: Activations = find_activations(network, inputs, folder / "activations")
         self._n_steps = -(-len(images.training) // params.batch_size)  # of an epoch
 
-    def run(self) -> Tuned:
-        """Train until the last epoch, or until `patience` of them bring nothing; the network has the best weights then.
+    def run(self, progress: Progress) -> Tuned:
+        """Train from where `progress` stands until the last epoch, or until `patience` of them bring nothing.
+
+        The network has the weights of the best epoch then.
 
         1. The network's own head begins as the exact head on the features of the pretrained network. From a random
            head the first gradients would distort the features (Kumar et al. 2022, "Fine-tuning can distort pretrained
@@ -127,10 +129,9 @@ class Training:
             The loss is not finite.
         """
         pretrained = self._fit_head()
-        progress = read_progress(self._folder / "progress")
-        if progress is None:
+        if not progress.state:
             self._network.set_head(*fold_standardization(pretrained.fitted))
-            progress = Progress([], self._network.read_state(), [])
+            progress = progress._replace(state=self._network.read_state())
         else:
             log.info("finetune: goes on after %d epochs and %d steps", len(progress.history), progress.n_steps)
             self._network.write_state(progress.state)
@@ -160,7 +161,8 @@ class Training:
             "finetune: epoch %d of %d: training loss %.4f, validation loss %.4f, accuracy %.4f (own head %.4f, %.4f)",
             *(number, self._params.epochs, trained.loss, head.log_loss, head.accuracy, own.loss, own.accuracy),
         )
-        done = Progress([*progress.history, epoch], self._network.read_state(), progress.best)
+        history, state = [*progress.history, epoch], self._network.read_state()
+        done = Progress(progress.limits, history, state, progress.best)
         return done._replace(best=self._network.read_weights()) if done.best_epoch is epoch else done
 
     def _take_steps(self, progress: Progress) -> Progress:

@@ -1,8 +1,8 @@
 """A whole fine-tuning: from the images to the trained network, resumed if an earlier one was killed."""
 
+import gc
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +11,9 @@ from pathlib import Path
 from relearn import paths
 from relearn.dataset.manifest import ManifestRow
 from relearn.errors import NetworkError
-from relearn.finetuning.network import TunableNetwork
+from relearn.finetuning.determinism import allow_other_kernels, ask_for_determinism
+from relearn.finetuning.network import BatchTooLarge, NoDeterministicKernel, TunableNetwork
+from relearn.finetuning.progress import Limits, Progress, read_progress, write_progress
 from relearn.finetuning.training import Images, Training, Tuned, plan_views
 from relearn.heads.training_data import check_labels
 from relearn.networks.recipe import describe_recipe
@@ -32,7 +34,7 @@ CODE = ("features", "finetuning", "heads")
 @contextmanager
 def tune_network(
     manifest: Sequence[ManifestRow], params: FinetuneParams, augment: AugmentParams, extract: NetworkParams
-) -> Iterator[tuple[TunableNetwork, Tuned]]:
+) -> Iterator[tuple[TunableNetwork, Tuned, Limits]]:
     """Train the upper part of the network, and yield it with what the training ended with; see `Training.run`.
 
     Where it stands is kept in the folder of caches after every epoch and every two minutes, under the hash of all that
@@ -57,23 +59,87 @@ def tune_network(
         check_weights_file(Path(extract.weights), str(extract.weights_sha256))
     images = Images(manifest, n_views or 0, augment)
     check_labels([row.label for row in images.training], [row.label for row in images.validation])
-    # Read when TensorFlow starts: without it some kernels on a GPU add in another order each time.
-    os.environ.setdefault("TF_DETERMINISTIC_OPS", "1")
     folder = paths.find_cache() / "finetune" / _hash_training(images, params, augment, extract)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with lock_file(folder):
-        network = TunableNetwork(extract, params, len(images.classes))
-        log.info(
-            "finetune: %s from %s on, %s weights of %s",
-            *(extract.network, network.first_layer, f"{network.n_learning:,}", f"{network.n_weights:,}"),
-        )
         try:
-            tuned = Training(network, images, params, n_views is None, folder).run()
+            trained = train_network(images, params, extract, is_fresh=n_views is None, folder=folder)
         except MemoryError as error:
             advice = "lower finetune.batch_size or extract.batch_size, or choose a later finetune.from_layer"
             raise NetworkError(f"too little memory for {error}", where="finetune", advice=advice) from None
-        yield network, tuned
+        yield trained
         shutil.rmtree(folder)
+
+
+def train_network(
+    images: Images, params: FinetuneParams, extract: NetworkParams, *, is_fresh: bool, folder: Path
+) -> tuple[TunableNetwork, Tuned, Limits]:
+    """Train with what the machine can do, from where the folder says that an earlier training stands.
+
+    If a batch is too large for memory, half of it is tried; if there is no deterministic kernel for an operation,
+    others are. The training begins again then, and the folder remembers it.
+
+    Raises
+    ------
+    NetworkError
+        There is too little memory for one image.
+    """
+    path = folder / "progress"
+    if (progress := read_progress(path)) is None:
+        limits = Limits(params.batch_size, extract.batch_size, ask_for_determinism())
+        progress = Progress(limits, [], [], [])
+    elif progress.limits.deterministic:
+        ask_for_determinism()
+    while True:
+        limits = progress.limits
+        try:
+            return *_train_within(progress, images, params, extract, is_fresh=is_fresh, folder=folder), limits
+        except BatchTooLarge as error:
+            progress = Progress(_halve_batch(limits, error), [], [], [])
+        except NoDeterministicKernel as error:
+            if not limits.deterministic:
+                raise NetworkError(f"the backend cannot train {extract.network}: {error}", where="finetune") from None
+            log.warning("finetune: begins again without deterministic kernels: %s", error)
+            allow_other_kernels()
+            progress = Progress(limits._replace(deterministic=False), [], [], [])
+        gc.collect()  # of the network
+        if progress.limits[1:] != limits[1:]:  # on which activations depend
+            shutil.rmtree(folder / "activations", ignore_errors=True)
+        write_progress(path, progress)
+
+
+def _train_within(
+    progress: Progress,
+    images: Images,
+    params: FinetuneParams,
+    extract: NetworkParams,
+    *,
+    is_fresh: bool,
+    folder: Path,
+) -> tuple[TunableNetwork, Tuned]:
+    limits = progress.limits
+    params = params.model_copy(update={"batch_size": limits.batch_size})
+    extract = extract.model_copy(update={"batch_size": limits.extract_batch_size})
+    network = TunableNetwork(extract, params, len(images.classes))
+    log.info(
+        "finetune: %s from %s on, %s weights of %s, %d images a step",
+        *(extract.network, network.first_layer, f"{network.n_learning:,}", f"{network.n_weights:,}"),
+        limits.batch_size,
+    )
+    if not limits.deterministic:
+        log.warning("finetune: not all kernels are deterministic, so another run may give other weights")
+    return network, Training(network, images, params, is_fresh, folder).run(progress)
+
+
+def _halve_batch(limits: Limits, error: BatchTooLarge) -> Limits:
+    if error.size == 1:
+        problem, advice = "there is too little memory for one image", "choose a later finetune.from_layer"
+        raise NetworkError(problem, where=error.key, advice=f"{advice}, or lower extract.image_size_px") from None
+    log.warning("finetune: begins again with half of %s: there is too little memory for %s", error.key, error)
+    half = error.size // 2
+    if error.key == "finetune.batch_size":
+        return limits._replace(batch_size=half)
+    return limits._replace(extract_batch_size=half)
 
 
 def _hash_training(images: Images, params: FinetuneParams, augment: AugmentParams, extract: NetworkParams) -> str:

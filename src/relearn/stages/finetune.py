@@ -34,13 +34,13 @@ def run(params: FinetuneParams, augment: AugmentParams, extract: NetworkParams) 
     from relearn.finetuning.tuning import tune_network
 
     check_gate()
-    with tune_network(read_manifest(paths.MANIFEST), params, augment, extract) as (network, tuned):
+    with tune_network(read_manifest(paths.MANIFEST), params, augment, extract) as (network, tuned, limits):
         decision = decide(tuned.paired, params.keep)
         with write_folder(paths.NETWORK) as folder:
             sha256 = None
             if decision.keeps:
                 network.save_weights(folder / paths.TUNED_WEIGHTS)
                 sha256 = hash_file(folder / paths.TUNED_WEIGHTS)
-            write_json(folder / RECORD, describe_network(network, tuned, decision, sha256))
+            write_json(folder / RECORD, describe_network(network, tuned, limits, decision, sha256))
         write_json(paths.FINETUNING_METRICS, summarize_training(tuned, decision))
         write_csv(paths.FINETUNING_CURVE, Epoch._fields, tabulate_curve(tuned.history))
