@@ -1,12 +1,17 @@
 """A training does with what the machine has, and leaves nothing behind."""
 
+import fcntl
+import os
+import shutil
+import time
+
 import pytest
 
 from finetuning.conftest import PARAMS, read_weights
-from relearn.errors import NetworkError, TrainingError
+from relearn.errors import Locked, NetworkError, TrainingError
 from relearn.finetuning import training as module
-from relearn.finetuning.progress import Limits, write_progress
-from relearn.finetuning.tuning import tune_network
+from relearn.finetuning.progress import Limits, Progress, read_progress, write_progress
+from relearn.finetuning.tuning import hold_training, remove_abandoned, tune_network
 
 
 @pytest.fixture
@@ -129,3 +134,46 @@ def test_a_class_without_training_images_is_an_error(stripes, make):
         tune_network(rows, make.finetune(), make.augment(), make.extract("mini_vgg")),
     ):
         pass
+
+
+def test_a_training_runs_once_at_a_time(tmp_path):
+    with hold_training(tmp_path / "one"):
+        wanted = f"^{tmp_path}/one: another process has this training; wait until it has ended$"
+        with pytest.raises(Locked, match=wanted), hold_training(tmp_path / "one"):
+            pass
+        with hold_training(tmp_path / "other"):
+            pass
+    with hold_training(tmp_path / "one"), pytest.raises(FileNotFoundError, match="x"):
+        (tmp_path / "x").read_bytes()  # passed on
+
+
+def test_a_folder_that_was_removed_while_it_was_locked_is_made_again(tmp_path, monkeypatch):
+    lock = fcntl.flock
+
+    def remove_first(*arguments):
+        monkeypatch.undo()
+        shutil.rmtree(tmp_path / "one")
+        lock(*arguments)
+
+    monkeypatch.setattr(fcntl, "flock", remove_first)
+    with hold_training(tmp_path / "one"):
+        assert (tmp_path / "one" / "lock").exists()
+        with pytest.raises(Locked), hold_training(tmp_path / "one"):
+            pass
+
+
+def test_what_killed_trainings_left_is_removed(tmp_path):
+    """Where they stand is kept for a week, and what another process uses is left alone."""
+    names = ["new", "old", "none", "held", "this"]
+    for name in names:
+        (tmp_path / name / "activations").mkdir(parents=True)
+        if name != "none":
+            write_progress(tmp_path / name / "progress", Progress(Limits(8, 8, True), [], [], []))
+        (tmp_path / name / "lock").touch()
+    days_8_ago = time.time() - 8 * 86_400
+    os.utime(tmp_path / "old" / "progress", (days_8_ago, days_8_ago))
+    with hold_training(tmp_path / "held"), hold_training(tmp_path / "this"):
+        remove_abandoned(tmp_path / "this")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["held", "new", "this"]
+    assert [name for name in names if (tmp_path / name / "activations").exists()] == ["held", "this"]
+    assert read_progress(tmp_path / "new" / "progress") is not None

@@ -1,16 +1,20 @@
 """A whole fine-tuning: from the images to the trained network, resumed if an earlier one was killed."""
 
+import fcntl
 import gc
 import json
 import logging
+import os
 import shutil
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from relearn import paths
 from relearn.dataset.manifest import ManifestRow
-from relearn.errors import NetworkError
+from relearn.errors import Locked, NetworkError
 from relearn.finetuning.determinism import allow_other_kernels, ask_for_determinism
 from relearn.finetuning.network import BatchTooLarge, NoDeterministicKernel, TunableNetwork
 from relearn.finetuning.progress import Limits, Progress, read_progress, write_progress
@@ -22,13 +26,14 @@ from relearn.params.augmentation import AugmentParams
 from relearn.params.finetuning import FinetuneParams
 from relearn.params.networks import NetworkParams
 from relearn.runtime.code import hash_code
-from relearn.storage.database import lock_file
 from relearn.storage.files import hash_bytes
 
 log = logging.getLogger(__name__)
 
 # The packages that decide a training, beside those that decide a feature.
 CODE = ("features", "finetuning", "heads")
+
+KEPT_DAYS = 7  # where a killed training stands
 
 
 @contextmanager
@@ -53,6 +58,8 @@ def tune_network(
         A class or all images are missing, or the loss is not finite.
     IntegrityError
         An image is missing or differs from the manifest.
+    Locked
+        Another process has the same training.
     """
     n_views = plan_views(params, augment)
     if extract.weights_are_file:
@@ -60,15 +67,15 @@ def tune_network(
     images = Images(manifest, n_views or 0, augment)
     check_labels([row.label for row in images.training], [row.label for row in images.validation])
     folder = paths.find_cache() / "finetune" / _hash_training(images, params, augment, extract)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with lock_file(folder):
+    with hold_training(folder):
+        remove_abandoned(folder)
         try:
             trained = train_network(images, params, extract, is_fresh=n_views is None, folder=folder)
         except MemoryError as error:
             advice = "lower finetune.batch_size or extract.batch_size, or choose a later finetune.from_layer"
             raise NetworkError(f"too little memory for {error}", where="finetune", advice=advice) from None
         yield trained
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def train_network(
@@ -140,6 +147,50 @@ def _halve_batch(limits: Limits, error: BatchTooLarge) -> Limits:
     if error.key == "finetune.batch_size":
         return limits._replace(batch_size=half)
     return limits._replace(extract_batch_size=half)
+
+
+@contextmanager
+def hold_training(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a training's folder while the block runs, which may remove it.
+
+    Raises
+    ------
+    Locked
+        Another process has it.
+    """
+    file = None
+    while file is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = _open_lock(folder / "lock")
+    with file:
+        yield
+
+
+def _open_lock(path: Path) -> IO[str] | None:
+    """Return the file, open and locked, or None if its folder is being removed."""
+    with suppress(FileNotFoundError), ExitStack() as stack:
+        file = stack.enter_context(path.open("a"))
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            problem, advice = "another process has this training", "wait until it has ended"
+            raise Locked(problem, where=path.parent, advice=advice) from None
+        if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+            stack.pop_all()
+            return file
+    return None
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove what killed trainings left beside a training's folder: their activations and, after days, all."""
+    for other in folder.parent.iterdir():
+        if other == folder or not other.is_dir():
+            continue
+        with suppress(Locked), hold_training(other):
+            shutil.rmtree(other / "activations", ignore_errors=True)
+            path = other / "progress"
+            if not path.exists() or time.time() - path.stat().st_mtime > KEPT_DAYS * 86_400:
+                shutil.rmtree(other, ignore_errors=True)
 
 
 def _hash_training(images: Images, params: FinetuneParams, augment: AugmentParams, extract: NetworkParams) -> str:
