@@ -1,5 +1,7 @@
 """A training goes the same way whatever happens in between, and ends with the best epoch."""
 
+import errno
+import os
 import resource
 
 import numpy as np
@@ -10,7 +12,7 @@ from relearn.errors import ParamsError, StoreError, TrainingError
 from relearn.finetuning import training as module
 from relearn.finetuning.network import Result, TunableNetwork
 from relearn.finetuning.progress import Epoch, Limits, Progress, read_progress, write_progress
-from relearn.finetuning.training import plan_views
+from relearn.finetuning.training import Training, plan_views
 
 
 class Kill(BaseException):
@@ -131,6 +133,30 @@ def test_a_head_that_is_not_finite_after_its_last_step_says_so_too(tune, monkeyp
 def test_no_room_for_the_activations_says_how_much(tune):
     with pytest.raises(StoreError, match=r"room for 0.000737 GB of activations below block3_conv1, got 0.0005 GB"):
         tune(activations_gb=0.0005)
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_meanwhile_is_an_error(tune, workspace, monkeypatch):
+    def fail(descriptor, start, n_bytes):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", fail)
+    with pytest.raises(OSError, match=r"No space left on device: '.*/run/activations'"):
+        tune()
+    assert not (workspace / "run" / "activations").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_bytes", [0, 50, 2000])
+def test_damaged_activations_are_computed_again(n_bytes, tune, workspace, monkeypatch, caplog):
+    monkeypatch.setattr(Training, "run", lambda self, progress: self._activations.read([0, 7]))
+    _, (wanted,), _ = tune()
+    path = workspace / "run" / "activations" / "0.npy"
+    path.write_bytes(path.read_bytes()[:n_bytes])
+    _, (found,), _ = tune()
+    assert np.array_equal(found, wanted)
+    (said,) = caplog.messages
+    assert said.startswith(f"finetune: {path.parent} is damaged, so it is computed again: ")
 
 
 def test_views_of_images_that_do_not_change_are_an_error(make):

@@ -1,5 +1,7 @@
 """What the lower part of a network answers, computed once: it is the same in every epoch."""
 
+import logging
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from itertools import chain, groupby
@@ -14,6 +16,8 @@ from relearn.finetuning.network import Crossing, TunableNetwork
 from relearn.runtime.progress import track_progress
 from relearn.runtime.threads import count_threads, map_ahead
 from relearn.storage.files import write_folder
+
+log = logging.getLogger(__name__)
 
 DTYPE = np.dtype("<f2")
 
@@ -45,16 +49,20 @@ def check_room(network: TunableNetwork, n_rows: int, limit_gb: float, folder: Pa
 
 
 def find_activations(network: TunableNetwork, inputs: Sequence[Input], folder: Path) -> Activations:
-    """Return the rows of these inputs, in their order; they are computed unless the folder has them.
+    """Return the rows of these inputs, in their order; they are computed unless the folder has them, undamaged.
 
     Raises
     ------
     TrainingError
         A value is too large for float16.
     """
-    if not folder.is_dir():
-        with write_folder(folder) as partial:
-            _write_activations(network, inputs, partial)
+    if folder.is_dir():
+        try:
+            return Activations(folder, len(network.shapes))
+        except (OSError, EOFError, ValueError) as error:
+            log.warning("finetune: %s is damaged, so it is computed again: %s", folder, error)
+    with write_folder(folder) as partial:
+        _write_activations(network, inputs, partial)
     return Activations(folder, len(network.shapes))
 
 
@@ -63,6 +71,8 @@ def _write_activations(network: TunableNetwork, inputs: Sequence[Input], folder:
         np.lib.format.open_memmap(folder / f"{number}.npy", "w+", DTYPE, (len(inputs), *shape))
         for number, shape in enumerate(network.shapes)
     ]
+    for path in folder.iterdir():
+        _reserve_disk(path)
     n_done = 0
     for crossing in track_progress(iterate_crossing(network, inputs), len(inputs), "finetune", "images", count=_count):
         for file, part in zip(files, crossing, strict=True):
@@ -79,6 +89,13 @@ def _write_activations(network: TunableNetwork, inputs: Sequence[Input], folder:
         n_done += _count(crossing)
     for file in files:
         file.flush()
+
+
+def _reserve_disk(path: Path) -> None:
+    """Raise `OSError` now if the disk is full: later, a write to a mapped file would end the process."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def _count(crossing: Crossing) -> int:
