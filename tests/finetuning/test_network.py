@@ -6,7 +6,9 @@ import pytest
 from relearn.errors import NetworkError
 from relearn.features.computation import read_prepared
 from relearn.finetuning.exact_head import Labeled, fold_standardization, search_exact_head
-from relearn.networks.extractor import Extractor
+from relearn.finetuning.network import TunableNetwork
+from relearn.networks.extractor import Extractor, build_network
+from relearn.runtime.backend import use_keras
 from relearn.storage.files import hash_file
 
 pytestmark = pytest.mark.slow
@@ -103,36 +105,50 @@ def test_a_short_batch_counts_its_images_alone(data, make):
     assert network.train_batch(crossing, data[2][:3], 1e-6).loss == pytest.approx(wanted, rel=1e-4)
 
 
-@pytest.mark.parametrize("name", ["mini_vgg", "mobilenet_v2"])
-def test_extract_takes_the_saved_weights(name, data, make, tmp_path):
+@pytest.mark.parametrize("name", ["mini_vgg", "mobilenet_v2", pytest.param("efficientnet_b0", marks=pytest.mark.long)])
+def test_a_state_put_back_goes_on_with_the_same_bits(name, data, make, tmp_path):
+    """In a network that is built a second time; the weights that it saves are those that keras and `extract` load."""
     networks = [make.network(name) for _ in range(2)]
     images = [read_prepared(networks[0], row) for row in data[0]]
+    before = compute_features(networks[0], images)
+    take_steps(networks[0], images, data[2])
+    networks[1].write_state(networks[0].read_state())
     paths = [tmp_path / f"{number}.weights.h5" for number in range(2)]
     for network, path in zip(networks, paths, strict=True):
         take_steps(network, images, data[2])
         network.save_weights(path)
     assert paths[0].read_bytes() == paths[1].read_bytes()
+
     params = make.extract(name, weights=str(paths[0]), weights_sha256=hash_file(paths[0]))
+    extractor = Extractor(params)
     wanted = compute_features(networks[0], images)
-    found = np.stack(list(Extractor(params).compute_rows(images)))
-    assert found == pytest.approx(wanted, rel=1e-4, abs=1e-5)
-    assert np.abs(np.stack(list(Extractor(make.extract(name)).compute_rows(images))) - wanted).max() > 0.01
+    found = np.stack(list(extractor.compute_rows(images)))
+    largest = float(np.abs(wanted).max())
+    assert found == pytest.approx(wanted, rel=1e-4, abs=1e-5 * largest)
+    assert np.abs(before - wanted).max() > 0.05 * largest
+    with use_keras("float32") as keras:
+        loaded = build_network(keras, make.extract(name))
+    loaded.load_weights(paths[0])
+    assert all(map(np.array_equal, loaded.get_weights(), networks[0]._whole.get_weights()))
 
 
-def test_a_state_put_back_goes_on_with_the_same_bits(data, make):
-    images = None
-    weights = []
-    for is_interrupted in (False, True):
-        network = make.network("mobilenet_v2")
-        images = images or [read_prepared(network, row) for row in data[0]]
-        take_steps(network, images, data[2], 2)
-        if is_interrupted:
-            state = network.read_state()
-            network = make.network("mobilenet_v2")
-            network.write_state(state)
-        take_steps(network, images, data[2], 2)
-        weights.append(b"".join(value.tobytes() for value in network.read_weights()))
-    assert weights[0] == weights[1]
+@pytest.mark.parametrize("name", ["mini_vgg", "mobilenet_v2"])
+def test_with_bfloat16_loss_and_head_stay_float32(name, data, make):
+    losses = []
+    for precision in ("float32", "bfloat16"):
+        network = TunableNetwork(make.extract(name, precision=precision), make.finetune(), 3)
+        images = [read_prepared(network, row) for row in data[0]]
+        features = compute_features(network, images)
+        weights = np.random.default_rng(0).normal(
+            0, 1 / np.linalg.norm(features, axis=1).mean(), (features.shape[1], 3)
+        )
+        network.set_head(weights, np.zeros(3))
+        losses.append(take_steps(network, images, data[2], 2))
+    assert {layer.compute_dtype for layer in network._upper.layers if layer.weights} == {"bfloat16"}
+    assert network._head.compute_dtype == network._model.loss.dtype == "float32"
+    assert {weight.dtype for weight in network.read_weights()} == {np.dtype("float32")}
+    assert losses[0][0] == pytest.approx(losses[1][0], rel=0.02)
+    assert losses[0][0] != losses[0][1]
 
 
 def test_a_layer_after_which_nothing_learns_is_an_error(make):
