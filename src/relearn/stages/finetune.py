@@ -1,5 +1,7 @@
 """Stage `finetune`: the upper part of the network is trained, and kept if it is better for that."""
 
+import logging
+
 from relearn import paths
 from relearn.dataset.gate import check_gate
 from relearn.dataset.manifest import read_manifest
@@ -9,6 +11,8 @@ from relearn.params.augmentation import AugmentParams
 from relearn.params.finetuning import FinetuneParams
 from relearn.params.networks import NetworkParams
 from relearn.storage.files import hash_file, write_csv, write_folder, write_json
+
+log = logging.getLogger(__name__)
 
 
 def run(params: FinetuneParams, augment: AugmentParams, extract: NetworkParams) -> None:
@@ -36,6 +40,7 @@ def run(params: FinetuneParams, augment: AugmentParams, extract: NetworkParams) 
     check_gate()
     with tune_network(read_manifest(paths.MANIFEST), params, augment, extract) as (network, tuned, limits):
         decision = decide(tuned.paired, params.keep)
+        log.info("finetune: %s", decision.reason)
         with write_folder(paths.NETWORK) as folder:
             sha256 = None
             if decision.keeps:
