@@ -135,16 +135,6 @@ def test_a_bug_is_not_hidden(workspace, monkeypatch, error):
         cli.main()
 
 
-def test_what_to_do_about_memory_depends_on_the_command(monkeypatch):
-    for command, advice in {
-        "extract": "lower extract.batch_size",
-        "train": "lower train.memory",
-        "x": "end other",
-    }.items():
-        monkeypatch.setattr(sys, "argv", ["relearn", command])
-        assert cli.describe_shortage().startswith(f"out of memory; {advice}")
-
-
 @pytest.mark.parametrize("command", ["validate", "train", "report"])
 @pytest.mark.parametrize("limit_mb", [150, 250, 600])
 def test_a_limit_of_memory_ends_in_one_line(workspace, command, limit_mb):

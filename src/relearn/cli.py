@@ -1,12 +1,9 @@
 """The command `relearn`: arguments in, exit codes out. Each command imports what it needs when it runs."""
 
-import errno
 import importlib
 import io
 import logging
 import os
-import re
-import resource
 import sys
 import warnings
 from pathlib import Path
@@ -25,13 +22,10 @@ from relearn.commands.arguments import (
     show_version,
 )
 from relearn.commands.place import check_code, enter_root, locate
+from relearn.commands.shortage import check_address_space, describe_shortage, is_shortage
 from relearn.errors import RelearnError
 from relearn.params.pipeline import read_params
 from relearn.runtime.text import escape_lines
-
-# In the texts of errors of the loader, of Python's threads and of TensorFlow.
-SHORTAGE = r"failed to map segment|[Cc]annot allocate memory|can't start new thread|RESOURCE_EXHAUSTED"
-MIN_ADDRESS_BYTES = 10**9
 
 app = typer.Typer(
     add_completion=False,
@@ -369,20 +363,16 @@ def main() -> None:
     warnings.filterwarnings("ignore", module=r"PIL\.")  # no reason to refuse an image
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may not be UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
-    check_address_space()
     try:
+        check_address_space()
         app()
     except RelearnError as error:
         _fail(str(error), error.exit_code)
-    except MemoryError:
-        _fail(describe_shortage())
-    except (ImportError, RuntimeError) as error:
-        if not re.search(SHORTAGE, str(error)):
+    except (MemoryError, ImportError, RuntimeError, OSError) as error:
+        if is_shortage(error):
+            _fail(describe_shortage(next((argument for argument in sys.argv[1:] if not argument.startswith("-")), "")))
+        if not isinstance(error, OSError):
             raise
-        _fail(describe_shortage())
-    except OSError as error:
-        if error.errno == errno.ENOMEM:
-            _fail(describe_shortage())
         where = f"{error.filename}: " if error.filename else ""
         _fail(f"{where}{error.strerror or error}")
 
@@ -393,27 +383,6 @@ class LineFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the record's lines, escaped."""
         return escape_lines(super().format(record))
-
-
-def check_address_space() -> None:
-    """End in one line if the limit of memory is too low: libraries would fail in many lines, or hang."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit != resource.RLIM_INFINITY and limit < MIN_ADDRESS_BYTES:
-        _fail(
-            f"wanted at least {MIN_ADDRESS_BYTES / 1e6:,.0f} MB of address space, got a limit of {limit / 1e6:,.0f} MB "
-            "(ulimit -v); raise it"
-        )
-
-
-def describe_shortage() -> str:
-    """Return what to do about a lack of memory or threads, depending on the command that ran."""
-    command = next((argument for argument in sys.argv[1:] if not argument.startswith("-")), "")
-    advice = {
-        "finetune": "lower finetune.batch_size or extract.batch_size",
-        "extract": "lower extract.batch_size or extract.image_size_px",
-        "train": "lower train.memory_limit_mb or RELEARN_THREADS",
-    }.get(command, "end other programs")
-    return f"out of memory; {advice}, raise the limits (ulimit -a), or use a larger machine"
 
 
 def _print(*lines: str) -> None:
