@@ -1,4 +1,4 @@
-"""How fast features come on a GPU, whether they are right there, and what the GPU waits for.
+"""How fast features come on a GPU, whether they are right there, what the GPU waits for, and how fast networks learn.
 
 Usage: benchmarks/gpu.sh [--small] [--seconds 420] [--backends torch,jax] [--networks vgg16,...]
 
@@ -44,6 +44,8 @@ KNOWN_TFLOPS = {"H100": 790, "H200": 790}
 MAX_DIFFERENCE = 5e-2
 MAX_STRICT_DIFFERENCE = 1e-3
 MIN_COSINE = 0.9
+# From which layer on they learn; None is the last block.
+TRAINED = {"vgg16": None, "mobilenet_v2": "Conv1"}
 # Whose features are computed again in another process, and without TF32.
 CHECKED_NETWORKS = ("resnet50", "efficientnet_b0")
 MEMORY_BYTES = 6 * 2**30  # what the card is limited to where memory is to run out
@@ -409,7 +411,7 @@ def measure_parts(size, device, extractor, photos, key):
     def pace(function, *arguments):
         return measure_pace(repeat(function, *arguments), n_images, size.seconds / 2)
 
-    record("row", **key, stack=pace(extractor._stack, photos))
+    record("row", **key, stack=pace(extractor.stack_images, photos))
     if device.is_gpu:
         record("row", **key, send=pace(device.send, batch), send_uint8=pace(device.send, np.array(photos)))
     record("row", **key, decode=measure_decoding(size, extractor))
@@ -478,7 +480,7 @@ def measure_end_to_end(extractor, params):
     clock = Clock()
     timed = [
         mock.patch.object(computation, "read_prepared", clock.time("decode", computation.read_prepared)),
-        mock.patch.object(extractor, "_stack", clock.time("stack", extractor._stack)),
+        mock.patch.object(extractor, "stack_images", clock.time("stack", extractor.stack_images)),
         mock.patch.object(extractor, "_run", clock.time("network", extractor._run)),
         mock.patch.object(FeatureSet, "add", clock.time("store", FeatureSet.add)),
     ]
@@ -497,7 +499,32 @@ def measure_end_to_end(extractor, params):
     return {"end_to_end": n_done / seconds, "busy": {name: s / seconds for name, s in clock.seconds.items()}}
 
 
+def measure_training(size):
+    """Record images/s of training steps, on activations that lie in memory, for networks whose upper part learns."""
+    from relearn.finetuning.network import TunableNetwork
+    from relearn.params.finetuning import FinetuneParams
+
+    open_device()
+    n_images = size.batch_sizes[0]
+    options = {"epochs": 1, "learning_rate": 1e-4, "head_learning_rate": 1e-4, "layer_decay": 1.0, "weight_decay": 0.0}
+    options |= {"warmup_epochs": 0, "label_smoothing": 0.0, "batch_size": n_images, "patience": 1, "keep": "always"}
+    options |= {"views": 0, "activations_gb": 1.0, "seed": 0}
+    for network, from_layer in TRAINED.items():
+        key = {"network": network, "precision": "bfloat16", "batch_size": n_images}
+        with noting("train", **key):
+            params = make_params(size, **key).model_copy(update={"layer": None, "pooling": "avg"})
+            finetune = FinetuneParams.model_validate(options | {"from_layer": from_layer})
+            tuned = TunableNetwork(params, finetune, 10)
+            rng = np.random.default_rng(0)
+            crossing = [rng.random((n_images, *shape), np.float32) for shape in tuned.shapes]
+            labels = np.arange(n_images) % 10
+            pace = measure_pace(repeat(tuned.train_batch, crossing, labels, 1e-3), n_images, size.seconds)
+            gflop = 3 * count_flop(tuned._upper) / 1e9  # forward, the gradients of the inputs, those of the weights
+            record("trained", **key, first_layer=tuned.first_layer, pace=pace, tflops=pace * gflop / 1e3)
+
+
 TASKS = {
+    "train": measure_training,
     "reference": compute_reference,
     "strict": compute_strict,
     "again": compute_again,
@@ -609,7 +636,15 @@ class Director:
         failed = [line for line in lines if line["kind"] == "failed"]
         failures = [*self._failures, *map(describe_failure, failed)]
         left_out = [" ".join(name_row(line)) for line in lines if line["kind"] == "left_out"]
-        found = {"about": about, "rows": rows, "checks": checks, "failures": failures, "left_out": left_out}
+        trained = [line for line in lines if line["kind"] == "trained"]
+        found = {
+            "about": about,
+            "rows": rows,
+            "trained": trained,
+            "checks": checks,
+            "failures": failures,
+            "left_out": left_out,
+        }
         (self._out / "gpu.json").write_text(json.dumps(found, indent=1) + "\n")
         text = write_markdown(found)
         (self._out / "gpu.md").write_text(text)
@@ -735,11 +770,20 @@ def write_markdown(found):
     names = ["network", "precision", "backend", "batch"]
     text.append(table([*names, *PACES], [[*name_row(row), *describe_pace(row, peak)] for row in rows]))
     text.append(table([*names, *PARTS], [[*name_row(row), *describe_parts(row)] for row in rows]))
+    trained = [describe_training(line, peak) for line in found["trained"]]
+    columns = ["fine-tuned, bfloat16", "from", "backend", "batch", "images/s", "TFLOP/s", "of the matrix rate"]
+    text.append(table(columns, trained))
     checks = [[c["of"], c["what"], c["found"], c["limit"], "yes" if c["passed"] else "**NO**"] for c in found["checks"]]
     text.append(table(["of", "check", "found", "limit", "passed"], checks))
     text += [f"- failed: {failure}" for failure in found["failures"]]
     text += [f"- left out, no time: {row}" for row in found["left_out"]]
     return "\n\n".join(text) + "\n"
+
+
+def describe_training(line, peak):
+    share = line["tflops"] / peak if peak else None
+    names = [line["network"], line["first_layer"], line["backend"], str(line["batch_size"])]
+    return [*names, show(line["pace"]), show(line["tflops"], ".3g"), show(share, ".1%")]
 
 
 def describe_failure(line):
@@ -851,6 +895,8 @@ def main():
         print(f"{director.size.n_photos} photos in {time.time() - start:.0f} s", flush=True)
         director.check()
         director.run("machine", options.backends[0])
+        for backend in options.backends:
+            director.run("train", backend)
         director.measure()
         text, passed = director.write()
         os.chdir(HERE)
