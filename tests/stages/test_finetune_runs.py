@@ -50,10 +50,12 @@ def digits(workspace, set_params):
             for split, n_images in N_IMAGES.items():
                 for _ in range(n_images):
                     archive.extract(next(names), Path("images") / split)
-    weights = str(ROOT / read_params(Path("params.yaml")).extract.weights)
+    extract = read_params(Path("params.yaml")).extract
+    weights = {"extract.weights": str(ROOT / extract.weights), "extract.weights_sha256": extract.weights_sha256}
     set_params(
         {"restructure.source": "images", "restructure.layout": "split_class_folders"}
-        | {"extract.weights": weights, "extract.layer": None, "extract.pooling": "avg", "augment.shift": 0.1}
+        | weights
+        | {"extract.layer": None, "extract.pooling": "avg", "augment.shift": 0.1}
         | {"finetune.epochs": 3, "finetune.batch_size": 8, "finetune.keep": "always"}
     )
     params = read_params(Path("params.yaml"))
