@@ -41,6 +41,52 @@ def test_items_may_count_for_a_part(monkeypatch, caplog):
     assert "train: 1 values of C in " in lines[2]
 
 
+class Clock:
+    """Stands for the module `time`."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+
+@pytest.fixture
+def batches(monkeypatch):
+    """Seven items in batches of three, of which the first takes 100 s and the others 12 s."""
+    clock = Clock()
+    monkeypatch.setattr(progress, "time", clock)
+
+    def make():
+        for number in range(7):
+            clock.now += {0: 100, 3: 12, 6: 12}.get(number, 0)
+            yield number
+
+    return make()
+
+
+def test_time_left_is_estimated_from_the_second_batch_on(batches, caplog):
+    with caplog.at_level(logging.INFO, "relearn"):
+        assert list(track_progress(batches, 7, "extract", batch_size=3)) == [*range(7)]
+    assert caplog.messages == [
+        "extract: 3 of 7 images",
+        "extract: 6 of 7 images, 0.25 images/s, 4 s left",
+        "extract: 7 of 7 images, 0.17 images/s, 0 s left",
+        "extract: 7 images in 124.0 s, 0.056 images/s",
+    ]
+
+
+def test_bar_counts_whole_batches(batches, monkeypatch):
+    from rich.progress import Progress
+
+    counts = []
+    advance = Progress.advance
+    monkeypatch.setattr(Progress, "advance", lambda *arguments: (counts.append(arguments[2]), advance(*arguments)))
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    assert list(track_progress(batches, 7, "extract", batch_size=3)) == [*range(7)]
+    assert counts == [3, 3, 1]
+
+
 class Terminal(io.StringIO):
     def isatty(self):
         return True

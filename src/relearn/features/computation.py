@@ -89,7 +89,7 @@ def _fill_feature_set(
         feature_set.set_record(extractor.record.model_dump())
         _make_room(store, feature_set, inputs, len(missing))
         batches = compute_missing(extractor, [inputs[key] for key in missing], feature_set)
-        for _ in track_progress(batches, len(missing), "extract", unit):
+        for _ in track_progress(batches, len(missing), "extract", unit, batch_size=extractor.batch_size):
             pass
     if feature_set.record is None:
         raise NetworkError("no worker returned a record", where="extract.executor dask")

@@ -21,6 +21,7 @@ def track_progress(
     *,
     count: Callable[[Item], float] = lambda _: 1,
     quiet_seconds: float = 0.0,
+    batch_size: int | None = None,
 ) -> Iterator[Item]:
     """Yield `items` and show how many of `n_items` are done, the pace, and the time left.
 
@@ -30,10 +31,30 @@ def track_progress(
         Returns how much an item counts; it may be a fraction.
     quiet_seconds
         A run that takes less shows nothing.
+    batch_size
+        How many items come at once, if they do: they count when all of them are there, and the time left is estimated
+        from the second batch on, because the first takes longer.
     """
-    counted = ((item, count(item)) for item in items)
-    show = _draw_bar if sys.stderr.isatty() else _log_lines
-    yield from show(counted, n_items, name, unit, quiet_seconds)
+    counted: Iterable[tuple[Item, float]] = ((item, count(item)) for item in items)
+    if batch_size:
+        counted = _count_batches(counted, batch_size, n_items)
+    if sys.stderr.isatty():
+        yield from _draw_bar(counted, n_items, name, unit, quiet_seconds)
+    else:
+        yield from _log_lines(counted, n_items, name, unit, quiet_seconds, skips_first=batch_size is not None)
+
+
+def _count_batches(
+    counted: Iterable[tuple[Item, float]], batch_size: int, n_items: int
+) -> Iterator[tuple[Item, float]]:
+    """Yield items, the last of each batch with the count of all of it, the others with 0."""
+    n_done = n_batch = 0.0
+    for item, n_new in counted:
+        n_done, n_batch = n_done + n_new, n_batch + n_new
+        is_whole = n_batch >= batch_size or n_done >= n_items
+        yield item, n_batch if is_whole else 0.0
+        if is_whole:
+            n_batch = 0.0
 
 
 def _draw_bar(
@@ -57,7 +78,8 @@ def _draw_bar(
     try:
         for item, n_new in counted:
             yield item
-            progress.advance(task, n_new)
+            if n_new:  # rich takes the pace from these calls
+                progress.advance(task, n_new)
             if not progress.live.is_started and time.monotonic() - start >= quiet_seconds:
                 progress.start()
     finally:
@@ -65,20 +87,33 @@ def _draw_bar(
 
 
 def _log_lines(
-    counted: Iterable[tuple[Item, float]], n_items: int, name: str, unit: str, quiet_seconds: float
+    counted: Iterable[tuple[Item, float]],
+    n_items: int,
+    name: str,
+    unit: str,
+    quiet_seconds: float,
+    *,
+    skips_first: bool,
 ) -> Iterator[Item]:
     start = last = time.monotonic()
     n_done = 0.0
+    first = None if skips_first else (start, n_done)  # since when the pace is measured, and what was done then
     for item, n_new in counted:
         yield item
+        if not n_new:
+            continue
         n_done += n_new
         now = time.monotonic()
-        if n_done > 0 and now - last >= SECONDS_BETWEEN_LINES and now - start >= quiet_seconds:
+        if now - last >= SECONDS_BETWEEN_LINES and now - start >= quiet_seconds:
             last = now
-            pace = n_done / max(now - start, 1e-9)
-            left = (n_items - n_done) / pace
             done = f"{_format(n_done)} of {n_items} {unit}"
-            log.info("%s: %s, %s %s/s, %.0f s left", name, done, _format_pace(pace), unit, left)
+            if first is None:
+                log.info("%s: %s", name, done)
+            else:
+                pace = (n_done - first[1]) / max(now - first[0], 1e-9)
+                left = (n_items - n_done) / pace
+                log.info("%s: %s, %s %s/s, %.0f s left", name, done, _format_pace(pace), unit, left)
+        first = first or (now, n_done)
     seconds = time.monotonic() - start
     if seconds >= quiet_seconds:
         pace = n_done / max(seconds, 1e-9)
