@@ -16,7 +16,7 @@ from prefect.artifacts import (
 from relearn import paths
 from relearn.evaluation.confusion import draw_confusion
 from relearn.retraining.arrivals import Left
-from relearn.runtime.text import escape_markdown
+from relearn.runtime.text import count_nouns, escape_markdown
 
 N_IMAGES = 20
 N_LEFT = 1000
@@ -77,7 +77,7 @@ def publish_left(key: str, rows: Sequence[tuple[str, Left]]) -> None:
     ]
     shown = f"; the first {len(table):,}" if rows[N_LEFT:] else ""
     create_table_artifact(
-        key=key, table=table, description=f"{len(rows):,} files that were not taken or not used{shown}"
+        key=key, table=table, description=f"{count_nouns(len(rows), 'file')} not taken or not used{shown}"
     )
 
 

@@ -25,7 +25,7 @@ from relearn.commands.place import check_code, enter_root, locate
 from relearn.commands.shortage import check_address_space, describe_shortage, is_shortage
 from relearn.errors import RelearnError
 from relearn.params.pipeline import read_params
-from relearn.runtime.text import escape_lines
+from relearn.runtime.text import count_nouns, escape_lines
 
 app = typer.Typer(
     add_completion=False,
@@ -286,7 +286,7 @@ def mistakes(
     here = enter_root()
     page = here / output if output else paths.MISTAKES_PAGE
     n_mistakes = write_mistakes(page)
-    _print(describe_markdown(md) if md else f"{page}: {n_mistakes:,} mistakes")
+    _print(describe_markdown(md) if md else f"{page}: {count_nouns(n_mistakes, 'mistake')}")
 
 
 @app.command()
@@ -303,7 +303,7 @@ def views(
     page = here / output if output else paths.VIEWS_PAGE
     params = read_params(paths.PARAMS)
     n_images = write_views(page, params.extract, params.augment, images)
-    _print(f"{page}: {N_VIEWS} views of {n_images:,} images")
+    _print(f"{page}: {N_VIEWS} views of {count_nouns(n_images, 'image')}")
 
 
 store = typer.Typer(no_args_is_help=True, help="Show, check and prune the feature store.")

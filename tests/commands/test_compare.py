@@ -140,7 +140,7 @@ def test_images_that_one_lacks_are_counted(revisions, capsys):
     comparison = compare_revisions("good", "workspace")
     assert (comparison.n_common, comparison.n_only_in_first, comparison.n_only_in_second) == (40, 20, 10)
     print_table(comparison)
-    assert "20 evaluation images of good are not compared: the other lacks them" in capsys.readouterr().out
+    assert "20 evaluation images of good not compared: missing in the other" in capsys.readouterr().out
     predict(lambda n, label: label, n_images=5, first=1000)
     with pytest.raises(
         ComparisonError, match="wanted images that good and workspace have both predicted, got none of 60 and 5; "

@@ -40,13 +40,13 @@ def call(*arguments):
 def test_commands_read_the_files_of_the_root(below):
     assert call("report").output.startswith("2 evaluation images of 2 classes\n")
     os.chdir(below / "notes")
-    assert call("mistakes").output == "reports/mistakes.html: 1 mistakes\n"
+    assert call("mistakes").output == "reports/mistakes.html: 1 mistake\n"
     assert (below / "reports" / "mistakes.html").is_file()
 
 
 def test_paths_of_arguments_start_where_the_user_is(below):
     page = below / "notes" / "deep" / "page.html"
-    assert call("mistakes", "--output", "page.html").output == f"{page}: 1 mistakes\n"
+    assert call("mistakes", "--output", "page.html").output == f"{page}: 1 mistake\n"
     assert page.is_file()
 
 

@@ -27,7 +27,7 @@ def test_report_of_another_folder(workspace, tmp_path_factory, monkeypatch):
     write_json(paths.EVALUATION_METRICS, {"n_images": 1, "n_classes": 1, "majority_baseline_score": 1.0})
     write_csv(paths.CLASS_REPORT, CLASS_HEADER, [("cat", 1, 1, 1, 1)])
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
-    assert describe_evaluation(workspace)[0] == "1 evaluation images of 1 classes"
+    assert describe_evaluation(workspace)[0] == "1 evaluation image of 1 classes"
 
 
 def test_no_evaluation_yet(workspace):

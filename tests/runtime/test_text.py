@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import render_markdown
-from relearn.runtime.text import escape_controls, escape_lines, escape_markdown, format_json, holds_control_character
+from relearn.runtime.text import (
+    count_nouns,
+    escape_controls,
+    escape_lines,
+    escape_markdown,
+    format_json,
+    holds_control_character,
+)
 
 NAMES = [
     "![x](http://host/x.png)",
@@ -79,3 +86,7 @@ def test_what_people_write_stays():
     for name in ("Crème brûlée", "写真\u3000一", "क्\u200dष", "👩\u200d🌾", "a\u00a0b"):
         assert escape_controls(name) == name
     assert escape_controls("\x1b[2J\x9b\x7f\u202e\udcff") == "\\u001b[2J\\u009b\\u007f\\u202e\\udcff"
+
+
+def test_one_thing_has_no_plural():
+    assert [count_nouns(number, "file") for number in (0, 1, 2000)] == ["0 files", "1 file", "2,000 files"]

@@ -123,8 +123,8 @@ def test_truncated_archive_leaves_the_old_data_set(use_layout, set_params):
     ("names", "message"),
     [
         ([], "source: wanted images, got no file at all; put images there, or set restructure.source"),
-        (["1.png"], "got none in 1 file .1 does not fit the layout., for example 1.png: does not fit the layout"),
-        ([".x/a/1.png"], "got none in 1 file .1 hidden file."),
+        (["1.png"], "got none in 1 file .does not fit the layout: 1., for example 1.png: does not fit the layout"),
+        ([".x/a/1.png"], "got none in 1 file .hidden file: 1., for example"),
         ([".x", "1.png", "2.png"], "got none in 3 files .*for example 1.png: does not fit the layout"),
     ],
 )
@@ -146,7 +146,7 @@ def test_summary_counts_what_was_found(use_layout, caplog):
         restructure()
     assert "source: 3 images kept" in caplog.text
     assert "of 2 classes" in caplog.text
-    assert "2 files excluded, listed in data/excluded.csv: 1 empty file, 1 not an image" in caplog.text
+    assert "2 files excluded, listed in data/excluded.csv; empty file: 1, not an image (BMP, " in caplog.text
 
 
 def test_zip_members_are_decoded_like_files(use_layout, set_params):

@@ -9,7 +9,7 @@ from relearn.errors import AbsentFile, ComparisonError
 from relearn.evaluation.comparison import Comparison, DifferingImage, compare_predictions
 from relearn.evaluation.predictions import Predictions, parse_predictions, read_predictions
 from relearn.repository.committed import read_committed
-from relearn.runtime.text import escape_controls, escape_markdown, format_json
+from relearn.runtime.text import count_nouns, escape_controls, escape_markdown, format_json
 
 WORKSPACE = "workspace"
 N_IMAGES_SHOWN = 10
@@ -152,4 +152,6 @@ def _list_groups(comparison: Comparison) -> list[tuple[str, list[DifferingImage]
 
 def _describe_rest(comparison: Comparison) -> list[str]:
     rests = ((comparison.first, comparison.n_only_in_first), (comparison.second, comparison.n_only_in_second))
-    return [f"{n:,} evaluation images of {name} are not compared: the other lacks them" for name, n in rests if n]
+    return [
+        f"{count_nouns(n, 'evaluation image')} of {name} not compared: missing in the other" for name, n in rests if n
+    ]

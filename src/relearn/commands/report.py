@@ -4,6 +4,7 @@ from pathlib import Path
 
 from relearn import paths
 from relearn.evaluation.metrics import CLASS_HEADER
+from relearn.runtime.text import count_nouns
 from relearn.storage.files import read_csv, read_json
 
 
@@ -17,7 +18,7 @@ def describe_evaluation(root: Path = Path()) -> list[str]:
     """
     metrics = read_json(root / paths.EVALUATION_METRICS, ("n_images", "n_classes", "majority_baseline_score"))
     classes = read_csv(root / paths.CLASS_REPORT, CLASS_HEADER)
-    lines = [f"{metrics['n_images']:,} evaluation images of {metrics['n_classes']} classes"]
+    lines = [f"{count_nouns(metrics['n_images'], 'evaluation image')} of {metrics['n_classes']} classes"]
     for key in (name.removesuffix("_ci95_low") for name in metrics if name.endswith("_ci95_low")):
         name = key.removesuffix("_score").replace("_", " ")
         interval = f"95 % interval {metrics[f'{key}_ci95_low']:.3f} to {metrics[f'{key}_ci95_high']:.3f}"
@@ -25,5 +26,5 @@ def describe_evaluation(root: Path = Path()) -> list[str]:
     lines.append(f"  {'majority baseline':18} {metrics['majority_baseline_score']:.3f}")
     judged = [row for row in classes if int(row[1]) > 0]
     name, n_images, _, recall, _ = min(judged, key=lambda row: float(row[3]))
-    lines.append(f"  {'weakest class':18} {name}: recall {float(recall):.3f} of {n_images} images")
+    lines.append(f"  {'weakest class':18} {name}: recall {float(recall):.3f} of {count_nouns(int(n_images), 'image')}")
     return lines

@@ -42,6 +42,11 @@ def escape_lines(text: str) -> str:
     return "\n".join(map(escape_controls, text.split("\n")))
 
 
+def count_nouns(number: int, noun: str) -> str:
+    """Return a number of things in words: `1 file`, `2,000 files`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def escape_markdown(text: str) -> str:
     """Return text that Markdown and HTML show as it is, also in a table cell.
 

@@ -90,7 +90,9 @@ def check_kept(rows: list[ManifestRow], excluded: list[Exclusion], params: Restr
 
 def _count_kinds(excluded: Iterable[Exclusion]) -> str:
     kinds = Counter(exclusion.kind for exclusion in excluded)
-    return ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items(), key=lambda item: (-item[1], item[0])))
+    return ", ".join(
+        f"{kind}: {count:,}" for kind, count in sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
+    )
 
 
 def _log_summary(source: Path, rows: list[ManifestRow], excluded: list[Exclusion]) -> None:
@@ -98,4 +100,4 @@ def _log_summary(source: Path, rows: list[ManifestRow], excluded: list[Exclusion
     splits = ", ".join(f"{split} {counts[split]:,}" for split in SPLITS)
     log.info("%s: %s images kept (%s) of %s classes", source, f"{len(rows):,}", splits, len({r.label for r in rows}))
     if excluded:
-        log.info("%s excluded, listed in %s: %s", count_files(len(excluded)), paths.EXCLUDED, _count_kinds(excluded))
+        log.info("%s excluded, listed in %s; %s", count_files(len(excluded)), paths.EXCLUDED, _count_kinds(excluded))
