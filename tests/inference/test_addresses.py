@@ -1,5 +1,6 @@
 """Images at addresses, from a server of this machine that is as hostile as it can be."""
 
+import gzip
 import http.server
 import io
 import sys
@@ -45,6 +46,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(200)
         self.end_headers()
         self.write_on(b"x" * 1_000_000, 0)
+
+    def send_zipped(self, argument):
+        self.send_response(200)
+        self.send_header("Content-Encoding", "gzip")
+        self.end_headers()
+        self.wfile.write(gzip.compress(bytes(10_000_000)))
 
     def send_slow(self, argument):
         self.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
@@ -110,6 +117,10 @@ def test_an_endless_answer_is_not_read_to_its_end(server):
     assert explain(f"{server.address}/endless", max_bytes=2_000_000) == "too large: more than 2,000,000 bytes"
     assert server.ended.wait(10)
     assert server.n_sent < 500_000_000
+
+
+def test_what_is_compressed_unasked_is_not_unpacked(server):
+    assert len(read_address(f"{server.address}/zipped", max_bytes=20_000)) < 20_000
 
 
 def test_what_the_server_refuses_is_the_reason(server):

@@ -96,7 +96,7 @@ async def _read(response: "httpx.Response", max_bytes: int) -> bytes:
     if response.status_code != 200:
         raise ImageError(f"the server answers {response.status_code} {response.reason_phrase}".rstrip())
     content = bytearray()
-    async for chunk in response.aiter_bytes(65536):
+    async for chunk in response.aiter_raw(65536):  # as sent: no compression was asked for, and it could hide the size
         content += chunk
         if len(content) > max_bytes:
             raise ImageError(f"too large: more than {max_bytes:,} bytes")
