@@ -116,6 +116,21 @@ def test_what_is_below_runs_once(tune, monkeypatch):
 
 
 @pytest.mark.slow
+def test_features_of_the_last_epoch_are_computed_once(tune, monkeypatch):
+    """If it is the best; only a training that was killed after it computes them again, and ends with the same head."""
+    calls = []
+    compute = Training._compute_splits
+    monkeypatch.setattr(Training, "_compute_splits", lambda self: calls.append(self) or compute(self))
+    _, first = tune(epochs=2)
+    assert first.best_epoch == 2
+    assert len(calls) == 3
+    _, second = tune(epochs=2)
+    assert len(calls) == 5
+    assert second.tuned.log_loss == first.tuned.log_loss
+    assert np.array_equal(second.tuned.right, first.tuned.right)
+
+
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_says_what_to_lower(tune, monkeypatch):
     monkeypatch.setattr(TunableNetwork, "train_batch", lambda *_: Result(float("nan"), 0.0))
     with pytest.raises(TrainingError, match=r"finetune.learning_rate: wanted a finite loss, got nan in epoch 1; lower"):

@@ -15,6 +15,7 @@ from relearn.evaluation.paired import Paired, compare_paired
 from relearn.features.views import Input
 from relearn.finetuning.activations import Activations, check_room, find_activations, iterate_crossing
 from relearn.finetuning.exact_head import (
+    MIDDLE_C,
     ExactHead,
     Labeled,
     fit_exact_head_below,
@@ -110,6 +111,7 @@ class Training:
         check_room(network, len(inputs), params.activations_gb, folder)
         self._activations: Activations = find_activations(network, inputs, folder / "activations")
         self._n_steps = -(-len(images.training) // params.batch_size)  # of an epoch
+        self._splits: tuple[Labeled, Labeled] | None = None  # the last features, until a head is fitted to its optimum
 
     def run(self, progress: Progress) -> Tuned:
         """Train from where `progress` stands until the last epoch, or until `patience` of them bring nothing.
@@ -138,12 +140,15 @@ class Training:
         while not progress.is_over(self._params.epochs, self._params.patience):
             progress = self._train_epoch(progress, pretrained.C)
             write_progress(self._folder / "progress", progress)
-        self._network.write_weights(progress.best)
-        tuned = self._fit_head()
+        best = progress.best_epoch
+        if best is not progress.history[-1]:
+            self._network.write_weights(progress.best)
+            self._splits = None
+        tuned = self._fit_head(best.C)
         paired = compare_paired(pretrained.right, tuned.right)
         n_fresh = len(progress.history) * len(self._images.training) if self._is_fresh else 0
         n_below = len(self._images.list_inputs()) + n_fresh
-        return Tuned(progress.history, progress.best_epoch.epoch, pretrained, tuned, paired, n_below)
+        return Tuned(progress.history, best.epoch, pretrained, tuned, paired, n_below)
 
     def _train_epoch(self, progress: Progress, C: float) -> Progress:
         """Train for an epoch, and judge the network by the exact head; `C` is that of the pretrained network."""
@@ -224,6 +229,7 @@ class Training:
     def _compute_splits(self) -> tuple[Labeled, Labeled]:
         """Return the features of training and validation by the network as it is now."""
         images = self._images
+        self._splits = None  # two epochs of them need not fit in memory
         training = Labeled(self._compute_features(images.training_rows), images.training_labels)
         validation = Labeled(self._compute_features(images.validation_rows), images.validation_labels)
         for part in (training, validation):
@@ -234,10 +240,14 @@ class Training:
                     got="NaN or infinity",
                     advice="lower finetune.learning_rate, or check extract.weights if this is before the first epoch",
                 )
-        return training, validation
+        self._splits = training, validation
+        return self._splits
 
-    def _fit_head(self) -> ExactHead:
-        return search_exact_head(*self._compute_splits(), len(self._images.classes))
+    def _fit_head(self, C: float = MIDDLE_C) -> ExactHead:
+        """Fit the exact head to the features of the network as it is, which the last epoch may have computed."""
+        training, validation = self._splits or self._compute_splits()
+        self._splits = None
+        return search_exact_head(training, validation, len(self._images.classes), C)
 
     def _judge_own_head(self, validation: Labeled) -> Result:
         """Return mean loss and accuracy of the network's own head."""
