@@ -228,7 +228,7 @@ def test_parameters_of_the_pages_exist():
         if document.name != "CHANGELOG.md" and document.parent.name != "pretraining"
         for key in re.findall(r"[`\s]((?:" + "|".join(blocks) + r")\.[a-z_.]*[a-z_])\b(?!\()", document.read_text())
     }
-    files = {"extract.py", "train.py", "evaluate.py", "validate.py", "retrain.py"}
+    files = {"extract.py", "train.py", "evaluate.py", "finetune.py", "validate.py", "retrain.py"}
     known = keys | {f"{key}.{part}" for key in keys for part in ("severity", "min", "max", "allowed", "mirrored")}
     assert {(page, key) for page, key in named if key not in known | files} == set()
     assert len(named) > 30
