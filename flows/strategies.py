@@ -95,7 +95,9 @@ def run_strategy(strategy: Strategy, arguments: list[str]) -> Outcome:
     """
     params = read_params(ROOT / paths.PARAMS)
     command = [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--force", "--name", strategy.name]
-    command += ["--copy-paths", params.restructure.source, *strategy.list_options(params.augment), *arguments]
+    # Git may ignore the source, and then DVC would leave it behind.
+    command += ["--copy-paths", find_source(arguments, params.restructure.source)]
+    command += [*strategy.list_options(params.augment), *arguments]
     start, cpu_start, n_before = time.monotonic(), read_cpu_seconds(), count_images()
     code, last_lines = run_child(command, write_line)
     if code:
@@ -111,6 +113,13 @@ def run_strategy(strategy: Strategy, arguments: list[str]) -> Outcome:
         n_images=count_images() - n_before + tuned_on,
         tuning=read_json_of(strategy.name, paths.NETWORK / RECORD),
     )
+
+
+def find_source(arguments: list[str], source: str) -> str:
+    """Return the source of the images: `restructure.source`, unless an argument sets it."""
+    key = "restructure.source="
+    named = [text.partition(key)[2] for text in arguments if text.removeprefix("-S").startswith(key)]
+    return named[-1] if named else source
 
 
 def read_json_of(revision: str, path: Path) -> dict[str, Any]:

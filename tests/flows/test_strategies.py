@@ -3,7 +3,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from flows.strategies import STRATEGIES, Outcome, describe_table
+from flows.strategies import STRATEGIES, Outcome, describe_table, find_source
 
 from conftest import ROOT, SMALL, execute, write_small_set
 from relearn.params.augmentation import AugmentParams
@@ -41,6 +41,11 @@ def test_views_get_safe_options_only_if_augment_is_off():
     assert not any(option.startswith("augment.") for option in frozen.list_options(off))
 
 
+def test_an_argument_may_name_the_source():
+    assert find_source(["-S", "train.seed=1"], "data/raw/digits.zip") == "data/raw/digits.zip"
+    assert find_source(["-S", "restructure.source=a", "-Srestructure.source=b c"], "x") == "b c"
+
+
 @pytest.mark.slow
 def test_a_failing_experiment_ends_in_one_line_after_its_own(clone):
     answer = execute(clone, "flows.strategies", "-S", "extract.network=vgg61")
@@ -55,10 +60,12 @@ def test_a_failing_experiment_ends_in_one_line_after_its_own(clone):
 @pytest.mark.long
 def test_strategies_are_experiments_and_leave_the_workspace(clone, set_params):
     write_small_set(clone)
+    (clone / "images").rename(clone / "data" / "raw" / "own")
     set_params(SMALL | {"finetune.keep": "always"}, clone / "params.yaml")
     git_status = ["git", "status", "--porcelain"]
     before = subprocess.check_output(git_status, cwd=clone)
-    answer = execute(clone, "flows.strategies", "-S", "evaluate.n_resamples=200")
+    # Which git ignores, and params.yaml does not name.
+    answer = execute(clone, "flows.strategies", "-S", "restructure.source=data/raw/own")
     assert answer.returncode == 0, answer.stdout + answer.stderr
     table = [line.split("|") for line in answer.stdout.splitlines() if line.startswith("| strategy-")]
     assert [cells[1].strip() for cells in table] == [strategy.name for strategy in STRATEGIES]
