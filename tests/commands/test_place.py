@@ -121,13 +121,15 @@ def test_unknown_key_is_reported_by_commands_that_do_not_need_the_parameters(bel
     with caplog.at_level(logging.WARNING, "relearn"):
         assert call("report").exit_code == 0
     (line,) = caplog.messages
-    assert line.startswith("warning: params.yaml: 1 wrong\n  train.hed: unknown key; known here are head, ")
+    assert line.startswith(
+        "warning: params.yaml: 1 wrong\n  train.hed: unknown key, did you mean head?; known here are head, "
+    )
 
 
 @pytest.mark.parametrize("command", ["restructure", "validate", "finetune", "evaluate", "decide", "views"])
 def test_unknown_key_stops_commands_that_need_the_parameters(below, set_params, caplog, command):
     set_params({"train.hed": "svm"}, below / "params.yaml")
-    with pytest.raises(ParamsError, match=r"train\.hed: unknown key; known here are head, "):
+    with pytest.raises(ParamsError, match=r"train\.hed: unknown key, did you mean head\?; known here are head, "):
         call(command)
     assert not caplog.messages
 

@@ -12,7 +12,7 @@ def test_unknown_key_is_an_error_before_dvc_starts(clone):
     answer = execute(clone, "flows.repro", "--dry")
     assert answer.returncode == 3
     assert answer.stderr.startswith(
-        f"relearn: {clone}/params.yaml: 1 wrong\n  train.hed: unknown key; known here are head, "
+        f"relearn: {clone}/params.yaml: 1 wrong\n  train.hed: unknown key, did you mean head?; known here are head, "
     )
 
 
@@ -25,4 +25,4 @@ def test_unknown_key_fails_the_flow_before_a_stage_runs(workspace, monkeypatch):
     change_params({"train.hed": "svm"})
     state = pipeline.run_pipeline.fn()
     assert state.is_failed()
-    assert "train.hed: unknown key; known here are head, " in state.message
+    assert "train.hed: unknown key, did you mean head?; known here are head, " in state.message

@@ -142,7 +142,9 @@ def test_a_wrong_key_of_the_recipe_is_told(folder, set_params):
         read_settings()
     _, first, second = str(caught.value).splitlines()
     assert first == "  pretrain.momentum: wanted less than 1, got 1.0"
-    assert second.startswith("  pretrain.epoch: unknown key; known here are epochs, batch_size, learning_rate,")
+    assert second.startswith(
+        "  pretrain.epoch: unknown key, did you mean epochs?; known here are epochs, batch_size, learning_rate,"
+    )
 
 
 def test_committed_recipe_is_valid_and_in_the_pipeline(monkeypatch):
