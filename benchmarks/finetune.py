@@ -176,6 +176,7 @@ def tune_here(list_of_changes):
     from relearn.finetuning.decision import decide
     from relearn.finetuning.exact_head import search_exact_head
     from relearn.finetuning.network import TunableNetwork
+    from relearn.finetuning.progress import Limits, Progress
     from relearn.finetuning.training import Images, Training, plan_views
     from relearn.heads.scoring import judge_scores
     from relearn.params.pipeline import read_params
@@ -202,7 +203,7 @@ def tune_here(list_of_changes):
         network = TunableNetwork(params.extract, finetune, len(images.classes))
         pretrained = network.read_weights()
         training = Observed(network, images, finetune, views is None, folder)
-        result = training.run()
+        result = training.run(Progress(Limits(finetune.batch_size, params.extract.batch_size, True), [], [], []))
         used = {"seconds": time.process_time() - start, "memory_gb": read_peak_gb()}
         crossing = list(network.compute_crossing(read_prepared(network, row) for row in judged))
 

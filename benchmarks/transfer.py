@@ -66,7 +66,8 @@ def write_labels(path, rows, fold):
 
 def run_stages(params, *names):
     for name in names:
-        importlib.import_module(f"relearn.{name}").run(params.get_block(name))
+        others = ("augment", "extract") if name == "finetune" else ()
+        importlib.import_module(f"relearn.stages.{name}").run(*map(params.get_block, (name, *others)))
 
 
 def make_params(extractor):
@@ -80,7 +81,7 @@ def make_params(extractor):
 
 def judge(params):
     """Return for a fold the share of right answers on validation, and which evaluation images were right."""
-    run_stages(params, "extract", "verify", "train", "evaluate")
+    run_stages(params, "finetune", "extract", "verify", "train", "evaluate")
     with Path("reports/predictions.csv").open(newline="") as file:
         right = {row["sha256"]: row["label"] == row["predicted"] for row in csv.DictReader(file)}
     metrics = read_json(Path("metrics/training.json"))

@@ -22,6 +22,7 @@ from ruamel.yaml import YAML
 from relearn import paths
 from relearn.evaluation.paired import compare_paired
 from relearn.evaluation.predictions import read_predictions
+from relearn.params.networks import BUNDLED_SHA256, BUNDLED_WEIGHTS
 from relearn.storage.files import hash_file
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,10 +40,10 @@ def write_params(source, weights, size, n_views, options):
     params["augment"] |= options
     params["extract"] |= {"views": n_views}
     if weights is None:
-        params["extract"]["weights"] = str(ROOT / params["extract"]["weights"])
+        params["extract"] |= {"weights": str(ROOT / BUNDLED_WEIGHTS), "weights_sha256": BUNDLED_SHA256}
     else:
         params["restructure"]["layout"] = "split_class_folders"
-        params["extract"] |= {"network": "mobilenet_v2", "layer": None, "pooling": "avg", "image_size_px": size}
+        params["extract"] |= {"network": "mobilenet_v2", "image_size_px": size}
         params["extract"] |= {"weights": str(weights), "weights_sha256": hash_file(weights)}
     with paths.PARAMS.open("w") as file:
         YAML().dump(copy.deepcopy(params), file)
