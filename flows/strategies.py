@@ -28,6 +28,7 @@ from relearn.networks.tuned import RECORD
 from relearn.params.augmentation import AugmentParams
 from relearn.params.pipeline import read_params
 from relearn.repository.committed import read_committed
+from relearn.repository.git import run_git
 from relearn.repository.lock import hold_lock
 
 N_VIEWS = 4
@@ -98,10 +99,12 @@ def run_strategy(strategy: Strategy, arguments: list[str]) -> Outcome:
     # Git may ignore the source, and then DVC would leave it behind.
     command += ["--copy-paths", find_source(arguments, params.restructure.source)]
     command += [*strategy.list_options(params.augment), *arguments]
+    head = run_git(ROOT, "rev-parse", "HEAD").strip()
     start, cpu_start, n_before = time.monotonic(), read_cpu_seconds(), count_images()
     code, last_lines = run_child(command, write_line)
     if code:
         raise RelearnError(f"dvc exp run ended with exit code {code}: {last_lines[-1]}", where=strategy.name)
+    remove_namesakes(strategy.name, head)
     seconds, cpu_seconds = time.monotonic() - start, read_cpu_seconds() - cpu_start
     tuned_on = read_json_of(strategy.name, paths.FINETUNING_METRICS).get("n_images_below", 0)
     return Outcome(
@@ -120,6 +123,14 @@ def find_source(arguments: list[str], source: str) -> str:
     key = "restructure.source="
     named = [text.partition(key)[2] for text in arguments if text.removeprefix("-S").startswith(key)]
     return named[-1] if named else source
+
+
+def remove_namesakes(name: str, head: str) -> None:
+    """Remove experiments of this name that began at another commit than `head`; else the name would be ambiguous."""
+    kept = f"refs/exps/{head[:2]}/{head[2:]}/{name}"
+    for reference in run_git(ROOT, "for-each-ref", "--format=%(refname)", f"refs/exps/*/*/{name}").split():
+        if reference != kept:
+            run_git(ROOT, "update-ref", "-d", reference)
 
 
 def read_json_of(revision: str, path: Path) -> dict[str, Any]:

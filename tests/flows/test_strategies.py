@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from flows.strategies import STRATEGIES, Outcome, describe_table, find_source
 
-from conftest import ROOT, SMALL, execute, write_small_set
+from conftest import ROOT, SMALL, execute, git, write_small_set
 from relearn.params.augmentation import AugmentParams
 from relearn.params.pipeline import read_params
 
@@ -62,6 +62,8 @@ def test_strategies_are_experiments_and_leave_the_workspace(clone, set_params):
     write_small_set(clone)
     (clone / "images").rename(clone / "data" / "raw" / "own")
     set_params(SMALL | {"finetune.keep": "always"}, clone / "params.yaml")
+    # An experiment of this name at another commit.
+    git(clone, "update-ref", f"refs/exps/{'0' * 2}/{'0' * 38}/strategy-frozen", "HEAD")
     git_status = ["git", "status", "--porcelain"]
     before = subprocess.check_output(git_status, cwd=clone)
     # Which git ignores, and params.yaml does not name.

@@ -178,7 +178,10 @@ def test_a_damaged_object_of_the_cache_is_no_answer(repository):
     damage(place)
     found, (unknown,) = find_image_uses("a" * 64)
     assert tagged not in found
-    assert f"the object {place.relative_to(repository)} of DVC's cache is damaged; remove it, then `dvc pull` brings it" in unknown
+    assert (
+        f"the object {place.relative_to(repository)} of DVC's cache is damaged; remove it, then `dvc pull` brings it"
+        in unknown
+    )
     place.unlink()
     assert "not in git, in DVC's cache or on its remote" in find_image_uses("a" * 64)[1][0]
 
