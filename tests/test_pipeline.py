@@ -24,7 +24,9 @@ from relearn.params.pipeline import Params, read_params
 DVC = read_yaml(ROOT / "dvc.yaml")["stages"]
 STAGES = list(DVC)
 # They hand over to the stages and decide nothing that ends up in a file.
-ENTRY = {"relearn.__main__", "relearn.cli", "relearn"}
+# What finds the place and reads the arguments of any command, and decides no output of a stage.
+COMMAND_LINE = {f"relearn.commands.{name}" for name in ("arguments", "place", "shortage")} | {"relearn.repository.root"}
+ENTRY = {"relearn.__main__", "relearn.cli", "relearn"} | COMMAND_LINE
 
 
 def find_file(module):

@@ -133,7 +133,7 @@ def predict(
         raise typer.BadParameter("--json or --csv, not both")
     from relearn.commands.predict import print_answers
 
-    here = enter_root(is_needed=model is None)
+    here = enter_root(is_needed=model is None and not paths.CLASSIFIER.exists())
     from relearn.inference.predictor import Predictor
 
     predictor = Predictor(here / model if model else paths.CLASSIFIER, here / weights if weights else None)

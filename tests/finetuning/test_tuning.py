@@ -92,6 +92,7 @@ def test_without_a_deterministic_kernel_another_is_taken(is_missing, tune, monke
         return run(*arguments)
 
     monkeypatch.setattr(keras.Model, "train_on_batch", train_on_batch)
+    was_enabled = config.is_op_determinism_enabled()
     tf.config.experimental.enable_op_determinism()
     try:
         if not is_missing:
@@ -99,8 +100,8 @@ def test_without_a_deterministic_kernel_another_is_taken(is_missing, tune, monke
                 tune(epochs=1)
             return
         _, tuned, limits = tune(epochs=1)
-    finally:
-        config.disable_op_determinism()
+    finally:  # the other tests of this process go on as they began
+        (tf.config.experimental.enable_op_determinism if was_enabled else config.disable_op_determinism)()
     assert limits == Limits(8, 16, False)
     assert len(tuned.history) == 1
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
