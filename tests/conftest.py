@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from html.parser import HTMLParser
 from pathlib import Path
@@ -45,6 +45,22 @@ IS_LONG = os.environ.get("RELEARN_LONG_TESTS") == "1"  # as `make test-long` set
 def choose(short: Any, long: Any) -> Any:
     """Return the size of a campaign: how many kills, examples or networks are tried."""
     return long if IS_LONG else short
+
+
+# They have smaller relatives of the same code, and take a minute of a core each.
+LARGE = {
+    *("convnext_base", "convnext_large", "convnext_xlarge", "densenet169", "densenet201", "efficientnet_b5"),
+    *("efficientnet_b6", "efficientnet_b7", "efficientnet_v2_l", "efficientnet_v2_m", "nasnet_large"),
+    *("resnet101", "resnet101_v2", "resnet152", "resnet152_v2"),
+}
+LARGE_TOO = pytest.mark.skipif(
+    os.environ.get("RELEARN_LARGE_NETWORKS") != "1", reason="RELEARN_LARGE_NETWORKS is not 1"
+)
+
+
+def mark_large(networks: Iterable[str]) -> list[Any]:
+    """Return the networks, of which the large ones are tried only if that is asked for."""
+    return [pytest.param(name, marks=LARGE_TOO) if name in LARGE else name for name in networks]
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,12 @@
 import json
 import subprocess
+import sys
 
 import numpy as np
 import pytest
 from flows.strategies import STRATEGIES, Outcome, describe_table, find_source
 
-from conftest import ROOT, SMALL, execute, git, write_small_set
+from conftest import ROOT, SMALL, execute, git, make_environment, write_small_set
 from relearn.params.augmentation import AugmentParams
 from relearn.params.pipeline import read_params
 
@@ -67,13 +68,21 @@ def test_strategies_are_experiments_and_leave_the_workspace(clone, set_params):
     git_status = ["git", "status", "--porcelain"]
     before = subprocess.check_output(git_status, cwd=clone)
     # Which git ignores, and params.yaml does not name.
-    answer = execute(clone, "flows.strategies", "-S", "restructure.source=data/raw/own")
+    program = "from flows import strategies as s; s.STRATEGIES = s.STRATEGIES[::2]; s.main()"
+    answer = subprocess.run(
+        [sys.executable, "-c", program, "-S", "restructure.source=data/raw/own"],
+        cwd=clone,
+        env=make_environment(clone),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert answer.returncode == 0, answer.stdout + answer.stderr
     table = [line.split("|") for line in answer.stdout.splitlines() if line.startswith("| strategy-")]
-    assert [cells[1].strip() for cells in table] == [strategy.name for strategy in STRATEGIES]
-    # The first pays for the features of 28 images, the dense head for none, views for four of 16 images.
+    assert [cells[1].strip() for cells in table] == [strategy.name for strategy in STRATEGIES[::2]]
+    # The first pays for the features of 28 images, the second for four views of 16 images.
     # Fine-tuning keeps what crosses the cut of 22 images, and then all have new features.
-    assert [int(cells[-2].replace(",", "")) for cells in table] == [28, 0, 64, 0, 22 + 28]
+    assert [int(cells[-2].replace(",", "")) for cells in table] == [28, 64, 22 + 28]
     assert "strategy-fine-tuned, from block2_conv1 on: fine-tuning" in answer.stdout
     assert subprocess.check_output(git_status, cwd=clone) == before
     shown = json.loads(execute(clone, "dvc", "exp", "show", "--json").stdout)

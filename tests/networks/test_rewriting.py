@@ -5,13 +5,12 @@ layer that forgot them would not be noticed.
 """
 
 import gc
-import os
 import warnings
 
 import numpy as np
 import pytest
 
-from conftest import ROOT, choose
+from conftest import ROOT, choose, mark_large
 from relearn.networks.extractor import Extractor, _find_module
 from relearn.networks.mini_vgg import MiniVGG
 from relearn.params.networks import NETWORKS, ExtractParams
@@ -103,21 +102,8 @@ def freed():
 FEW = ("efficientnet_b0", "mini_vgg", "mobilenet_v2", "vgg16")
 
 
-# They have smaller relatives of the same code, and take a minute of a core each.
-LARGE = {
-    *("convnext_base", "convnext_large", "convnext_xlarge", "densenet169", "densenet201", "efficientnet_b5"),
-    *("efficientnet_b6", "efficientnet_b7", "efficientnet_v2_l", "efficientnet_v2_m", "nasnet_large"),
-    *("resnet101", "resnet101_v2", "resnet152", "resnet152_v2"),
-}
-LARGE_TOO = pytest.mark.skipif(
-    os.environ.get("RELEARN_LARGE_NETWORKS") != "1", reason="RELEARN_LARGE_NETWORKS is not 1"
-)
-
-
 @pytest.mark.campaign
-@pytest.mark.parametrize(
-    "network", choose(FEW, [pytest.param(name, marks=LARGE_TOO) if name in LARGE else name for name in NETWORKS])
-)
+@pytest.mark.parametrize("network", choose(FEW, mark_large(NETWORKS)))
 def test_every_network_gives_what_keras_gives(network, tmp_path, monkeypatch):
     size = 224 if network.startswith("vgg") else 75  # at which Winograd's convolutions gain
     wanted, got, noise, _ = compute_beside_keras(network, size, tmp_path, monkeypatch)

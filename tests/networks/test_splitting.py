@@ -5,7 +5,7 @@ import gc
 import numpy as np
 import pytest
 
-from conftest import choose
+from conftest import choose, mark_large
 from relearn.errors import NetworkError
 from relearn.networks.splitting import (
     choose_first_layer,
@@ -77,7 +77,7 @@ def test_the_parts_give_the_bits_of_the_whole(network):
 
 
 @pytest.mark.campaign
-@pytest.mark.parametrize("network", choose(FEW, NETWORKS))
+@pytest.mark.parametrize("network", choose(FEW, mark_large(NETWORKS)))
 def test_every_network_has_its_last_block(network):
     keras, model = build(network)
     lower, upper = split_network(keras, model, choose_first_layer(model, network, None))

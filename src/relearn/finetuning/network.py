@@ -61,7 +61,7 @@ class Result(NamedTuple):
 
 
 class TunableNetwork(ImageReader):
-    """The network in two parts, and a dense layer from its features to the logits of the classes.
+    """The network in two parts, and a layer of its own from its features to the logits of the classes.
 
     Attributes
     ----------
