@@ -479,7 +479,7 @@ def test_full_disk_is_told(clone, set_params):
     try:
         write_small_set(clone)
         set_params(SMALL | {"extract.layer": "block1_pool"}, clone / "params.yaml")
-        assert repro(clone, "validate").returncode == 0
+        assert repro(clone, "finetune").returncode == 0
         answer = execute(clone, "relearn", "extract", RELEARN_CACHE=str(disk))
         assert answer.returncode == 6
         assert "Traceback" not in answer.stderr
