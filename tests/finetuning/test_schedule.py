@@ -5,26 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from conftest import ROOT  # noqa: F401
 from relearn.finetuning.schedule import choose_view, compute_rate, order_images, scale_rates
-from relearn.params.finetuning import FinetuneParams
-
-FINETUNE = {
-    "epochs": 3,
-    "from_layer": None,
-    "learning_rate": 1e-4,
-    "head_learning_rate": 1e-3,
-    "layer_decay": 0.5,
-    "weight_decay": 0.01,
-    "warmup_epochs": 1.0,
-    "label_smoothing": 0.0,
-    "batch_size": 8,
-    "patience": 10,
-    "keep": "always",
-    "views": None,
-    "activations_gb": 1.0,
-    "seed": 0,
-}
 
 
 def test_the_rate_rises_and_falls():
@@ -62,6 +43,7 @@ def test_an_epoch_has_about_as_many_of_each_view():
     assert min(counts.values()) > 900
 
 
-def test_rates_fall_by_a_factor_a_block():
-    rates = scale_rates({"top": 0, "below": 1, "bottom": 3}, FinetuneParams.model_validate(FINETUNE))
+def test_rates_fall_by_a_factor_a_block(make):
+    params = make.finetune(learning_rate=1e-4, head_learning_rate=1e-3, layer_decay=0.5)
+    rates = scale_rates({"top": 0, "below": 1, "bottom": 3}, params)
     assert rates == pytest.approx({"top": 0.1, "below": 0.05, "bottom": 0.0125})

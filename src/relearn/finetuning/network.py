@@ -199,7 +199,7 @@ class TunableNetwork(ImageReader):
 
 
 def _fill(part: np.ndarray, n_images: int) -> np.ndarray:
-    """Return an array of so many images, filled up with zeros."""
+    """Return an array of `n_images` rows, filled up with zeros."""
     if len(part) == n_images:
         return part
     filled = np.zeros((n_images, *part.shape[1:]), part.dtype)
