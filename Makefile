@@ -19,7 +19,8 @@ PORT ?= 4200
 # the branch that is retrained
 BASE ?= main
 LOCAL_API = http://127.0.0.1:$(PORT)/api
-PARALLEL := -n logical --maxprocesses 4 --dist worksteal
+# one more than there are cores: tests wait for servers and other processes half of their time
+PARALLEL := -n $(shell expr $$(nproc) + 1) --maxprocesses 4 --dist worksteal
 SOURCES := src flows pretraining tests benchmarks data/*.py
 
 # This folder's environment alone, whichever other one is active.

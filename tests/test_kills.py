@@ -14,7 +14,7 @@ from relearn.dataset.manifest import SPLITS
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
-N_KILLS = {"restructure": choose(5, 25), "validate": choose(5, 10)}
+N_KILLS = {"restructure": choose(4, 12), "validate": choose(4, 8)}
 
 
 def read_results(folder):
