@@ -10,8 +10,8 @@ from conftest import ROOT, execute, write_images
 from relearn import cli
 from relearn.commands import init
 from relearn.commands.init import choose_network, run_init
+from relearn.commands.pretrained import PRETRAINED, can_be_fetched
 from relearn.errors import SourceError
-from relearn.networks.pretrained import PRETRAINED, can_be_fetched
 from relearn.params.networks import BUNDLED_WEIGHTS
 from relearn.params.pipeline import read_params
 

@@ -13,6 +13,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from relearn import paths
+from relearn.commands.pretrained import PRETRAINED, Pretrained, can_be_fetched
 from relearn.dataset.inspections import Inspections
 from relearn.dataset.manifest import SPLITS, Exclusion
 from relearn.dataset.reading import SourceReader
@@ -22,7 +23,6 @@ from relearn.dataset.sources import iterate_source, read_source_file
 from relearn.dataset.splitting import SourceImage, split_images
 from relearn.errors import CommandFailed, SourceError
 from relearn.evaluation.intervals import compute_wilson_interval
-from relearn.networks.pretrained import PRETRAINED, Pretrained, can_be_fetched
 from relearn.params.data import RestructureParams
 from relearn.params.networks import BUNDLED_WEIGHTS, NetworkParams
 from relearn.params.pipeline import Params, read_params
@@ -206,7 +206,7 @@ def plan_changes(source: Source, network: str, current: Params) -> dict[str, Any
             wanted |= {f"restructure.{key}.{name}": inner for name, inner in value.items()}
         else:
             wanted[f"restructure.{key}"] = value
-    wanted["validate.min_images.min"] = max(1, min(ENOUGH_IMAGES, source.smallest if source.images else 1))
+    wanted["validate.min_images.min"] = max(1, min(ENOUGH_IMAGES, source.smallest))
     if network != current.extract.network:
         wanted |= {"extract.network": network, "extract.weights_sha256": None}
         wanted |= dict.fromkeys(

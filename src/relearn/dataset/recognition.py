@@ -14,6 +14,7 @@ from relearn.dataset.source_files import explain_hidden
 SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff"}
 LABEL_WORDS = ("label", "labels", "class", "classes", "category", "categories", "target", "species", "breed", "name")
 SPLIT_COLUMNS = ("split", "subset", "set", "fold", "partition")
+MAX_TABLES = 5  # those nearest to the top: to read one, the whole source is listed again
 N_ROWS_READ = 1000  # of a table, to recognize its columns
 MAX_LABELS = 1000  # of food5k's names, which begin with the number of their label
 MAX_STRAY_SHARE = 0.05  # of the images, which may lie beside the folders
@@ -50,7 +51,7 @@ def recognize_source(files: Iterable[str], read: Callable[[str], bytes]) -> Reco
     if not images:
         return None
     tables = sorted((path for path in files if path.lower().endswith(".csv")), key=lambda path: (path.count("/"), path))
-    for table in tables:
+    for table in tables[:MAX_TABLES]:
         if found := recognize_table(table, read(table), set(images)):
             return found
     folder = find_beginning(images)
