@@ -432,8 +432,12 @@ def check_files(expected, contents):
 
 
 @pytest.fixture
-def source(workspace, set_params):
-    """A folder `source` in layout class_folders, two levels below the folder that is watched."""
+def source(workspace, monkeypatch, set_params):
+    """A folder `source` in layout class_folders, two levels below the folder that is watched, which holds no more."""
+    workspace = workspace / "repository"
+    workspace.mkdir()
+    (workspace.parent / "params.yaml").rename(workspace / "params.yaml")
+    monkeypatch.chdir(workspace)
     set_params({"restructure.source": "source", "restructure.layout": "class_folders", "restructure.labels": {}})
     (workspace / "source").mkdir()
     return workspace / "source"
