@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pillow_heif
 import pytest
 from PIL import Image
 from ruamel.yaml import YAML
@@ -78,7 +79,10 @@ def shared() -> Path:
 
 def encode_image(image: Image.Image, file_format: str = "PNG", **options: Any) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, file_format, **options)
+    if file_format == "HEIC":
+        pillow_heif.from_pillow(image).save(buffer, **options)
+    else:
+        image.save(buffer, file_format, **options)
     return buffer.getvalue()
 
 

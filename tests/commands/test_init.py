@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from conftest import ROOT, execute, write_images
+from conftest import ROOT, draw_image, encode_image, execute, write_images
 from relearn import cli
 from relearn.commands import init
 from relearn.commands.init import choose_network, run_init
@@ -34,16 +34,18 @@ def run(source, agrees=True, network="auto"):
 def test_photos_in_folders_with_the_usual_mess(home, capsys):
     write_images(Path("photos"), [f"{label}/{n}.png" for label in ("Äpfel", "pears") for n in range(150)])
     Path("photos/pears/broken.jpg").write_bytes(b"\xff\xd8\xff")
-    Path("photos/pears/iphone.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    Path("photos/pears/iphone.heic").write_bytes(encode_image(draw_image(1), "HEIC"))
+    Path("photos/pears/list.pdf").write_bytes(b"%PDF-1.7")
     Path("photos/.DS_Store").write_bytes(b"x")
     Path("photos/plums").mkdir()
     before, after = run("photos/")
     changed = [line for line in after.splitlines() if line not in before.splitlines()]
     assert changed == ["  source: photos                   # a folder, a .zip or a .tar(.gz, .bz2, .xz)"]
     out = capsys.readouterr().out
-    assert "photos: 300 images of 2 classes, layout class_folders\n  300 PNG; 12 x 10 to 12 x 10 px" in out
+    assert "photos: 301 images of 2 classes, layout class_folders\n  300 PNG, 1 HEIC; 12 x 10 to 12 x 10 px" in out
     assert "  no image that can be used: plums (0 files)\n" in out
-    assert "  not used: 1 file, such as pears/iphone.heic (format not read: HEIC; save it as JPEG or PNG)\n" in out
+    assert "  not used: 1 file, such as pears/list.pdf (not an image (" in out
+    assert " are read): a PDF; save its pages as PNG)\n" in out
     assert "network mini_vgg: it is bundled, and no ImageNet weights are on this machine or can be fetched. " in out
     assert "  +  source: photos  " in out
     assert out.endswith("Next: `make repro`. `dvc add photos` keeps the images by their hash.\n")

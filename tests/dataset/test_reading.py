@@ -20,7 +20,7 @@ def decoded(monkeypatch):
     """The sizes of the contents that are decoded from now on."""
     sizes = []
 
-    def decode(content):
+    def decode(content, **options):
         sizes.append(len(content))
         return decode_image(content)
 

@@ -57,7 +57,7 @@ def test_source_that_changes_while_it_is_read_is_an_error(forty, monkeypatch, na
     n_decoded = []
     lock = threading.Lock()
 
-    def decode(content):
+    def decode(content, **options):
         with lock:
             n_decoded.append(1)
             if len(n_decoded) == (1 if when == "first file" else 40):
@@ -132,7 +132,7 @@ def test_archive_that_is_replaced_while_it_is_read_is_an_error(forty, set_params
 
     lock = threading.Lock()
 
-    def decode(content):
+    def decode(content, **options):
         with lock:
             shutil.copy(name, "new")
             Path("new").replace(name)
@@ -166,7 +166,7 @@ def test_source_that_changes_after_its_table_was_read_is_an_error(use_layout, mo
 
 
 def test_hidden_files_may_come_and_go(forty, monkeypatch):
-    def decode(content):
+    def decode(content, **options):
         for name in ("source/.DS_Store", "source/a/Thumbs.db", "source/@eaDir"):
             Path(name).write_bytes(content)
         return decode_image(content)

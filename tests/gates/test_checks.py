@@ -74,7 +74,11 @@ FAILURES = {
     "width_px": (make_data(change(7, width_px=7)), [f"{ROWS[7].path} (7 px)"], "8 to 20,000 px of width, got 1 of"),
     "height_px": (make_data(change(7, height_px=20_001)), [f"{ROWS[7].path} (20001 px)"], "8 to 20,000 px of height"),
     "aspect_ratio": (make_data(change(7, width_px=501)), [f"{ROWS[7].path} (501 x 100 px)"], "sides of at most 5 to 1"),
-    "formats": (make_data(change(5, format="ICO")), [f"{ROWS[5].path} (ICO)"], "a format of BMP, GIF, JPEG, PNG"),
+    "formats": (
+        make_data(change(5, format="ICO")),
+        [f"{ROWS[5].path} (ICO)"],
+        "a format of AVIF, BMP, GIF, HEIC, JPEG, PNG",
+    ),
     "modes": (make_data(change(5, mode="CMYK")), [f"{ROWS[5].path} (CMYK)"], "a colour mode of RGB, L, got 1 of 18"),
     "contrast": (make_data(contrast={9: 3.5}), [f"{ROWS[9].path} (3.5)"], "brightness that deviates by at least 4 of"),
     "vanished_classes": (

@@ -21,7 +21,7 @@ def solid(mode, color, size=(4, 3)):
     return Image.new(mode, size, color)
 
 
-@pytest.mark.parametrize("file_format", ["BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("file_format", FORMATS)
 def test_every_format_is_read(file_format):
     decoded = decode_image(encode_image(draw_image(1), file_format))
     assert decoded.format == file_format
@@ -105,13 +105,13 @@ def png_of_size(width, height):
     ("content", "reason"),
     [
         (b"", "^empty file$"),
-        (b"no image at all", r"^not an image \(BMP, GIF, JPEG, PNG, TIFF, WEBP are read\)$"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "^not an image"),
+        (b"no image at all", r"^not an image \(AVIF, BMP, GIF, HEIC, JPEG, PNG, TIFF, WEBP are read\)$"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "^format not read: SVG; save it as JPEG or PNG$"),
         (encode_image(draw_image(1), "ICO"), "^format not read: ICO; save it as JPEG or PNG$"),
         (encode_image(draw_image(1), "JPEG")[:-30], "^damaged JPEG file: .*truncated"),
         (encode_image(draw_image(1), "PNG")[:60], "^damaged PNG file: "),
-        (png_of_size(20_000, 20_000), r"^too large: 20000 x 20000 px, at most 100,000,000 pixels are read$"),
-        (png_of_size(12_000, 10_000), r"^too large: 12000 x 10000 px, at most 100,000,000 pixels are read$"),
+        (png_of_size(20_000, 20_000), r"^too large: 20000 x 20000 px, at most 250,000,000 pixels are read$"),
+        (png_of_size(20_000, 12_501), r"^too large: 20000 x 12501 px, at most 250,000,000 pixels are read$"),
         (
             encode_image(Image.fromarray(np.zeros((3, 4), np.float32)), "TIFF"),
             "^unsupported TIFF file: floating-point samples .*; save it with",
@@ -182,11 +182,11 @@ def test_large_images_are_decoded_one_at_a_time(monkeypatch):
     monkeypatch.setattr(images, "LARGE_PIXELS", 100)
     load, at_work, most = images._load, [], []
 
-    def count(image, content):
+    def count(*arguments):
         at_work.append(1)
         most.append(len(at_work))
         time.sleep(0.005)
-        decoded = load(image, content)
+        decoded = load(*arguments)
         at_work.pop()
         return decoded
 
@@ -196,9 +196,10 @@ def test_large_images_are_decoded_one_at_a_time(monkeypatch):
         decoded = list(executor.map(decode_image, contents))
     assert [image.rgb.size for image in decoded] == [(12, 10)] * len(contents)
     assert most == [1] * len(contents)
+    png = contents[FORMATS.index("PNG")]
     with pytest.raises(ImageError, match="damaged PNG file"):  # errors come through, and let the next one in
-        decode_image(contents[3][:-20])
-    assert decode_image(contents[3]).rgb.size == (12, 10)
+        decode_image(png[:-20])
+    assert decode_image(png).rgb.size == (12, 10)
 
 
 def test_lack_of_memory_is_reported(monkeypatch):
@@ -272,3 +273,23 @@ def test_jpeg_at_a_reduced_scale_is_the_same_picture():
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "PNG")
     assert decode_image(file.getvalue(), 64).rgb.size == (640, 512)
+
+
+def test_a_jpeg_of_more_than_100_megapixels_is_decoded_at_half_its_size(monkeypatch):
+    monkeypatch.setattr(images, "DRAFT_PIXELS", 40 * 60 - 1)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = draw_image(1, (5, 8)).resize((40, 60), Image.Resampling.BICUBIC)
+    large = decode_image(encode_image(image, "JPEG", quality=95, exif=exif))
+    assert large.size == (60, 40)
+    assert large.rgb.size == (30, 20)
+    expected = np.asarray(image.reduce(2).transpose(Image.Transpose.ROTATE_270)).astype(int)
+    assert np.abs(np.asarray(large.rgb) - expected).max() < 12
+    assert decode_image(encode_image(image)).rgb.size == (40, 60)  # other formats have no such way
+
+
+def test_a_lower_limit_of_pixels_holds():
+    content = encode_image(draw_image(1))
+    assert decode_image(content, max_pixels=120).size == (12, 10)
+    with pytest.raises(ImageError, match=r"^too large: 12 x 10 px, at most 119 pixels are read$"):
+        decode_image(content, max_pixels=119)

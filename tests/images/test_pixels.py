@@ -626,6 +626,33 @@ def list_webp_cells() -> Iterator[Cell]:
         yield Cell("WEBP", f"first frame, {place}", content, rgb, ROUNDED)
 
 
+def list_heif_cells() -> Iterator[Cell]:
+    lossless = {"AVIF": {"quality": 100, "subsampling": "4:4:4"}, "HEIC": {"quality": -1, "chroma": 444}}
+    kinds = {"gray": 1, "RGB": 3, "RGB and alpha": 4}
+    for (file_format, options), (kind, n_samples) in itertools.product(lossless.items(), kinds.items()):
+        for side in (24, 25):
+            samples = draw_samples((40, side), n_samples, 255).astype(np.uint8)
+            content = encode_image(Image.fromarray(samples.squeeze()), file_format, **options)
+            yield Cell(file_format, kind, content, show_decoded(samples), COMPOSED)
+    gray = draw_samples((40, 24), 1, 65535)
+    content = encode_image(Image.fromarray(gray.squeeze().astype(np.uint16)), "HEIC", quality=-1)
+    yield Cell("HEIC", "gray, 10 bits", content, show(gray / 65535, "gray"), ROUNDED)
+    rgb = draw_samples((40, 24), 3, 255).astype(np.uint8)
+    for orientation in range(1, 9):
+        image = Image.fromarray(rgb)
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        content = encode_image(image, "HEIC", exif=exif.tobytes(), **lossless["HEIC"])
+        yield Cell("HEIC", "orientation", content, turn(rgb.astype(float), orientation), COMPOSED)
+        content = encode_image(image, "AVIF", exif=exif, **lossless["AVIF"])
+        yield Cell("AVIF", "orientation", content, turn(rgb.astype(float), orientation), COMPOSED)
+    for transfer in (16, 18):
+        content = encode_image(
+            Image.fromarray(rgb), "HEIC", color_primaries=9, transfer_characteristics=transfer, quality=-1
+        )
+        yield Cell("HEIC", "high dynamic range", content, rgb.astype(float))
+
+
 def list_jpeg_cells() -> Iterator[Cell]:
     rgb = draw_samples((40, 24), 3, 255).astype(np.uint8)
     inks = draw_samples((40, 24), 4, 255).astype(np.uint8)
@@ -662,6 +689,7 @@ def list_cells() -> Iterator[Cell]:
     yield from list_bmp_colors()
     yield from list_bmp_runs()
     yield from list_gif_cells()
+    yield from list_heif_cells()
     yield from list_jpeg_cells()
     yield from list_png_cells()
     yield from list_webp_cells()

@@ -85,7 +85,7 @@ def test_unreadable_files_come_last_and_the_rest_is_answered(here, caplog):
         "text.png",
         "cut.jpg",
     ]
-    assert "text.png: not an image (BMP, GIF, JPEG, PNG, TIFF, WEBP are read)" in caplog.text
+    assert "text.png: not an image (AVIF, BMP, GIF, HEIC, JPEG, PNG, TIFF, WEBP are read)" in caplog.text
     assert "cut.jpg: damaged JPEG file" in caplog.text
 
 

@@ -68,7 +68,7 @@ def test_what_is_no_image_is_excluded_with_the_reason(use_layout):
     assert excluded.pop("cat/cut.jpg").startswith("damaged JPEG file: ")
     assert excluded == {
         "cat/empty.png": "empty file",
-        "cat/notes.txt": "not an image (BMP, GIF, JPEG, PNG, TIFF, WEBP are read)",
+        "cat/notes.txt": "not an image (AVIF, BMP, GIF, HEIC, JPEG, PNG, TIFF, WEBP are read)",
         "cat/.hidden.png": "hidden file",
         ".cache/cat/x.png": "hidden file",
         "__MACOSX/cat/._x.png": "system file: __MACOSX",
@@ -146,7 +146,7 @@ def test_summary_counts_what_was_found(use_layout, caplog):
         restructure()
     assert "source: 3 images kept" in caplog.text
     assert "of 2 classes" in caplog.text
-    assert "2 files excluded, listed in data/excluded.csv; empty file: 1, not an image (BMP, " in caplog.text
+    assert "2 files excluded, listed in data/excluded.csv; empty file: 1, not an image (AVIF, BMP, " in caplog.text
 
 
 def test_zip_members_are_decoded_like_files(use_layout, set_params):
@@ -178,3 +178,13 @@ def test_source_details_and_hashes_are_in_the_order_of_the_manifest(use_layout):
         assert (float(contrast), row.tobytes()) == (found.contrast, found.hashes or bytes(row.size))
     assert read_json(paths.SOURCE) == {"source": "source", "n_files": 17, **hash_tables()}
     assert read_json(paths.SOURCE)["hashes_sha256"] == hash_file(paths.HASHES)
+
+
+def test_images_above_the_limit_of_pixels_are_excluded(use_layout, set_params):
+    use_layout(layout="class_folders")
+    write_images(Path("source"), ["cat/1.png", "dog/1.png"])
+    Path("source/cat/wide.png").write_bytes(encode_image(draw_image(1, (2000, 1001))))
+    set_params({"restructure.max_megapixels": 2})
+    assert restructure()[1] == {"cat/wide.png": "too large: 2000 x 1001 px, at most 2,000,000 pixels are read"}
+    set_params({"restructure.max_megapixels": 3})
+    assert restructure()[1] == {}

@@ -75,7 +75,7 @@ def read_source(source: str, current: RestructureParams) -> Source:
         advice = "name the folder or the archive that holds the images"
         raise SourceError(where=place, wanted="images", got=f"none in {count_files(len(files))}", advice=advice)
     params = fit_layout(source, found, current)
-    with Inspections(paths.find_inspections()) as inspections:
+    with Inspections(paths.find_inspections(), params.max_pixels) as inspections:
         reader = SourceReader(params, inspections, None)
         images, excluded = reader.inspect_files()
         kept, left_out = split_images(images, params)

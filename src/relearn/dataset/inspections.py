@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Self
 from relearn.errors import ImageError, OutOfMemory
 from relearn.images.decoding import decode_image
 from relearn.images.fingerprints import compute_fingerprint
+from relearn.images.limits import MAX_PIXELS
 from relearn.runtime.code import hash_code
 from relearn.storage.database import Database
 from relearn.storage.files import hash_bytes
@@ -43,8 +44,8 @@ class Inspection(NamedTuple):
     refusal: str = ""
 
 
-def inspect_content(content: bytes, sha256: str) -> Inspection:
-    """Decode the bytes of a file, whole.
+def inspect_content(content: bytes, sha256: str, max_pixels: int = MAX_PIXELS) -> Inspection:
+    """Decode the bytes of a file, whole; refuse an image of more than `max_pixels`.
 
     Raises
     ------
@@ -52,14 +53,14 @@ def inspect_content(content: bytes, sha256: str) -> Inspection:
         What this machine cannot do now is no property of the bytes.
     """
     try:
-        image = decode_image(content)
+        image = decode_image(content, max_pixels=max_pixels)
     except OutOfMemory:
         raise
     except ImageError as error:
         return Inspection(sha256, len(content), refusal=str(error))
     contrast, hashes = compute_fingerprint(image.rgb)
     text = base64.b85encode(hashes).decode()
-    return Inspection(sha256, len(content), *image.rgb.size, image.mode, image.format, contrast, text)
+    return Inspection(sha256, len(content), *image.size, image.mode, image.format, contrast, text)
 
 
 class Inspections:
@@ -67,12 +68,20 @@ class Inspections:
 
     It only saves time. Every row has its own hash and that of the code that made it; an image is inspected again if
     they do not match, or if there is no database.
+
+    Parameters
+    ----------
+    path
+        Of the database; it is made if it is not there.
+    max_pixels
+        Larger images are refused.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, max_pixels: int = MAX_PIXELS) -> None:
         self._path = path
-        versions = [version(name) for name in ("imagehash", "numpy", "pillow", "scipy")]
-        self._recipe = hash_bytes(" ".join([*versions, *hash_code(*CODE).values()]).encode())[:16]
+        self.max_pixels = max_pixels
+        versions = [version(name) for name in ("imagehash", "numpy", "pillow-heif", "pillow", "scipy")]
+        self._recipe = hash_bytes(" ".join([*versions, str(max_pixels), *hash_code(*CODE).values()]).encode())[:16]
         self._database: Database | None = None
         try:
             self._database = Database(path, [SCHEMA], SCHEMA_VERSION)

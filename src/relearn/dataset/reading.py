@@ -119,7 +119,7 @@ class SourceReader:
         seen = self._inspections.find_content(sha256)
         if seen is None:
             try:
-                seen = inspect_content(file.content, sha256)
+                seen = inspect_content(file.content, sha256, self._inspections.max_pixels)
             except OutOfMemory as error:
                 where, advice = f"{self._source}: {file.path}", "free some, or set RELEARN_THREADS lower"
                 raise OutOfMemory(str(error), where=where, advice=advice) from None

@@ -1,6 +1,7 @@
 """The one decode path: the dataset, the features and a prediction read an image by the same function."""
 
 import io
+import math
 import re
 import struct
 import threading
@@ -11,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import (
+    AvifImagePlugin,
     BmpImagePlugin,
     GifImagePlugin,
     Image,
@@ -19,10 +21,12 @@ from PIL import (
     PngImagePlugin,
     WebPImagePlugin,
 )
+from pillow_heif.as_plugin import HeifImageFile
 
 from relearn.errors import DamagedImage, ImageError, OutOfMemory, UnsupportedImage
 from relearn.images.formats import describe_other, prepare, recognize_format
-from relearn.images.limits import LARGE_PIXELS, MAX_EXIF_BYTES, MAX_PIXELS
+from relearn.images.heif import Colors, read_greatest_size
+from relearn.images.limits import DRAFT_PIXELS, LARGE_PIXELS, MAX_EXIF_BYTES, MAX_PIXELS
 from relearn.images.png import check_png_rows, scale_png_transparency
 from relearn.images.tiff import TiffReader, check_tiff_strips
 from relearn.images.webp import read_webp_size
@@ -30,8 +34,10 @@ from relearn.images.webp import read_webp_size
 # The content decides, not the name. All else that Pillow could open is refused: fewer parsers, fewer surprises.
 # `Image.open` would do, but it hides why one of them refused a file.
 _READERS: dict[str, type[ImageFile.ImageFile]] = {
+    "AVIF": AvifImagePlugin.AvifImageFile,
     "BMP": BmpImagePlugin.BmpImageFile,
     "GIF": GifImagePlugin.GifImageFile,
+    "HEIC": HeifImageFile,
     "JPEG": JpegImagePlugin.JpegImageFile,
     "PNG": PngImagePlugin.PngImageFile,
     "TIFF": TiffReader,
@@ -89,21 +95,24 @@ _TRANSPOSE = {
 
 
 class DecodedImage(NamedTuple):
-    """An upright RGB image, and the mode and format of its file."""
+    """An upright RGB image, and the mode, the format and the size in pixels (width, height; upright) of its file."""
 
     rgb: Image.Image
     mode: str
     format: str
+    size: tuple[int, int]
 
 
-def decode_image(content: bytes, min_px: int | None = None) -> DecodedImage:
+def decode_image(content: bytes, min_px: int | None = None, max_pixels: int = MAX_PIXELS) -> DecodedImage:
     """Decode the bytes of an image file to 8-bit RGB, upright.
 
     An animation counts as its first frame. The EXIF orientation is applied; an unreadable EXIF block is ignored. Gray
     becomes RGB, 16 bits are scaled to 8 (65535 to 255), and transparency is composed on white, as is the part of the
     canvas that the first frame does not cover. `docs/images.md` lists the kinds of files that are read and refused.
 
-    All other metadata (profiles, texts, comments, further frames) is ignored, whatever its size and state. A file that
+    The colors of a HEIC or AVIF file become sRGB, by its profile. All other metadata (texts, comments, further frames,
+    profiles of other formats) is ignored, whatever its size and state. A JPEG of more than `DRAFT_PIXELS` is decoded
+    at half its size. A file that
     ends within its first frame is an error. One loss cannot be seen, because libjpeg fills it with gray: a baseline
     JPEG, or JPEG data in a TIFF, that was cut and closed again by an end marker.
 
@@ -112,6 +121,8 @@ def decode_image(content: bytes, min_px: int | None = None) -> DecodedImage:
     min_px
         Decode a JPEG at a half, a quarter or an eighth of its size, as long as neither side gets shorter than this.
         libjpeg then skips the fine terms of each block, which is faster than decoding and resizing all of them.
+    max_pixels
+        A larger image is refused.
 
     Raises
     ------
@@ -129,9 +140,9 @@ def decode_image(content: bytes, min_px: int | None = None) -> DecodedImage:
     if file_format is None:
         raise ImageError(describe_other(content))
     try:
-        return _decode(prepare(content, file_format), file_format, min_px)
+        return _decode(prepare(content, file_format), file_format, min_px, max_pixels)
     except Image.DecompressionBombError:
-        raise ImageError(f"too large: at most {MAX_PIXELS:,} pixels are read") from None
+        raise ImageError(f"too large: at most {max_pixels:,} pixels are read") from None
     except MemoryError:
         raise OutOfMemory("too large: there is not enough memory to decode it") from None
     except UnsupportedImage as error:
@@ -156,23 +167,28 @@ def _explain(error: Exception) -> str:
     return "the header is cut short or wrong" if is_bug else _PLAIN_WORDS.get(text, text)
 
 
-def _decode(content: bytes, file_format: str, min_px: int | None) -> DecodedImage:
+def _decode(content: bytes, file_format: str, min_px: int | None, max_pixels: int) -> DecodedImage:
     read = _READERS[file_format]
     if file_format == "WEBP":
         # Its decoder allocates memory for the whole image when it is created, so the size must be known before.
-        return _load_in_turn(read_webp_size(content), lambda: _load(read(io.BytesIO(content)), content))
+        size = read_webp_size(content)
+        return _load_in_turn(size, max_pixels, lambda: _load(read(io.BytesIO(content)), content, file_format, size))
     image = read(io.BytesIO(content))
-    size = image.size
+    width, height = size = image.size
     if min_px is not None:
         image.draft(None, (min_px, min_px))  # only JPEG has drafts
-    return _load_in_turn(size, lambda: _load(image, content))
+    elif width * height > DRAFT_PIXELS:
+        image.draft(None, (width // 2, height // 2))
+    # What is decoded of a HEIC or AVIF file may be cropped.
+    stated = max(size, read_greatest_size(content), key=math.prod) if file_format in ("AVIF", "HEIC") else size
+    return _load_in_turn(stated, max_pixels, lambda: _load(image, content, file_format, size))
 
 
-def _load_in_turn(size: tuple[int, int], load: Callable[[], DecodedImage]) -> DecodedImage:
+def _load_in_turn(size: tuple[int, int], max_pixels: int, load: Callable[[], DecodedImage]) -> DecodedImage:
     """Refuse an image that is too large, and load large images one at a time."""
     width, height = size
-    if width * height > MAX_PIXELS:
-        raise ImageError(f"too large: {width} x {height} px, at most {MAX_PIXELS:,} pixels are read")
+    if width * height > max_pixels:
+        raise ImageError(f"too large: {width} x {height} px, at most {max_pixels:,} pixels are read")
     if width * height <= LARGE_PIXELS:
         return load()
     # In a thread of its own: glibc keeps the freed memory of each thread until the thread ends. Eight threads that
@@ -181,8 +197,9 @@ def _load_in_turn(size: tuple[int, int], load: Callable[[], DecodedImage]) -> De
         return executor.submit(load).result()
 
 
-def _load(image: ImageFile.ImageFile, content: bytes) -> DecodedImage:
-    mode, file_format = image.mode, image.format or ""
+def _load(image: ImageFile.ImageFile, content: bytes, file_format: str, size: tuple[int, int]) -> DecodedImage:
+    mode = image.mode
+    colors = Colors(image, content) if file_format in ("AVIF", "HEIC") else None
     if isinstance(image, TiffReader):
         check_tiff_strips(image, content)
         image.info.pop("xmp", None)  # Pillow searches it for an orientation, and fails if it is not text
@@ -192,14 +209,19 @@ def _load(image: ImageFile.ImageFile, content: bytes) -> DecodedImage:
         check_png_rows(image, content)
         scale_png_transparency(image, content)
     rgb = _convert_to_rgb(image)
+    if colors is not None:
+        rgb = colors.convert(rgb)
     if box is not None:
         _blank_outside(rgb, box)
-    transpose = _TRANSPOSE.get(_read_orientation(image))
+    orientation = _read_orientation(image)
+    transpose = _TRANSPOSE.get(orientation)
     if transpose is not None:
         if rgb is not image:
             image.close()  # its pixels are not needed any more, and the next line makes a third copy
         rgb = rgb.transpose(transpose)
-    return DecodedImage(rgb, mode, file_format)
+        if orientation >= 5:  # its sides are swapped
+            size = size[::-1]
+    return DecodedImage(rgb, mode, file_format, size)
 
 
 def _convert_to_rgb(image: Image.Image) -> Image.Image:
@@ -240,7 +262,7 @@ def _blank_outside(rgb: Image.Image, box: tuple[int, int, int, int]) -> None:
 
 
 def _read_orientation(image: Image.Image) -> int:
-    if len(image.info.get("exif", b"")) > MAX_EXIF_BYTES:
+    if len(image.info.get("exif") or b"") > MAX_EXIF_BYTES:
         return 1
     try:
         return int(image.getexif().get(_ORIENTATION_TAG, 1))

@@ -7,11 +7,13 @@ refuse sound pixels because of them. In some formats it leaves missing pixels bl
 import re
 from collections.abc import Callable
 
-from relearn.images import bmp, gif, jpeg, png, tiff, webp
+from relearn.images import bmp, gif, heif, jpeg, png, tiff, webp
 
 _SIGNATURES = {
+    "AVIF": heif.AVIF_SIGNATURE,
     "BMP": rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0",  # many texts begin with "BM"
     "GIF": rb"GIF8[79]a",
+    "HEIC": heif.HEIC_SIGNATURE,
     "JPEG": rb"\xff\xd8\xff",
     "PNG": rb"\x89PNG\r\n\x1a\n",
     "TIFF": rb"II[*+]\0|MM\0[*+]",
@@ -22,14 +24,26 @@ FORMATS = tuple(_SIGNATURES)
 
 # The most common formats that are not read, so that the reason can say what to do.
 _OTHER_IMAGES = {
-    "AVIF": rb".{4}ftypavi[fs]",
-    "HEIC": rb".{4}ftyp(he[iv]|mi[af]|msf)",
+    "DICOM": rb".{128}DICM",
     "ICO": rb"\0\0[\1\2]\0",
     "JPEG 2000": rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51",
     "JPEG XL": rb"\xff\x0a|\0\0\0\x0cJXL ",
     "PSD": rb"8BPS",
+    "raw photo": rb".{4}ftypcrx |FUJIFILMCCD-RAW",
+    "SVG": rb"\s*(?:<\?xml[^>]{0,200}>\s*)?(?:<!--[^>]{0,500}>\s*|<!DOCTYPE[^>]{0,500}>\s*)?<svg[\s>]",
 }
-_ARCHIVES = {"zip": rb"PK[\3\5]", "gzip": rb"\x1f\x8b", "7z": rb"7z\xbc\xaf", "rar": rb"Rar!", "tar": rb".{257}ustar"}
+_NO_IMAGES = {
+    "a PDF; save its pages as PNG": rb"%PDF-",
+    "a video; save frames of it as JPEG": (
+        rb".{4}(?:ftyp|moov|mdat|wide)|\x1a\x45\xdf\xa3|RIFF.{4}AVI |\x00\x00\x01[\xba\xb3]"
+    ),
+    "a zip archive; unpack it": rb"PK[\3\5]",
+    "a gzip archive; unpack it": rb"\x1f\x8b",
+    "an xz archive; unpack it": rb"\xfd7zXZ\0",
+    "a 7z archive; unpack it": rb"7z\xbc\xaf",
+    "a rar archive; unpack it": rb"Rar!",
+    "a tar archive; unpack it": rb".{257}ustar",
+}
 
 
 def _find_match(content: bytes, signatures: dict[str, bytes]) -> str | None:
@@ -44,9 +58,8 @@ def describe_other(content: bytes) -> str:
     if name := _find_match(content, _OTHER_IMAGES):
         return f"format not read: {name}; save it as JPEG or PNG"
     allowed = f"not an image ({', '.join(FORMATS)} are read)"
-    if name := _find_match(content, _ARCHIVES):
-        return f"{allowed}: a {name} archive; unpack it"
-    return allowed
+    name = _find_match(content, _NO_IMAGES)
+    return f"{allowed}: {name}" if name else allowed
 
 
 def recognize_format(content: bytes) -> str | None:
@@ -55,8 +68,10 @@ def recognize_format(content: bytes) -> str | None:
 
 
 _PREPARE: dict[str, Callable[[bytes], bytes]] = {
+    "AVIF": bytes,
     "BMP": bmp.unfold_bmp,
     "GIF": gif.trim_gif,
+    "HEIC": bytes,
     "JPEG": jpeg.trim_jpeg,
     "PNG": png.trim_png,
     "TIFF": tiff.check_tiff,

@@ -1,9 +1,12 @@
 """Limits of what is decoded: they bound the memory and the time that one file can take."""
 
-# A PNG of 600 kB can decompress to 800 MB. 100 megapixels hold every camera's photos and 300 MB of RGB.
-MAX_PIXELS = 100_000_000
+# A PNG of 600 kB can decompress to 800 MB. 250 megapixels hold every camera's photos, and 750 MB of RGB.
+MAX_PIXELS = 250_000_000
 
-# At its peak decoding takes 8 bytes a pixel, and 16 for WebP: 1.6 GB for `MAX_PIXELS`. Most machines have
+# A larger JPEG is decoded at half its width and height, which takes a quarter of the memory.
+DRAFT_PIXELS = 100_000_000
+
+# At its peak decoding takes 8 bytes a pixel, and 16 for WebP: 2 and 4 GB for `MAX_PIXELS`. Most machines have
 # that once, but not for each of 64 threads, so images above this size wait for each other. Most photos are below it.
 LARGE_PIXELS = 20_000_000
 

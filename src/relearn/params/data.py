@@ -7,8 +7,8 @@ from pydantic import BeforeValidator, Field, model_validator
 from relearn.params.block import MAX_NUMBER, Block, Count, Fraction, Label
 
 # Pillow's modes that can be decoded; see its concepts page.
-Mode = Literal["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I;16", "I;16B"]
-Format = Literal["BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP"]  # those of `formats.FORMATS`
+Mode = Literal["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "I;16", "I;16B"]
+Format = Literal["AVIF", "BMP", "GIF", "HEIC", "JPEG", "PNG", "TIFF", "WEBP"]  # those of `formats.FORMATS`
 
 
 class SplitFolders(Block):
@@ -58,6 +58,12 @@ class RestructureParams(Block):
     csv_columns: TableColumns
     fractions: Fractions
     duplicates: Literal["exclude", "keep"]
+    max_megapixels: Annotated[int, Field(gt=0, le=250)]  # `limits.MAX_PIXELS`
+
+    @property
+    def max_pixels(self) -> int:
+        """Return the pixels of the largest image that is read."""
+        return self.max_megapixels * 1_000_000
 
     @model_validator(mode="after")
     def _suit_layout(self) -> "RestructureParams":

@@ -35,7 +35,7 @@ def run(params: RestructureParams) -> None:
     """
     source = Path(params.source)
     check_source(source)
-    with write_folder(paths.DATASET) as folder, Inspections(paths.find_inspections()) as inspections:
+    with write_folder(paths.DATASET) as folder, Inspections(paths.find_inspections(), params.max_pixels) as inspections:
         spool = Spool(folder / ".spool")
         reader = SourceReader(params, inspections, spool)
         images, excluded = reader.inspect_files()
