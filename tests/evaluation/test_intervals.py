@@ -3,6 +3,7 @@ import pytest
 
 from relearn.evaluation.intervals import (
     compute_difference_interval,
+    compute_recall_margin,
     compute_wilson_interval,
     draw_resamples,
     find_percentiles,
@@ -54,3 +55,7 @@ def test_percentiles_hold_95_percent():
     low, high = find_percentiles(np.column_stack([np.arange(1001), np.arange(1001) * 2]))
     np.testing.assert_allclose(low, [25, 50])
     np.testing.assert_allclose(high, [975, 1950])
+
+
+def test_recall_of_few_images_is_known_to_within_many_points():
+    assert [round(compute_recall_margin(n_images)) for n_images in (1, 2, 20, 96, 1000)] == [40, 41, 20, 10, 3]

@@ -9,6 +9,7 @@ from relearn.dataset.manifest import SPLITS
 from relearn.errors import IntegrityError
 from relearn.gates.checks import CHECKS, check_data, describe_verdict
 from relearn.gates.expectations import Finding, describe_failure
+from relearn.gates.minimum import advise_more_images
 from relearn.gates.reference import Reference
 from relearn.images.fingerprints import HASH_BYTES, N_HASHES, compute_fingerprint
 from relearn.params.data import ValidateParams
@@ -207,20 +208,36 @@ def test_failure_is_one_line():
     assert describe_failure(finding._replace(rows=["a"])).endswith("that fail: a and 4 more")
 
 
-def test_first_errors_come_with_advice():
+def test_error_says_how_many_images_a_class_lacks_and_which_minimum_it_meets():
+    data = make_data(ROWS[:-1])
     few = make_finding(1)._replace(name="min_images")
-    line = describe_verdict([few], 9)[1]
+    line = describe_verdict([few], data.manifest, make_params(min_images={"min": 4}))[1]
     assert line.endswith(
-        "and 2 more; add images of these classes, or let `relearn init` set the minimum to what there is"
+        "and 2 more; add about 7 images of dog, of which 2 go to evaluation, or set validate.min_images.min to 2: with "
+        "as few for evaluation the recall of a class is known to within 41 points"
     )
-    assert "relearn init" not in describe_verdict([few._replace(severity="warn")], 9)[1]
+    warned = describe_verdict([few._replace(severity="warn")], data.manifest, make_params())[1]
+    assert warned.endswith("and 2 more")
+
+
+@pytest.mark.parametrize(
+    ("rows", "advice"),
+    [
+        (without("validation/dog"), "add about 10 images of dog, of which 2 go to validation"),
+        (without("validation/dog", "validation/cat"), "add images to validation, or raise restructure.fractions"),
+        ([], "add images"),
+    ],
+)
+def test_advice_for_a_class_without_images(rows, advice):
+    assert advise_more_images(make_data(rows).manifest, make_params().min_images) == advice
 
 
 def test_terminal_gets_at_most_20_lines_the_errors_first():
     findings = [make_finding(n, "warn") for n in range(30)] + [make_finding(99)]
-    lines = describe_verdict(findings, 1200)
+    manifest = make_data().manifest
+    lines = describe_verdict(findings, manifest, make_params())
     assert len(lines) <= 20
-    assert lines[0] == "data/manifest.csv: 1,200 images, 31 checks: 1 failed, 30 warned"
+    assert lines[0] == "data/manifest.csv: 18 images, 31 checks: 1 failed, 30 warned"
     assert lines[1].startswith("  error  check99: wanted x")
     assert lines[2].startswith("  warn   check0: ")
     assert lines[-3:] == [
@@ -228,7 +245,9 @@ def test_terminal_gets_at_most_20_lines_the_errors_first():
         "  fix the data, or change the block validate of params.yaml",
         "  reports/validation.html shows it all",
     ]
-    assert describe_verdict([make_finding(1, "off", True)], 9)[0].endswith("0 checks: passed, 1 off")
+    assert describe_verdict([make_finding(1, "off", True)], manifest, make_params())[0].endswith(
+        "0 checks: passed, 1 off"
+    )
 
 
 def test_wrong_columns_cannot_be_let_pass(workspace):

@@ -22,7 +22,7 @@ from relearn.dataset.source_files import count_files
 from relearn.dataset.sources import iterate_source, read_source_file
 from relearn.dataset.splitting import SourceImage, split_images
 from relearn.errors import CommandFailed, SourceError
-from relearn.evaluation.intervals import compute_wilson_interval
+from relearn.evaluation.intervals import compute_recall_margin
 from relearn.params.data import RestructureParams
 from relearn.params.networks import BUNDLED_WEIGHTS, NetworkParams
 from relearn.params.pipeline import Params, read_params
@@ -147,10 +147,9 @@ def _describe_smallest(source: Source) -> list[str]:
     split, label = min(((s, c) for s in SPLITS for c in source.classes), key=lambda key: source.counts[key])
     if n_images == 0:
         return [f"  {label} has no image in {split}, so the data will not pass the gate: add images of {label}"]
-    low, high = compute_wilson_interval(n_images // 2, n_images)
     return [
         f"  {label} has {n_images} images in {split}, so validate.min_images.min becomes {n_images}; with as many for "
-        f"evaluation its recall is known to within {50 * (high - low):.0f} points"
+        f"evaluation its recall is known to within {compute_recall_margin(n_images):.0f} points"
     ]
 
 

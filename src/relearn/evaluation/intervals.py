@@ -19,6 +19,15 @@ def compute_wilson_interval(n_right: int, n_images: int, confidence: float = CON
     return float(interval.low), float(interval.high)
 
 
+def compute_recall_margin(n_images: int) -> float:
+    """Return how many percentage points the recall of a class with so many images may be off.
+
+    It is half of Wilson's interval for a recall of one half, where that is widest.
+    """
+    low, high = compute_wilson_interval(n_images // 2, n_images)
+    return 50 * (high - low)
+
+
 def compute_difference_interval(
     first: tuple[int, int], second: tuple[int, int], confidence: float
 ) -> tuple[float, float]:

@@ -9,6 +9,7 @@ from relearn import paths
 from relearn.dataset.manifest import ManifestRow
 from relearn.errors import IntegrityError
 from relearn.gates.expectations import Check, Finding, Row, Table, describe_findings, expect, has_errors, run_checks
+from relearn.gates.minimum import advise_more_images
 from relearn.gates.tables import Data, make_tables
 from relearn.params.data import Rule, ValidateParams
 
@@ -208,7 +209,6 @@ CHECKS = {
 
 # What to do about errors that most people meet first.
 ADVICE = {
-    "min_images": "add images of these classes, or let `relearn init` set the minimum to what there is",
     "every_class_in_every_split": "add images of these classes, or take the classes out of the source",
     "excluded_share": f"{paths.EXCLUDED} has the reasons: convert or remove these files, or raise "
     "validate.excluded_share.max",
@@ -248,9 +248,12 @@ def check_data(data: Data, params: ValidateParams) -> list[Finding]:
     ]
 
 
-def describe_verdict(findings: list[Finding], n_images: int) -> list[str]:
+def describe_verdict(findings: list[Finding], manifest: pd.DataFrame, params: ValidateParams) -> list[str]:
     """Return the verdict, what failed, and what to do about it: at most 20 lines."""
-    lines = describe_findings(findings, f"{paths.MANIFEST}: {n_images:,} images", "validate", ADVICE)
+    advice = dict(ADVICE)
+    if any(finding.name == "min_images" and not finding.passed for finding in findings):
+        advice["min_images"] = advise_more_images(manifest, params.min_images)
+    lines = describe_findings(findings, f"{paths.MANIFEST}: {len(manifest):,} images", "validate", advice)
     if changed := [finding.name for finding in findings if finding.name in HISTORY and has_errors([finding])]:
         overrides = " ".join(f"-S validate.{name}.severity=warn" for name in changed)
         lines.append(f"  if that is meant: dvc exp run {overrides}; then commit, and set it back to error")

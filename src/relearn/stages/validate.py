@@ -41,7 +41,7 @@ def run(params: ValidateParams) -> None:
     write_json(paths.VALIDATION_REPORT, report)
     with write_file(paths.VALIDATION_PAGE) as file:
         file.write(draw_page(report, data.manifest, data.details, data.excluded).encode())
-    summary = "\n".join(describe_verdict(findings, len(data.manifest)))
+    summary = "\n".join(describe_verdict(findings, data.manifest, params))
     if has_errors(findings):
         raise ValidationFailed(summary)
     log.info(summary)
