@@ -2,6 +2,7 @@
 
 import ast
 import json
+import random
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,9 @@ from ruamel.yaml import YAML
 from conftest import ROOT
 from relearn import cli, errors
 from relearn.commands.report import describe_evaluation
+from relearn.dataset.splitting import choose_split
+from relearn.dataset.stratification import count_shares
+from relearn.params.data import Fractions
 from relearn.params.pipeline import Params
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md")])
@@ -141,7 +145,28 @@ def find_comments() -> dict[str, str]:
     return found
 
 
+def describe_shares() -> Iterator[str]:
+    """Compare how many evaluation images the smallest class gets: by the hash alone, and stratified."""
+    yield "| classes | images of each | by the hash alone: mean | the least | without any | `stratify: true` |"
+    yield "| ---: | ---: | ---: | ---: | ---: | ---: |"
+    shuffler = random.Random(0)
+    fractions = Fractions(validation=0.2, evaluation=0.2)
+    for n_classes, n_images in ((2, 30), (2, 60), (2, 100), (2, 200), (20, 15)):
+        smallest = [
+            min(
+                sum(
+                    choose_split(f"{shuffler.getrandbits(64):016x}", fractions) == "evaluation" for _ in range(n_images)
+                )
+                for _ in range(n_classes)
+            )
+            for _ in range(1000)
+        ]
+        share, mean, zero = count_shares(n_images, fractions)["evaluation"], sum(smallest) / 1000, smallest.count(0)
+        yield f"| {n_classes} | {n_images} | {mean:.1f} | {min(smallest)} | {zero / 1000:.1%} of the draws | {share} |"
+
+
 GENERATED = {
+    "docs/splits.md": ("shares", describe_shares),
     "docs/pipeline.md": ("stages", describe_stages),
     "docs/exit-codes.md": ("exit codes", describe_exit_codes),
     "docs/design.md": ("packages", describe_packages),

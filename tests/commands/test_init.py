@@ -40,8 +40,11 @@ def test_photos_in_folders_with_the_usual_mess(home, capsys):
     Path("photos/plums").mkdir()
     before, after = run("photos/")
     changed = [line for line in after.splitlines() if line not in before.splitlines()]
-    assert changed == ["  source: photos                   # a folder, a .zip or a .tar(.gz, .bz2, .xz)"]
+    assert changed[0] == "  source: photos                   # a folder, a .zip or a .tar(.gz, .bz2, .xz)"
+    assert [line.split("#")[0].split() for line in changed[1:]] == [["stratify:", "true"]]
     out = capsys.readouterr().out
+    rows = [line.split()[1:] for line in out.splitlines() if line.startswith(("  Äpfel", "  pears"))]
+    assert rows == [["90", "30", "30"], ["91", "30", "30"]]
     assert "photos: 301 images of 2 classes, layout class_folders\n  300 PNG, 1 HEIC; 12 x 10 to 12 x 10 px" in out
     assert "  no image that can be used: plums (0 files)\n" in out
     assert "  not used: 1 file, such as pears/list.pdf (not an image (" in out

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from relearn import paths
 from relearn.commands.pretrained import PRETRAINED, Pretrained, can_be_fetched
+from relearn.dataset.assignments import read_assignments
 from relearn.dataset.inspections import Inspections
 from relearn.dataset.manifest import SPLITS, Exclusion
 from relearn.dataset.reading import SourceReader
@@ -78,13 +79,16 @@ def read_source(source: str, current: RestructureParams) -> Source:
     with Inspections(paths.find_inspections(), params.max_pixels) as inspections:
         reader = SourceReader(params, inspections, None)
         images, excluded = reader.inspect_files()
-        kept, left_out = split_images(images, params)
+        kept, left_out, *_ = split_images(images, params, read_assignments(paths.SPLITS))
         counts = Counter((str(image.split), image.label) for image in kept)
         return Source(params, kept, excluded + left_out, counts, reader.list_lost_classes({i.label for i in kept}))
 
 
 def fit_layout(source: str, found: Recognized, current: RestructureParams) -> RestructureParams:
-    """Return the block `restructure` for a layout; labels that a person has named for this source stay."""
+    """Return the block `restructure` for a layout; labels that a person has named for this source stay.
+
+    Another source than before is cut in the same shares of every class.
+    """
     labels = found.labels or {}
     if current.source == source and (not labels or labels.keys() == current.labels.keys()):
         labels = current.labels
@@ -95,6 +99,8 @@ def fit_layout(source: str, found: Recognized, current: RestructureParams) -> Re
         "labels": labels,
         "labels_csv": found.labels_csv,
     }
+    if current.source != source:
+        values["stratify"] = True
     if found.splits:
         values["splits"] = found.splits
     if found.csv_columns:

@@ -57,6 +57,7 @@ class RestructureParams(Block):
     labels_csv: str | None
     csv_columns: TableColumns
     fractions: Fractions
+    stratify: bool
     duplicates: Literal["exclude", "keep"]
     max_megapixels: Annotated[int, Field(gt=0, le=250)]  # `limits.MAX_PIXELS`
 

@@ -3,17 +3,18 @@
 import base64
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from relearn import paths
+from relearn.dataset.assignments import Assignment, read_assignments, write_assignments
 from relearn.dataset.inspections import Inspections
 from relearn.dataset.layouts import check_classes
 from relearn.dataset.manifest import SPLITS, Exclusion, ManifestRow, SourceDetails, hash_tables, write_manifest
 from relearn.dataset.placing import Spool, name_images
 from relearn.dataset.reading import SourceReader
 from relearn.dataset.source_files import count_files
-from relearn.dataset.splitting import split_images
+from relearn.dataset.splitting import Cut, split_images
 from relearn.errors import SourceError
 from relearn.images.fingerprints import write_hashes
 from relearn.params.data import RestructureParams
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 def run(params: RestructureParams) -> None:
     """Write `data/dataset/`, `data/manifest.csv` and the tables beside it: source details, hashes, excluded, source.
 
+    `data/splits.csv` is read and written again: an image keeps the split that it was given once.
+
     Every file of the source ends in the manifest or among the excluded. A file of a folder that has not changed since
     an earlier run is copied and not read. Bytes that were decoded before, in whichever file, are not decoded again.
 
@@ -32,21 +35,25 @@ def run(params: RestructureParams) -> None:
     ------
     SourceError
         The source cannot be read or a folder in it cannot be listed, no image is left, or the source changed meanwhile.
+    IntegrityError
+        `data/splits.csv` is damaged.
     """
     source = Path(params.source)
     check_source(source)
+    known = read_assignments(paths.SPLITS)
     with write_folder(paths.DATASET) as folder, Inspections(paths.find_inspections(), params.max_pixels) as inspections:
         spool = Spool(folder / ".spool")
         reader = SourceReader(params, inspections, spool)
         images, excluded = reader.inspect_files()
         n_files = len(images) + len(excluded)
-        kept, left_out = split_images(images, params)
-        excluded += left_out
-        named = name_images(kept)
+        cut = split_images(images, params, known)
+        excluded += cut.excluded
+        named = name_images(cut.kept)
         rows = [row for row, _ in named]
         spool.place_images(rows, folder)
         reader.check_unchanged()
         check_kept(rows, excluded, params)
+    write_assignments(paths.SPLITS, cut.assignments)
     write_manifest(paths.MANIFEST, rows)
     details = [SourceDetails(row.path, image.path, image.seen.contrast) for row, image in named]
     write_csv(paths.SIGHTINGS, SourceDetails._fields, details)
@@ -54,6 +61,7 @@ def run(params: RestructureParams) -> None:
     write_csv(paths.EXCLUDED, Exclusion._fields, sorted(excluded))
     write_json(paths.SOURCE, {"source": params.source, "n_files": n_files, **hash_tables()})
     _log_summary(source, rows, excluded)
+    _log_assignments(cut, known)
     reader.log_remarks({row.label for row in rows})
 
 
@@ -86,6 +94,14 @@ def check_kept(rows: list[ManifestRow], excluded: list[Exclusion], params: Restr
         f"{example.reason}",
         advice="see restructure.layout, subfolder, splits and labels",
     )
+
+
+def _log_assignments(cut: Cut, known: Mapping[str, Assignment]) -> None:
+    n_new = len(cut.assignments.keys() - known.keys())
+    if n_new:
+        log.info("%s: %s images got a split that they keep: commit the file", paths.SPLITS, f"{n_new:,}")
+    for remark in cut.remarks:
+        log.warning("%s", remark)
 
 
 def _count_kinds(excluded: Iterable[Exclusion]) -> str:
