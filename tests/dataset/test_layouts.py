@@ -1,9 +1,12 @@
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from conftest import list_dataset, restructure, write_images
+from conftest import change_params, list_dataset, restructure, write_images
+from relearn import paths
+from relearn.dataset.assignments import hash_group, read_assignments
 from relearn.errors import SourceError
 
 
@@ -173,3 +176,20 @@ def test_one_class_alone_is_warned_of(use_layout, caplog):
     write_images(Path("source"), ["shapes/cat/1.png", "shapes/dog/2.png"])
     restructure()
     assert "one class only, 'shapes': does restructure.subfolder name the folder above the classes?" in caplog.text
+
+
+def test_csv_column_of_groups(use_layout):
+    use_layout(
+        layout="csv", labels_csv="labels.csv", stratify=True, group_by="column", group_column="patient", subfolder="in"
+    )
+    write_images(Path("source/in"), [f"{n}.png" for n in range(12)])
+    rows = [f"{n}.png,{'ab'[n % 2]},{'' if n == 11 else f' p{n // 4} '}" for n in range(12)]
+    Path("source/in/labels.csv").write_text("\n".join(["path,label,patient", *rows]))
+    kept, _ = restructure()
+    split_of = {row.path.rsplit("/")[-1]: row.split for row in kept.values()}
+    assert [len({split_of[f"{n}.png"] for n in group}) for group in (range(4), range(4, 8), range(8, 11))] == [1, 1, 1]
+    groups = Counter(row.group for row in read_assignments(paths.SPLITS).values())
+    assert groups == {hash_group("p0"): 4, hash_group("p1"): 4, hash_group("p2"): 3, "": 1}
+    change_params({"restructure.group_column": "person"})
+    with pytest.raises(SourceError, match=r"wanted the columns path, label, person and maybe split, got \['path'"):
+        restructure()

@@ -18,6 +18,18 @@ from relearn.params.pipeline import read_params
         ({"restructure.layout": "csv"}, "restructure: wanted labels_csv for layout csv"),
         ({"restructure.fractions.evaluation": 0.8}, "restructure.fractions: wanted validation + evaluation below 1"),
         ({"restructure.splits.validation": "training"}, "restructure.splits: wanted three different names"),
+        ({"restructure.group_by": "folder"}, "restructure: wanted group_depth for group_by folder"),
+        (
+            {"restructure.group_by": "column", "restructure.group_column": "x"},
+            "restructure: wanted layout csv for group_by column, got class_folders",
+        ),
+        ({"restructure.group_by": "near_duplicates"}, "restructure.group_by: wanted one of 'none', 'folder', 'column'"),
+        ({"restructure.group_pattern": "(?P<group>"}, "restructure: wanted a regular expression as group_pattern: "),
+        ({"restructure.group_pattern": "(x)"}, "restructure: wanted group_pattern with a part (?P<group>...), such as"),
+        (
+            {"restructure.group_pattern": "x" * 1001},
+            "restructure.group_pattern: wanted String should have at most 1000",
+        ),
         ({"validate.modes.severity": "fatal"}, "validate.modes.severity: wanted one of 'error', 'warn' or 'off', got"),
         ({"validate.modes.allowed": ["HSV"]}, "validate.modes.allowed.0: wanted one of '1', 'L', 'LA'"),
         ({"validate.width_px.min": 30_000}, "validate.width_px: wanted max of at least min, which is 30000, got 20000"),

@@ -87,7 +87,7 @@ def read_source(source: str, current: RestructureParams) -> Source:
 def fit_layout(source: str, found: Recognized, current: RestructureParams) -> RestructureParams:
     """Return the block `restructure` for a layout; labels that a person has named for this source stay.
 
-    Another source than before is cut in the same shares of every class.
+    Another source than before is cut in the same shares of every class, and begins without groups.
     """
     labels = found.labels or {}
     if current.source == source and (not labels or labels.keys() == current.labels.keys()):
@@ -100,7 +100,9 @@ def fit_layout(source: str, found: Recognized, current: RestructureParams) -> Re
         "labels_csv": found.labels_csv,
     }
     if current.source != source:
-        values["stratify"] = True
+        values |= {"stratify": True, "group_by": "none"}
+    elif current.group_by == "column" and found.layout != "csv":
+        values["group_by"] = "none"
     if found.splits:
         values["splits"] = found.splits
     if found.csv_columns:

@@ -27,10 +27,11 @@ MAX_NAME_BYTES = 255  # in common file systems
 
 
 class Place(NamedTuple):
-    """Where a layout puts a file; without a split, the content decides."""
+    """Where a layout puts a file; without a split, the content decides. `group` is what the table says, if any."""
 
     split: str | None
     label: str
+    group: str = ""
 
 
 class Layout:
@@ -40,6 +41,11 @@ class Layout:
         self._params = params
         self._splits = {name: split for split in SPLITS if (name := getattr(params.splits, split)) is not None}
         self._listed = read_labels(params, self._splits) if params.layout == "csv" else {}
+
+    @property
+    def groups(self) -> dict[str, str]:
+        """The groups of the table, by path below the subfolder."""
+        return {path: place.group for path, place in self._listed.items()}
 
     def find_place(self, path: str) -> Place:
         """Return the place of a file by its path in the source.
@@ -129,12 +135,17 @@ def read_labels(params: RestructureParams, splits: dict[str, str]) -> dict[str, 
     table = csv.DictReader(io.StringIO(text, newline=""))
     places: dict[str, Place] = {}
     try:
-        if not {columns.path, columns.label} <= set(table.fieldnames or ()):
-            wanted = f"the columns {columns.path}, {columns.label} and maybe {columns.split}"
-            raise SourceError(where=where, wanted=wanted, got=table.fieldnames, advice="see restructure.csv_columns")
+        needed = [columns.path, columns.label] + [str(params.group_column)] * (params.group_by == "column")
+        if not set(needed) <= set(table.fieldnames or ()):
+            wanted = f"the columns {', '.join(needed)} and maybe {columns.split}"
+            raise SourceError(
+                where=where, wanted=wanted, got=table.fieldnames, advice="see restructure.csv_columns and group_column"
+            )
         for row in table:
             line = f"{where}: line {table.line_num}"
             name, place = _read_row(row, columns, splits, line)
+            if params.group_by == "column":
+                place = place._replace(group=(row[params.group_column] or "").strip())
             if name in places:
                 raise SourceError(f"{name} is listed twice", where=line, advice="keep one of its rows")
             places[name] = place

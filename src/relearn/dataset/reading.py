@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from relearn import paths
+from relearn.dataset.grouping import group_paths
 from relearn.dataset.inspections import Inspection, Inspections, inspect_content
 from relearn.dataset.layouts import Layout, Place
 from relearn.dataset.manifest import Exclusion
@@ -41,6 +42,7 @@ class SourceReader:
     """Reads the files of a source once, and notes what is needed for the checks after the last file."""
 
     def __init__(self, params: RestructureParams, inspections: Inspections, spool: Spool | None) -> None:
+        self._params = params
         self._source = Path(params.source)
         self._is_folder = self._source.is_dir()
         # The table of layout csv is read before the files, and compared with a listing of its own.
@@ -53,7 +55,7 @@ class SourceReader:
         self._budget = Budget(MAX_BYTES_AHEAD)
 
     def inspect_files(self) -> tuple[list[SourceImage], list[Exclusion]]:
-        """Return the images of the source, and the files that are none, with the reason."""
+        """Return the images of the source with their groups, and the files that are none, with the reason."""
         images: list[SourceImage] = []
         excluded: list[Exclusion] = []
         for found in map_ahead(self._inspect, self._read_files(), 2 * count_threads()):
@@ -61,7 +63,8 @@ class SourceReader:
                 excluded.append(found)
             else:
                 images.append(found)
-        return images, excluded
+        groups = group_paths([image.path for image in images], self._params, self._layout.groups)
+        return [image._replace(group=group) for image, group in zip(images, groups, strict=True)], excluded
 
     def _read_files(self) -> Iterator[FoundFile | Exclusion]:
         """Read the files that have a place, one after the other; the others become exclusions."""
@@ -109,7 +112,7 @@ class SourceReader:
                 self._spool.add_file(seen.sha256, self._source / file.path, file.stamp)
             else:
                 self._spool.add_content(seen.sha256, file.content)
-            return SourceImage(file.path, *file.place, seen)
+            return SourceImage(file.path, file.place.split, file.place.label, seen)
         finally:
             self._budget.release(len(file.content))
 

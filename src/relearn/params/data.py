@@ -1,5 +1,6 @@
 """The blocks of the stages that bring in and check data: `restructure`, `validate`, `verify`."""
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -9,6 +10,7 @@ from relearn.params.block import MAX_NUMBER, Block, Count, Fraction, Label
 # Pillow's modes that can be decoded; see its concepts page.
 Mode = Literal["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "I;16", "I;16B"]
 Format = Literal["AVIF", "BMP", "GIF", "HEIC", "JPEG", "PNG", "TIFF", "WEBP"]  # those of `formats.FORMATS`
+MAX_PATTERN = 1000  # characters
 
 
 class SplitFolders(Block):
@@ -58,6 +60,10 @@ class RestructureParams(Block):
     csv_columns: TableColumns
     fractions: Fractions
     stratify: bool
+    group_by: Literal["none", "folder", "column", "pattern"]
+    group_depth: Count | None
+    group_column: str | None
+    group_pattern: Annotated[str, Field(max_length=MAX_PATTERN)] | None
     duplicates: Literal["exclude", "keep"]
     max_megapixels: Annotated[int, Field(gt=0, le=250)]  # `limits.MAX_PIXELS`
 
@@ -75,6 +81,22 @@ class RestructureParams(Block):
             )
         if self.layout == "csv" and not self.labels_csv:
             raise ValueError("labels_csv for layout csv: the file inside the source with the columns of csv_columns")
+        return self
+
+    @model_validator(mode="after")
+    def _name_groups(self) -> "RestructureParams":
+        needed = {"folder": "group_depth", "column": "group_column", "pattern": "group_pattern"}.get(self.group_by)
+        if needed and not getattr(self, needed):
+            raise ValueError(f"{needed} for group_by {self.group_by}")
+        if self.group_by == "column" and self.layout != "csv":
+            raise ValueError(f"layout csv for group_by column, got {self.layout}")
+        if self.group_pattern is not None:
+            try:
+                names = re.compile(self.group_pattern).groupindex
+            except (re.error, OverflowError, RecursionError) as error:
+                raise ValueError(f"a regular expression as group_pattern: {error}") from None
+            if "group" not in names:
+                raise ValueError("group_pattern with a part (?P<group>...), such as '(?P<group>[^/_]+)_[^/]*$'")
         return self
 
 
