@@ -24,6 +24,7 @@ from ruamel.yaml import YAML
 
 from relearn import paths
 from relearn.dataset import inspections
+from relearn.dataset.assignments import Assignment, hash_group, shorten_hash, write_assignments
 from relearn.dataset.manifest import ManifestRow, read_manifest
 from relearn.errors import ParamsError
 from relearn.features.shards import SplitFeatures, hash_features, write_features
@@ -210,11 +211,18 @@ def features(workspace: Path) -> dict[str, SplitFeatures]:
         for number, (sha256, label) in enumerate(zip(part.sha256, part.labels, strict=True))
     ]
     write_csv(paths.MANIFEST, ManifestRow._fields, manifest)
+    write_assignments(paths.SPLITS, {})
     with write_folder(paths.FEATURES) as folder:
         values = np.concatenate([part.features for part in splits.values()])
         write_rows(folder, manifest, values)
     write_json(paths.VERIFICATION_REPORT, {"passed": True, "findings": [], **hash_features(paths.FEATURES)})
     return splits
+
+
+def write_groups(groups: dict[str, str]) -> None:
+    """Write `data/splits.csv` of images in groups: the name of the group by the SHA-256."""
+    rows = [Assignment(shorten_hash(sha256), "training", hash_group(name)) for sha256, name in groups.items()]
+    write_assignments(paths.SPLITS, {row.sha256: row for row in rows})
 
 
 # A network of keras.applications that needs no file.

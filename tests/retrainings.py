@@ -19,6 +19,7 @@ stages:
     cmd: x
     outs:
     - data/features
+    - data/splits.csv: {cache: false, persist: true}
     - reports/predictions.csv: {cache: false}
     - models/classifier
     metrics:
@@ -36,6 +37,7 @@ def write_candidate(folder, number):
         "data/raw/photos.dvc": f"outs: [{{md5: '{number}', path: photos}}]",
         "dvc.lock": f"lock {number}",
         "data/manifest.csv": f"sha256,split\n{number:064x},training\n{'f' * 64},evaluation\n",
+        "data/splits.csv": f"splits {number}",
         "models/classifier/head.onnx": f"head {number}",
         "models/classifier/classifier.json": json.dumps({"record_sha256": str(number)}),
         "metrics/evaluation.json": f"metrics {number}",

@@ -12,9 +12,21 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT, SMALL, commit, execute, make_environment, read_yaml, repro, wait_for_stored, write_small_set
+from conftest import (
+    ROOT,
+    SMALL,
+    commit,
+    execute,
+    git,
+    make_environment,
+    read_yaml,
+    repro,
+    wait_for_stored,
+    write_images,
+    write_small_set,
+)
 from relearn.dataset import inspections
-from relearn.dataset.manifest import SPLITS
+from relearn.dataset.manifest import SPLITS, read_manifest
 from relearn.features.shards import read_features
 from relearn.networks.recipe import CODE, describe_recipe
 from relearn.params.heads import TrainParams
@@ -359,6 +371,30 @@ def test_only_what_a_change_concerns_runs(clone, set_params):
     page = (clone / "dvc_plots" / "index.html").read_text()
     for name in ("Score against C", "Confusion", "ROC", "Precision and recall", "Calibration"):
         assert name in page
+
+
+@pytest.mark.slow
+def test_images_keep_their_splits_as_others_come_and_go(clone, set_params):
+    """DVC removes what a stage wrote before it runs again, but not `data/splits.csv`."""
+    set_params({"restructure.source": "images", "restructure.stratify": True}, clone / "params.yaml")
+    given = {}
+    for first, names in ((0, range(10)), (100, range(10, 17))):
+        write_images(clone / "images", [f"{label}/{n}.png" for label in ("cat", "dog") for n in names], first)
+        assert repro(clone, "restructure").returncode == 0
+        splits = {row.sha256: row.split for row in read_manifest(clone / "data" / "manifest.csv")}
+        assert splits.items() >= given.items()
+        given = splits
+    content = (clone / "data" / "splits.csv").read_bytes()
+    assert content.count(b"\n") == 1 + 34
+    shutil.rmtree(clone / "images" / "cat")
+    assert repro(clone, "restructure").returncode == 0
+    assert (clone / "data" / "splits.csv").read_bytes() == content
+    assert "data/splits.csv" in git(clone, "status", "--porcelain")  # git has it, DVC's cache has not
+    # Cut anew, without the file, some images get another split.
+    (clone / "data" / "splits.csv").unlink()
+    assert repro(clone, "restructure").returncode == 0
+    anew = {row.sha256: row.split for row in read_manifest(clone / "data" / "manifest.csv")}
+    assert any(given[sha256] != split for sha256, split in anew.items())
 
 
 @pytest.mark.slow

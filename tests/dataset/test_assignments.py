@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from relearn.dataset.assignments import Assignment, find_groups, hash_group, read_assignments, write_assignments
+from relearn.dataset.assignments import Assignment, hash_group, read_assignments, read_groups, write_assignments
 from relearn.errors import IntegrityError
 
 A, B, C = ("a" * 16, "b" * 16, "c" * 16)
@@ -14,7 +14,11 @@ def test_what_is_written_is_read_in_order(tmp_path):
     write_assignments(path, {row.sha256: row for row in rows})
     assert path.read_text() == f"sha256,split,group\n{A},evaluation,\n{B},training,{C}\n"
     assert list(read_assignments(path).values()) == rows[::-1]
-    assert find_groups(path, [A + "0" * 48, B + "1" * 48, C + "2" * 48]) == [A, C, C]
+    images = [A + "0" * 48, B + "1" * 48, C + "2" * 48]
+    assert read_groups(path, images) == [images[0], C, images[2]]
+    assert read_groups(path, images[::2]) is None
+    with pytest.raises(IntegrityError, match=r"none.csv: no such file; run `dvc repro restructure`"):
+        read_groups(tmp_path / "none.csv", images)
     assert read_assignments(tmp_path / "none.csv") == {}
 
 

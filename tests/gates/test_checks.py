@@ -56,6 +56,11 @@ FAILURES = {
         [ROWS[0].path, ROWS[6].path],
         "the same bytes in one split only, got 2 of 18",
     ),
+    "groups_across_splits": (
+        make_data()._replace(groups=["x" if n in (2, 8, 9) else row.sha256 for n, row in enumerate(ROWS)]),
+        [ROWS[2].path, ROWS[8].path, ROWS[9].path],
+        "all images of a group in one split, got 1 of 1 groups that fail",
+    ),
     "copies_across_labels": (
         make_data(change(3, sha256=ROWS[0].sha256)),
         [ROWS[0].path, ROWS[3].path],

@@ -30,6 +30,9 @@ def test_what_is_not_promoted_is_recorded_and_not_begun_from(root):
     add_worktree(root, root / "worktree", start.base, start.production, list_kept_files(root, start))
     assert (root / "worktree" / "data" / "raw" / "photos.dvc").read_text() == "outs: [{md5: '1', path: photos}]"
     assert (root / "worktree" / "dvc.lock").read_text() == "lock 1"
+    # An evaluation image of the production model stays one.
+    assert (root / "worktree" / "data" / "splits.csv").read_text() == "splits 1"
+    assert show(root, "classifier@v1.0.0", "data/splits.csv") == "splits 1"
     assert (root / "worktree" / "reports" / "predictions.csv").read_text() == "predictions 1"
     assert retrain(root, 3, BETTER, "a" * 64)[1] == "v2"
     assert read_current(root) == ("v2", "head 3")

@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 
-from conftest import commit, draw_image, encode_image, git
+from conftest import commit, draw_image, encode_image, git, write_groups
 from gate_data import ROWS, change, make_params, without
 from relearn import paths
 from relearn.dataset.manifest import TABLES, Exclusion, ManifestRow, SourceDetails, hash_tables
@@ -19,6 +19,7 @@ def write_data(rows):
     write_csv(paths.SIGHTINGS, SourceDetails._fields, [SourceDetails(row.path, row.path, 50.0) for row in rows])
     write_hashes(paths.HASHES, len(rows), [b""] * len(rows))
     write_csv(paths.EXCLUDED, Exclusion._fields, [])
+    write_groups({})
     write_json(paths.SOURCE, {"source": "source", "n_files": len(rows), **hash_tables()})
     for seed, row in enumerate(rows):
         (paths.DATASET / row.path).parent.mkdir(parents=True, exist_ok=True)
@@ -31,7 +32,7 @@ def test_severity_decides_what_stops(workspace):
         write_data(change(5, mode="CMYK"))
         params = make_params(modes={"severity": severity})
         if stops:
-            with pytest.raises(ValidationFailed, match=r"25 checks: 1 failed\n  error  modes: wanted"):
+            with pytest.raises(ValidationFailed, match=r"26 checks: 1 failed\n  error  modes: wanted"):
                 run(params)
         else:
             run(params)
@@ -41,6 +42,24 @@ def test_severity_decides_what_stops(workspace):
         assert finding["severity"] == severity
         assert finding["passed"] is (severity == "off")
     assert finding["observed"] == "not looked at"
+
+
+@pytest.mark.slow
+def test_group_in_two_splits_stops_and_is_shown(workspace):
+    write_data(ROWS)
+    write_groups({ROWS[0].sha256: "x", ROWS[6].sha256: "x", ROWS[1].sha256: "y", ROWS[2].sha256: "y"})
+    message = (
+        r"groups_across_splits: wanted all images of a group in one split, got 1 of 2 groups that fail: "
+        rf"{ROWS[0].path}, {ROWS[6].path}; bring each group into one split of the source; or, .*, delete data/splits"
+    )
+    with pytest.raises(ValidationFailed, match=message):
+        run(make_params())
+    (finding,) = (found for found in read_json(paths.VALIDATION_REPORT)["findings"] if not found["passed"])
+    assert finding["images"] == [[ROWS[0].path, ROWS[6].path]]
+    assert "groups_across_splits" in paths.VALIDATION_PAGE.read_text()
+    paths.SPLITS.unlink()
+    with pytest.raises(IntegrityError, match=r"data/splits\.csv: no such file; run `dvc repro restructure`"):
+        read_data()
 
 
 @pytest.mark.slow
@@ -109,7 +128,7 @@ def test_table_of_another_run_is_reported(workspace, path):
 def test_reports_are_the_same_each_time(workspace, monkeypatch):
     write_data(change(7, width_px=7))
     for _ in range(2):
-        with pytest.raises(ValidationFailed, match=r"data/manifest\.csv: 18 images, 25 checks: 1 failed"):
+        with pytest.raises(ValidationFailed, match=r"data/manifest\.csv: 18 images, 26 checks: 1 failed"):
             run(make_params())
     first = [path.read_bytes() for path in (paths.VALIDATION_REPORT, paths.VALIDATION_PAGE)]
     monkeypatch.setenv("TZ", "Asia/Tokyo")

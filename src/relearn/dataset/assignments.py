@@ -1,7 +1,7 @@
 """`data/splits.csv`: the split that each image was given once, and its group, so that no later image moves it."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,14 +63,22 @@ def write_assignments(path: Path, assignments: Mapping[str, Assignment]) -> None
     write_csv(path, Assignment._fields, sorted(assignments.values()))
 
 
-def find_groups(path: Path, sha256: Iterable[str]) -> list[str]:
-    """Return the group of each image by its SHA-256; an image without one is a group of its own.
+def read_groups(path: Path, sha256: Sequence[str]) -> list[str] | None:
+    """Return the group of each image, and for an image without one its SHA-256; None if no image has a group.
+
+    Parameters
+    ----------
+    sha256
+        The whole hash of each image.
 
     Raises
     ------
     IntegrityError
-        The file is damaged.
+        The file is missing or damaged.
     """
+    if not path.exists():
+        raise IntegrityError("no such file", where=path, advice="run `dvc repro restructure`, which writes it")
     known = read_assignments(path)
-    keys = map(shorten_hash, sha256)
-    return [known[key].group or key if key in known else key for key in keys]
+    groups = {digits: row.group for digits, row in known.items() if row.group}
+    keys = [groups.get(shorten_hash(image), image) for image in sha256]
+    return None if keys == list(sha256) else keys

@@ -32,11 +32,15 @@ def _list_image(row: Row, _: pd.DataFrame) -> list[str]:
     return [row["path"]]
 
 
-def _list_copies(row: Row, images: pd.DataFrame) -> list[str]:
-    """Return images of the same bytes, one of each split and label first."""
-    copies = images[images["sha256"] == row["sha256"]]
-    firsts = ~copies.duplicated(["split", "label"])
-    return list(pd.concat([copies[firsts], copies[~firsts]])["path"].head(N_COPIES_SHOWN))
+def _list_alike(column: str) -> Callable[[Row, pd.DataFrame], list[str]]:
+    """Return what lists the images that share a row's value in a column, one of each split and label first."""
+
+    def _list(row: Row, images: pd.DataFrame) -> list[str]:
+        alike = images[images[column] == row[column]]
+        firsts = ~alike.duplicated(["split", "label"])
+        return list(pd.concat([alike[firsts], alike[~firsts]])["path"].head(N_COPIES_SHOWN))
+
+    return _list
 
 
 def _read_note(table: Table) -> str:
@@ -52,6 +56,12 @@ def _count_twins(images: pd.DataFrame, group: str) -> str:
     n_left = int((~images["is_compared"]).sum())
     counted = f"{int(images[f'has_twin_{group}'].sum()):,} of {len(images) - n_left:,} images with one"
     return counted + (f"; {n_left:,} too small or too uniform to compare" if n_left else "")
+
+
+def _count_groups(table: Table) -> str:
+    images = table.frame
+    n_groups, n_failed = (rows["group"].nunique() for rows in (images, images[images["n_group_splits"] > 1]))
+    return f"{n_failed:,} of {n_groups:,} groups that fail" if n_failed else f"{n_groups:,} groups"
 
 
 def _plan_near_duplicates(group: str) -> Check:
@@ -129,10 +139,23 @@ CHECKS = {
         "{split}/{label} ({share:.1%}, off by {share_gap:.1%})",
     ),
     "copies_across_splits": Check(
-        "images", "the same bytes in one split only", _expect_values("n_splits", max_value=1), list_images=_list_copies
+        "images",
+        "the same bytes in one split only",
+        _expect_values("n_splits", max_value=1),
+        list_images=_list_alike("sha256"),
     ),
     "copies_across_labels": Check(
-        "images", "the same bytes under one label", _expect_values("n_labels", max_value=1), list_images=_list_copies
+        "images",
+        "the same bytes under one label",
+        _expect_values("n_labels", max_value=1),
+        list_images=_list_alike("sha256"),
+    ),
+    "groups_across_splits": Check(
+        "images",
+        "all images of a group in one split",
+        _expect_values("n_group_splits", max_value=1),
+        list_images=_list_alike("group"),
+        observe=_count_groups,
     ),
     "near_duplicates_across_splits": _plan_near_duplicates("split"),
     "near_duplicates_across_labels": _plan_near_duplicates("label"),
@@ -210,6 +233,8 @@ CHECKS = {
 # What to do about errors that most people meet first.
 ADVICE = {
     "every_class_in_every_split": "add images of these classes, or take the classes out of the source",
+    "groups_across_splits": "bring each group into one split of the source; or, if the images were cut before "
+    f"restructure.group_by was set, delete {paths.SPLITS}, so that all are cut anew",
     "excluded_share": f"{paths.EXCLUDED} has the reasons: convert or remove these files, or raise "
     "validate.excluded_share.max",
 }

@@ -24,7 +24,10 @@ NOT_MEANT = {"hidden file", "system file", "outside the subfolder", "not listed"
 
 
 class Data(NamedTuple):
-    """All that the gate looks at: two tables of text with one row per image, and what is known of their source."""
+    """All that the gate looks at: two tables of text with one row per image, and what is known of their source.
+
+    groups : of each image, or its own hash; None without groups
+    """
 
     manifest: pd.DataFrame
     details: pd.DataFrame
@@ -34,6 +37,7 @@ class Data(NamedTuple):
     n_files: int
     before: Reference | None
     is_accepted: bool
+    groups: list[str] | None = None
 
 
 def check_tables(manifest: pd.DataFrame, details: pd.DataFrame, hashes: np.ndarray) -> None:
@@ -64,7 +68,7 @@ def make_tables(data: Data, params: ValidateParams) -> dict[str, Table]:
     classes = compare_classes(count_labels(data.manifest), data.before.classes if data.before else None)
     before = classes[classes["n_before"] > 0]
     note = "" if data.before else f"no commit here has other data of {data.source} that passed"
-    images = describe_images(data.manifest, data.details)
+    images = mark_groups(describe_images(data.manifest, data.details), data.groups)
     near = {"split": params.near_duplicates_across_splits, "label": params.near_duplicates_across_labels}
     for group, rule in near.items():
         if rule.severity != "off":
@@ -131,6 +135,14 @@ def describe_images(manifest: pd.DataFrame, details: pd.DataFrame) -> pd.DataFra
     images["aspect_ratio"] = (sides.max(axis=1) / sides.min(axis=1)).round(3)
     images["contrast"] = pd.to_numeric(details["contrast"], errors="coerce")
     return images
+
+
+def mark_groups(images: pd.DataFrame, groups: list[str] | None) -> pd.DataFrame:
+    """Return images with two more columns: `group`, missing where there is none, and in how many splits it is."""
+    named = pd.Series(groups, images.index, dtype="str") if groups else pd.Series(pd.NA, images.index, dtype="str")
+    images = images.assign(group=named.where(named != images["sha256"]))
+    n_splits = images.groupby("group")["split"].transform("nunique")
+    return images.assign(n_group_splits=n_splits.fillna(0).astype("int64"))
 
 
 def _list_columns(marks: pd.DataFrame) -> pd.Series:

@@ -183,6 +183,7 @@ class ValidateParams(Block):
     split_balance: MaximumShare
     copies_across_splits: Rule
     copies_across_labels: Rule
+    groups_across_splits: Rule
     near_duplicates_across_splits: NearDuplicates
     near_duplicates_across_labels: NearDuplicates
     width_px: Range

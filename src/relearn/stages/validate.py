@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from relearn import paths
+from relearn.dataset.assignments import read_groups
 from relearn.dataset.manifest import TABLES, Exclusion, hash_tables
 from relearn.errors import IntegrityError, ValidationFailed
 from relearn.gates.checks import check_data, describe_verdict
@@ -77,7 +78,9 @@ def read_data() -> Data:
             )
     committed = iterate_committed(paths.VALIDATION_REPORT)
     before, is_accepted = find_reference(committed, hash_file(paths.MANIFEST), source)
-    return Data(manifest, details, hashes, excluded, source, n_files, before, is_accepted)
+    images = list(manifest["sha256"].fillna("")) if "sha256" in manifest else []
+    groups = read_groups(paths.SPLITS, images)
+    return Data(manifest, details, hashes, excluded, source, n_files, before, is_accepted, groups)
 
 
 def read_table(path: Path) -> pd.DataFrame:
