@@ -1,7 +1,10 @@
+import re
+
 import numpy as np
 import pytest
 
 from conftest import make_split, make_train_params
+from relearn.errors import TrainingError
 from relearn.features.shards import SplitFeatures
 from relearn.heads.kinds import fit_heads, prepare_data
 from relearn.heads.scoring import judge_scores
@@ -71,6 +74,24 @@ def test_folds_judge_each_image_by_a_head_that_has_not_seen_it(head):
         accuracies.append(right[held_out].mean())
     assert np.array_equal(trial.right, right)
     assert trial.standard_error == pytest.approx(np.std(accuracies, ddof=1) / 2)
+
+
+def test_groups_are_in_one_fold():
+    training = make_split(1)
+    groups = [f"group {number // 6}" for number in range(60)]
+    params = make_train_params(select_by="folds", n_folds=5)
+    folds = assign_folds(prepare_data(training, make_split(2), params, groups))
+    assert len(set(zip(folds, groups, strict=True))) == 10
+    assert len(set(folds)) == 5
+    assert len(set(zip(assign_folds(prepare_data(training, make_split(2), params)), groups, strict=True))) > 10
+
+
+def test_folds_want_as_many_groups_of_every_class():
+    groups = [f"group {number % 4}" if number % 3 == 1 else str(number) for number in range(60)]
+    data = prepare_data(make_split(1), make_split(2), make_train_params(select_by="folds", n_folds=5), groups)
+    message = "wanted at least 5 groups of every class (train.n_folds), got 4 of class class 1; lower train.n_folds"
+    with pytest.raises(TrainingError, match=re.escape(message)):
+        assign_folds(data)
 
 
 def test_copies_of_an_image_are_in_one_fold():

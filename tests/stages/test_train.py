@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import make_split, make_train_params, write_rows
+from conftest import make_split, make_train_params, write_groups, write_rows
 from relearn import paths
 from relearn.dataset.manifest import SPLITS, ManifestRow, write_manifest
 from relearn.errors import IntegrityError, TrainingError
@@ -105,6 +105,20 @@ def test_threads_of_blas_change_no_bit(features):
         subprocess.run([sys.executable, "-m", "relearn", "train"], env=environment, check=True, capture_output=True)
         found.add((paths.CLASSIFIER / "head.onnx").read_bytes())
     assert len(found) == 1
+
+
+def test_groups_of_the_images_are_counted_and_kept_together(features):
+    """In folds that keep groups a head is judged on other images, so the answers differ."""
+    params = make_train_params(select_by="folds", n_folds=5)
+    run(params)
+    alone = read_json(paths.TRAINING_METRICS)
+    assert "n_groups" not in alone
+    images = features["training"].sha256
+    write_groups({sha256: f"{number // 6}" for number, sha256 in enumerate(images[:54])})
+    run(params)
+    metrics = read_json(paths.TRAINING_METRICS)
+    assert metrics["n_groups"] == 9 + 6
+    assert metrics["folds_accuracy_score"] != alone["folds_accuracy_score"]
 
 
 def test_search_tries_heads_and_says_why(features):

@@ -111,9 +111,11 @@ KINDS = {
 }
 
 
-def prepare_data(training: SplitFeatures, validation: SplitFeatures, params: TrainParams) -> TrainingData:
-    """Return the data for the heads that the parameters ask for."""
-    return TrainingData(training, validation, params, count_linear_fits(params))
+def prepare_data(
+    training: SplitFeatures, validation: SplitFeatures, params: TrainParams, groups: Sequence[str] | None = None
+) -> TrainingData:
+    """Return the data for the heads that the parameters ask for; see `TrainingData`."""
+    return TrainingData(training, validation, params, count_linear_fits(params), groups)
 
 
 def count_linear_fits(params: TrainParams) -> int | None:

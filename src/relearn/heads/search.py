@@ -87,30 +87,32 @@ def _judge_folds(candidate: Named, heads: Sequence[Head], fold_of: np.ndarray, d
 
 
 def assign_folds(data: TrainingData) -> np.ndarray:
-    """Return the fold of each row of training, (rows,) int64; copies and views of an image are in its fold.
+    """Return the fold of each row of training, (rows,) int64; copies, views and the group of an image are in its fold.
 
     It is cut by images, so that it is the same with any number of views.
 
     Raises
     ------
     TrainingError
-        A class has fewer images than there are folds.
+        A class has fewer images or groups than there are folds.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
     labels = data.labels[data.is_image]
-    n_folds, n_images = data.params.n_folds, np.bincount(labels)
-    rarest = int(n_images.argmin())
-    if n_images[rarest] < n_folds:
+    n_folds, unit = data.params.n_folds, "images" if data.n_groups is None else "groups"
+    units = labels if data.n_groups is None else [label for label, _ in set(zip(labels, data.groups, strict=True))]
+    n_units = np.bincount(units)
+    rarest = int(n_units.argmin())
+    if n_units[rarest] < n_folds:
         raise TrainingError(
             where="training",
-            wanted=f"at least {n_folds} images of every class (train.n_folds)",
-            got=f"{n_images[rarest]} of class {data.classes[rarest]}",
+            wanted=f"at least {n_folds} {unit} of every class (train.n_folds)",
+            got=f"{n_units[rarest]} of class {data.classes[rarest]}",
             advice="lower train.n_folds or set train.select_by to validation",
         )
     fold_of = np.empty(data.n_images, np.int64)
     # A head that was fitted on an image knows its copies.
     folds: Any = StratifiedGroupKFold(n_folds, shuffle=True, random_state=data.params.seed)
-    for fold, (_, held_out) in enumerate(folds.split(fold_of, labels, data.training.sha256[:: 1 + data.n_views])):
+    for fold, (_, held_out) in enumerate(folds.split(fold_of, labels, data.groups)):
         fold_of[held_out] = fold
     return np.repeat(fold_of, 1 + data.n_views)

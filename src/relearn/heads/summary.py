@@ -47,6 +47,8 @@ def summarize_training(
         "n_trials": len(trials),
         "n_trials_converged": sum(trial.converged for trial in trials),
     }
+    if data.n_groups is not None:
+        metrics["n_groups"] = data.n_groups
     if data.n_views:
         metrics["n_views"] = data.n_views
     if losses is not None:

@@ -1,6 +1,7 @@
 """The protocol by which heads are trained, from the features of two splits to a head as ONNX."""
 
 import logging
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from relearn.features.shards import ShardsOnDisk, SplitFeatures
@@ -12,7 +13,7 @@ from relearn.heads.scoring import compute_scores
 from relearn.heads.search import try_heads
 from relearn.heads.selection import choose_trial
 from relearn.heads.summary import summarize_training, tabulate_scores, tabulate_search
-from relearn.heads.training_data import check_labels
+from relearn.heads.training_data import TrainingData, check_labels
 from relearn.inference.classifier import HeadRecord
 from relearn.params.heads import TrainParams
 from relearn.storage.files import hash_bytes
@@ -37,19 +38,27 @@ class TrainedHead(NamedTuple):
     path_scores: list[tuple[object, ...]]
 
 
-def train_head(training: SplitFeatures, validation: SplitFeatures, params: TrainParams) -> TrainedHead:
+def train_head(
+    training: SplitFeatures, validation: SplitFeatures, params: TrainParams, groups: Sequence[str] | None = None
+) -> TrainedHead:
     """Fit heads, choose one, calibrate and export it.
 
     1. Every head is fitted on the training split alone, its rows in the order of the manifest; so are the means and
        standard deviations of a standardization.
     2. It is judged on the validation split, or, with `train.select_by: folds`, on each of `n_folds` parts of training
-       by a head that was fitted on the others; copies of an image are in one part. The means and standard deviations
-       are those of all of training even so, which uses no labels. `choose_trial` chooses one by that.
+       by a head that was fitted on the others; copies of an image, and images of a group, are in one part. The means
+       and standard deviations are those of all of training even so, which uses no labels. `choose_trial` chooses one
+       by that.
     3. Its scores are calibrated on the validation split, if it has no probabilities or a calibration is asked for.
     4. Nothing is fitted again on training and validation together, so that `evaluate` judges what was chosen.
 
     A solver that stops before its tolerance gives a trial with `converged` false, which is logged, and is an error
     only with `train.must_converge`.
+
+    Parameters
+    ----------
+    groups
+        Of each training image; None without groups.
 
     Raises
     ------
@@ -69,11 +78,11 @@ def train_head(training: SplitFeatures, validation: SplitFeatures, params: Train
         log.info("the features are larger than train.memory_limit_mb allows: they are read from the disk")
     # With two threads BLAS adds in another order, and the last bits of a model change.
     with threadpool_limits(1):
-        return _train_head(training, validation, params)
+        return _train_head(prepare_data(training, validation, params, groups))
 
 
-def _train_head(training: SplitFeatures, validation: SplitFeatures, params: TrainParams) -> TrainedHead:
-    data = prepare_data(training, validation, params)
+def _train_head(data: TrainingData) -> TrainedHead:
+    params, validation = data.params, data.validation
     check_calibration(data)
     for name, _ in params.grids:
         check_memory(name, data)

@@ -1,6 +1,6 @@
 """The training split as the heads read it."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -18,6 +18,8 @@ class TrainingData:
     ----------
     n_linear_fits
         For how many fits `coordinates` are; None finds uncorrelated columns whatever they cost.
+    groups
+        Of each training image; by default its own hash, so that copies are a group.
 
     Attributes
     ----------
@@ -25,6 +27,8 @@ class TrainingData:
         The index of each row's class in `classes`, which are in alphabetical order.
     n_views, n_images : int
         How many rows of views follow that of each image, and how many images there are.
+    groups, n_groups
+        The group of each image, and how many there are; `n_groups` is None if no groups were given.
     is_image : ndarray (rows,) bool
         Whether a row is that of an image itself.
     mean, scale : ndarray (n_features,) float64
@@ -39,6 +43,7 @@ class TrainingData:
         validation: SplitFeatures,
         params: TrainParams,
         n_linear_fits: int | None = None,
+        groups: Sequence[str] | None = None,
     ) -> None:
         self.params = params
         self.training, self.validation = training, validation
@@ -47,6 +52,8 @@ class TrainingData:
         self.validation_labels = np.searchsorted(self.classes, validation.labels)
         self.n_views = training.n_views
         self.n_images = len(self.labels) // (1 + self.n_views)
+        self.n_groups = len(set(groups)) if groups else None
+        self.groups = groups or training.sha256[:: 1 + self.n_views]
         self.is_image = np.arange(len(self.labels)) % (1 + self.n_views) == 0
         self.memory_bytes = params.memory_limit_mb * 500_000
         self.n_linear_fits = n_linear_fits

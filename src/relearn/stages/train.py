@@ -1,6 +1,7 @@
 """Stage `train`: heads are fitted on the features, and one is chosen on images that it was not fitted on."""
 
 from relearn import paths
+from relearn.dataset.assignments import read_groups
 from relearn.errors import ValidationFailed
 from relearn.features.shards import describe_features, hash_features, read_features
 from relearn.heads.summary import SCORE_HEADER, SEARCH_HEADER
@@ -28,7 +29,8 @@ def run(params: TrainParams) -> None:
     # Half of the memory; the heads have the other half.
     training = read_features(paths.FEATURES, "training", params.memory_limit_mb * 350_000)
     validation = read_features(paths.FEATURES, "validation", params.memory_limit_mb * 150_000)
-    trained = train_head(training, validation, params)
+    groups = read_groups(paths.SPLITS, training.sha256[:: 1 + training.n_views])
+    trained = train_head(training, validation, params, groups)
     features, extractor = describe_features(paths.FEATURES)
     record = ClassifierRecord(**dict(trained.record), features=features, extractor=extractor)
     write_classifier(paths.CLASSIFIER, trained.content, record, paths.FEATURES / paths.TUNED_WEIGHTS)
