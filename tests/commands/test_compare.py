@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from conftest import commit, git, render_markdown
+from conftest import change_params, commit, git, render_markdown, write_groups
 from relearn import cli, paths
 from relearn.commands import compare
 from relearn.commands.compare import (
@@ -51,6 +51,16 @@ def revisions(workspace):
     git(workspace, "tag", "good")
     predict(lambda n, label: swap(label) if n in (0, 1, 30) else label)
     return workspace
+
+
+@pytest.mark.slow
+def test_groups_are_drawn_if_the_parameters_say_so(revisions, capsys):
+    change_params({"evaluate.resample": "groups"})
+    with pytest.raises(IntegrityError, match=r"data/splits\.csv: no such file"):
+        compare_revisions("bad", "good")
+    write_groups({hash_bytes(str(number).encode()): f"{number // 6}" for number in range(60)})
+    print_table(compare_revisions("bad", "good"))
+    assert "The intervals draw 10 groups, not images.\n" in capsys.readouterr().out
 
 
 @pytest.mark.slow

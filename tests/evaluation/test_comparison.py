@@ -38,6 +38,18 @@ def test_differences_have_paired_intervals():
     }
 
 
+def test_groups_are_drawn_if_they_are_given():
+    """Twelve images of a group change together, so the interval is wider than that of images."""
+    first, second = make_predictions(range(24)), make_predictions()
+    groups = {sha256: f"{number // 12}" for number, sha256 in enumerate(first.sha256)}
+    found = compare_predictions("a", "b", first, second, groups)
+    by_image = compare_predictions("a", "b", first, second)
+    assert (found.n_groups, by_image.n_groups) == (5, None)
+    accuracy, other = found.differences[0], by_image.differences[0]
+    assert accuracy.difference == other.difference
+    assert accuracy.high - accuracy.low > 1.5 * (other.high - other.low)
+
+
 def test_only_images_that_both_have_are_compared():
     found = compare_predictions("a", "b", make_predictions(range(30)), make_predictions(numbers=range(20, 70)))
     assert (found.n_common, found.n_only_in_first, found.n_only_in_second) == (40, 20, 10)

@@ -5,6 +5,7 @@ from relearn.evaluation.intervals import (
     compute_difference_interval,
     compute_recall_margin,
     compute_wilson_interval,
+    draw_groups,
     draw_resamples,
     find_percentiles,
 )
@@ -49,6 +50,32 @@ def test_resamples_are_those_of_choice_class_by_class(chunk_numbers, monkeypatch
     parts = list(draw_resamples(truth, 30, 7))
     assert np.array_equal(np.concatenate(parts), wanted)
     assert max(map(len, parts)) == max(1, min(30, chunk_numbers // 40))
+
+
+def test_groups_are_drawn_whole_within_each_class(monkeypatch):
+    monkeypatch.setattr("relearn.evaluation.intervals.CHUNK_NUMBERS", 500)
+    rng = np.random.default_rng(0)
+    labels, groups = rng.integers(0, 3, 100), rng.integers(0, 12, 100)
+    drawn = np.concatenate(list(draw_groups(labels, groups, 50, 7)))
+    assert drawn.shape == (50, 100)
+    assert (np.sort(labels[drawn]) == np.sort(labels)).all()
+    for row in drawn:
+        n_copies = np.bincount(row, minlength=100)
+        for label in range(3):
+            members = [np.flatnonzero((labels == label) & (groups == group)) for group in np.unique(groups)]
+            cut = [images for images in members if len(set(n_copies[images])) > 1]
+            assert len(cut) <= 1  # the last one
+    assert np.array_equal(drawn, np.concatenate(list(draw_groups(labels, groups, 50, 7))))
+    shares = np.bincount(drawn.ravel(), minlength=100) / 50
+    assert shares.min() > 0.5
+    assert shares.max() < 1.6
+
+
+def test_groups_of_one_image_are_images():
+    labels = np.array([0, 0, 1, 0, 1])
+    drawn = np.concatenate(list(draw_groups(labels, np.arange(5), 300, 0)))
+    assert (np.sort(labels[drawn]) == np.sort(labels)).all()
+    np.testing.assert_allclose(np.bincount(drawn.ravel()) / 300, 1, atol=0.15)
 
 
 def test_percentiles_hold_95_percent():

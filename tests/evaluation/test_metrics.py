@@ -15,7 +15,7 @@ from relearn.evaluation.metrics import (
 )
 from relearn.params.pipeline import EvaluateParams
 
-PARAMS = EvaluateParams(n_resamples=200, n_bins=15, seed=0)
+PARAMS = EvaluateParams(n_resamples=200, resample="images", n_bins=15, seed=0)
 
 
 def make_judged(n_images=200, n_classes=3, seed=0, noise=1.0):
@@ -93,6 +93,31 @@ def test_wilson_interval_of_a_perfect_score_is_not_empty():
     assert metrics["accuracy_score_ci95_high"] == 1
 
 
+def test_images_of_a_group_count_together_in_every_interval():
+    """Ten copies of an image, as a group, make the intervals as wide as those of one image; without groups narrower."""
+    one, by_group = make_judged(60), PARAMS.model_copy(update={"resample": "groups", "n_resamples": 2000})
+    copies = Judged(
+        one.classes, *(np.repeat(part, 10, axis=0) for part in one[1:4]), groups=np.repeat(np.arange(60), 10)
+    )
+    alone = compute_metrics(one, by_group)
+    grouped = compute_metrics(copies, by_group)
+    assert (alone["n_images"], grouped["n_images"], grouped["n_groups"]) == (60, 600, 60)
+    for name in ("accuracy_score", "balanced_accuracy_score", "log_loss", "roc_auc_score"):
+        widths = [found[f"{name}_ci95_high"] - found[f"{name}_ci95_low"] for found in (alone, grouped)]
+        assert widths[1] == pytest.approx(widths[0], rel=0.2), name
+    by_image = compute_metrics(copies, PARAMS)
+    assert by_image["n_groups"] == 60
+    width = by_image["roc_auc_score_ci95_high"] - by_image["roc_auc_score_ci95_low"]
+    assert width < 0.5 * widths[0]
+
+
+def test_interval_of_a_perfect_score_is_that_of_the_groups():
+    judged = make_judged(97, noise=0.01)._replace(groups=np.arange(97) % 10)
+    metrics = compute_metrics(judged, PARAMS.model_copy(update={"resample": "groups"}))
+    assert metrics["accuracy_score_ci95_low"] == pytest.approx(10 / (10 + 1.959964**2), abs=1e-6)
+    assert metrics["accuracy_score_ci95_high"] == 1
+
+
 def bootstrap(judged, params=PARAMS):
     return bootstrap_intervals(judged, prepare_metrics(judged, params.n_bins), params)
 
@@ -131,7 +156,7 @@ def test_resamples_give_what_scikit_learn_gives_for_the_rows_drawn(n_images, n_c
             )
         )
     low, high = np.percentile(values, [2.5, 97.5], axis=0)
-    found = bootstrap(judged, EvaluateParams(n_resamples=100, n_bins=15, seed=3))
+    found = bootstrap(judged, EvaluateParams(n_resamples=100, resample="images", n_bins=15, seed=3))
     np.testing.assert_allclose(list(found.values()), np.column_stack([low, high]), rtol=0, atol=1e-12)
 
 

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from conftest import make_train_params
+from conftest import make_train_params, write_groups
 from relearn import paths
+from relearn.commands.report import describe_evaluation
 from relearn.dataset.manifest import ManifestRow, write_manifest
 from relearn.errors import IntegrityError, TrainingError
 from relearn.evaluation.metrics import compute_value, judge, prepare_roc_auc
@@ -12,7 +13,7 @@ from relearn.stages import train
 from relearn.stages.evaluate import check_labels, run, write_plots
 from relearn.storage.files import read_csv, read_json
 
-PARAMS = EvaluateParams(n_resamples=200, n_bins=15, seed=0)
+PARAMS = EvaluateParams(n_resamples=200, resample="images", n_bins=15, seed=0)
 
 
 def make_judged(n_images, n_classes):
@@ -87,6 +88,27 @@ def test_classifier_of_other_features_is_refused(trained):
         path.write_text(before)
         seal_features(paths.FEATURES)
     run(PARAMS)
+
+
+def test_groups_are_counted_and_drawn(trained, caplog):
+    caplog.set_level("INFO")
+    by_group = PARAMS.model_copy(update={"resample": "groups"})
+    with pytest.raises(
+        TrainingError, match=r"evaluate\.resample: wanted images with groups, got none; set restructure"
+    ):
+        run(by_group)
+    run(PARAMS)
+    alone = read_json(paths.EVALUATION_METRICS)
+    images = trained["evaluation"].sha256
+    write_groups({sha256: f"{number // 12}" for number, sha256 in enumerate(images)})
+    run(PARAMS)
+    assert read_json(paths.EVALUATION_METRICS) == alone | {"n_groups": 5}
+    run(by_group)
+    found = read_json(paths.EVALUATION_METRICS)
+    assert found["accuracy_score"] == alone["accuracy_score"]
+    assert found["log_loss_ci95_low"] != alone["log_loss_ci95_low"]
+    assert caplog.messages[-1].startswith("60 evaluation images in 5 groups: accuracy ")
+    assert describe_evaluation()[0] == "60 evaluation images in 5 groups of 3 classes"
 
 
 def test_manifest_of_other_labels_is_refused(trained):

@@ -1,13 +1,16 @@
 """`relearn compare`: whether one revision's classifier is better than another's."""
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from relearn import paths
-from relearn.errors import AbsentFile, ComparisonError
+from relearn.dataset.assignments import read_groups
+from relearn.errors import AbsentFile, ComparisonError, ParamsError
 from relearn.evaluation.comparison import Comparison, DifferingImage, compare_predictions
 from relearn.evaluation.predictions import Predictions, parse_predictions, read_predictions
+from relearn.params.pipeline import read_params
 from relearn.repository.committed import read_committed
 from relearn.runtime.text import count_nouns, escape_controls, escape_markdown, format_json
 
@@ -31,7 +34,23 @@ def compare_revisions(first: str, second: str) -> Comparison:
     IntegrityError
         Predictions are missing or damaged.
     """
-    return compare_predictions(first, second, read_revision(first), read_revision(second))
+    a, b = read_revision(first), read_revision(second)
+    return compare_predictions(first, second, a, b, read_drawn_groups(a))
+
+
+def read_drawn_groups(predictions: Predictions) -> dict[str, str] | None:
+    """Return the group of each image by its SHA-256, if `evaluate.resample` is groups; None if images are drawn.
+
+    Raises
+    ------
+    IntegrityError
+        `data/splits.csv` is missing or damaged.
+    """
+    with suppress(ParamsError):  # the command line has warned
+        if read_params(paths.PARAMS).evaluate.resample == "groups":
+            images = predictions.sha256
+            return dict(zip(images, read_groups(paths.SPLITS, images) or images, strict=True))
+    return None
 
 
 def read_revision(revision: str) -> Predictions:
@@ -152,6 +171,7 @@ def _list_groups(comparison: Comparison) -> list[tuple[str, list[DifferingImage]
 
 def _describe_rest(comparison: Comparison) -> list[str]:
     rests = ((comparison.first, comparison.n_only_in_first), (comparison.second, comparison.n_only_in_second))
-    return [
+    drawn = [] if comparison.n_groups is None else [f"The intervals draw {comparison.n_groups:,} groups, not images."]
+    return drawn + [
         f"{count_nouns(n, 'evaluation image')} of {name} not compared: missing in the other" for name, n in rests if n
     ]

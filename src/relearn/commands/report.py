@@ -18,7 +18,8 @@ def describe_evaluation(root: Path = Path()) -> list[str]:
     """
     metrics = read_json(root / paths.EVALUATION_METRICS, ("n_images", "n_classes", "majority_baseline_score"))
     classes = read_csv(root / paths.CLASS_REPORT, CLASS_HEADER)
-    lines = [f"{count_nouns(metrics['n_images'], 'evaluation image')} of {metrics['n_classes']} classes"]
+    groups = f" in {count_nouns(metrics['n_groups'], 'group')}" if "n_groups" in metrics else ""
+    lines = [f"{count_nouns(metrics['n_images'], 'evaluation image')}{groups} of {metrics['n_classes']} classes"]
     for key in (name.removesuffix("_ci95_low") for name in metrics if name.endswith("_ci95_low")):
         name = key.removesuffix("_score").replace("_", " ")
         interval = f"95 % interval {metrics[f'{key}_ci95_low']:.3f} to {metrics[f'{key}_ci95_high']:.3f}"

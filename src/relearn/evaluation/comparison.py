@@ -1,6 +1,7 @@
 """Two classifiers compared on the same images: McNemar's test, and each metric's difference with its interval."""
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import NamedTuple, TypedDict
 
 import numpy as np
@@ -41,6 +42,7 @@ class Comparison(NamedTuple):
 
     n_only_in_first, n_only_in_second : images that the other has not predicted
     only_first, only_second : images that one alone predicted right, by path
+    n_groups : how many groups the common images are in, if the bootstrap drew groups
     """
 
     first: str
@@ -52,10 +54,18 @@ class Comparison(NamedTuple):
     paired: Paired
     only_first: list[DifferingImage]
     only_second: list[DifferingImage]
+    n_groups: int | None = None
 
 
-def compare_predictions(first: str, second: str, a: Predictions, b: Predictions) -> Comparison:
+def compare_predictions(
+    first: str, second: str, a: Predictions, b: Predictions, groups: Mapping[str, str] | None = None
+) -> Comparison:
     """Compare two classifiers, called `first` and `second`, on the images that both have predicted.
+
+    Parameters
+    ----------
+    groups
+        The group of each image by its SHA-256, if the bootstrap shall draw groups.
 
     Raises
     ------
@@ -80,16 +90,20 @@ def compare_predictions(first: str, second: str, a: Predictions, b: Predictions)
                 advice="compare revisions with the same labels",
             )
     right, other_right = a.right, b.right
+    judged, other_judged = _judge_both(a, b)
+    if groups is not None:
+        judged = judged._replace(groups=np.unique([groups[sha256] for sha256 in a.sha256], return_inverse=True)[1])
     return Comparison(
         first,
         second,
         len(common),
         len(rows_a) - len(common),
         len(rows_b) - len(common),
-        compute_differences(*_judge_both(a, b)),
+        compute_differences(judged, other_judged),
         compare_paired(right, other_right),
         _list_images(a, b, right & ~other_right),
         _list_images(a, b, other_right & ~right),
+        None if judged.groups is None else len(np.unique(judged.groups)),
     )
 
 
@@ -129,7 +143,8 @@ def _judge_both(*both: Predictions) -> list[Judged]:
 def compute_differences(first: Judged, second: Judged) -> list[Difference]:
     """Compute each metric for both, and the percentiles of a paired bootstrap of the difference, stratified by class.
 
-    Paired: each resample draws images, and uses both predictions of each (Efron and Tibshirani 1993, chapter 8).
+    It draws groups if `first` has them. Paired: each resample draws images, and uses both predictions of each (Efron
+    and Tibshirani 1993, chapter 8).
     """
     metrics, others = _prepare(first), _prepare(second)
 
@@ -139,7 +154,7 @@ def compute_differences(first: Judged, second: Judged) -> list[Difference]:
     def _subtract(drawn: np.ndarray) -> np.ndarray:
         return np.asarray(np.diff(_compute_both(drawn), axis=0)[0].T)
 
-    low, high = bootstrap(first.labels, _subtract, N_RESAMPLES, SEED, "compare")
+    low, high = bootstrap(first.labels, _subtract, N_RESAMPLES, SEED, "compare", groups=first.groups)
     found = _compute_both(np.arange(len(first.labels))[np.newaxis])[:, :, 0].T
     return [
         Difference(name, float(a), float(b), float(b - a), float(low[number]), float(high[number]))

@@ -45,7 +45,13 @@ def compute_difference_interval(
 
 
 def bootstrap(
-    labels: np.ndarray, compute: Callable[[np.ndarray], np.ndarray], n_resamples: int, seed: int, name: str
+    labels: np.ndarray,
+    compute: Callable[[np.ndarray], np.ndarray],
+    n_resamples: int,
+    seed: int,
+    name: str,
+    *,
+    groups: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return the ends of the percentile intervals of some metrics, (2, metrics), and show the progress.
 
@@ -57,8 +63,12 @@ def bootstrap(
         Takes resamples (resamples, images), and returns the metrics of each, (resamples, metrics).
     name : str
         What the progress is called.
+    groups : ndarray (images,) int64, optional
+        The group of each image, if groups are drawn.
     """
-    resamples = draw_resamples(labels, n_resamples, seed)
+    resamples = (
+        draw_resamples(labels, n_resamples, seed) if groups is None else draw_groups(labels, groups, n_resamples, seed)
+    )
     shown = track_progress(resamples, n_resamples, name, "resamples", count=len, quiet_seconds=QUIET_SECONDS)
     return find_percentiles(np.concatenate([compute(drawn) for drawn in shown]))
 
@@ -82,6 +92,40 @@ def draw_resamples(labels: np.ndarray, n_resamples: int, seed: int) -> Iterator[
     for start in range(0, n_resamples, n_together):
         shape = (min(n_together, n_resamples - start), len(labels))
         yield ordered[first + rng.integers(0, sizes, shape)]
+
+
+def draw_groups(labels: np.ndarray, groups: np.ndarray, n_resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield resamples as `draw_resamples` does, but of groups: images of a group are drawn together.
+
+    Within each class its groups are drawn with replacement, one after the other, until they have as many images as the
+    class; the last one is cut there, as the last block of a block bootstrap is (Kuensch 1989). So each resample has as
+    many images of each class as there are. A group with images of several classes is drawn for each by itself.
+
+    Parameters
+    ----------
+    labels, groups : ndarray (images,) int64
+        The class and the group of each image.
+    """
+    rng = np.random.default_rng(seed)
+    n_together = max(1, CHUNK_NUMBERS // len(labels))
+    classes = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    ordered = [images[np.argsort(groups[images], kind="stable")] for images in classes]
+    for start in range(0, n_resamples, n_together):
+        n_rows = min(n_together, n_resamples - start)
+        yield np.hstack([_draw_blocks(rng, images, groups[images], n_rows) for images in ordered])
+
+
+def _draw_blocks(rng: np.random.Generator, images: np.ndarray, groups: np.ndarray, n_rows: int) -> np.ndarray:
+    """Draw the images of one class, which are ordered by group: (n_rows, images)."""
+    _, firsts, sizes = np.unique(groups, return_index=True, return_counts=True)
+    drawn = rng.integers(0, len(sizes), (n_rows, -(-len(images) // sizes.min())))
+    ends = sizes[drawn].cumsum(axis=1)
+    # The numbers of a row follow those of the row before, so that one search finds the group at each place of all rows.
+    shifts = np.arange(n_rows)[:, np.newaxis] * ends.max()
+    places = np.arange(len(images))
+    at = np.searchsorted((ends + shifts).ravel(), (places + shifts).ravel(), "right").reshape(n_rows, -1)
+    group = drawn.ravel()[at]
+    return np.asarray(images[firsts[group] + places - (ends.ravel()[at] - sizes[group])])
 
 
 def find_percentiles(values: np.ndarray) -> np.ndarray:

@@ -20,12 +20,14 @@ class Judged(NamedTuple):
 
     labels, predicted : (images,) int64, columns of `probabilities`
     probabilities : (images, classes) float64, each row sums to 1
+    groups : (images,) int64, the number of each image's group; None without groups
     """
 
     classes: list[str]
     labels: np.ndarray
     predicted: np.ndarray
     probabilities: np.ndarray
+    groups: np.ndarray | None = None
 
 
 # Takes resamples (resamples, images), each the numbers of as many images of every class as there are; returns the value
@@ -61,21 +63,24 @@ def compute_metrics(judged: Judged, params: EvaluateParams) -> dict[str, float]:
     """Compute the content of `metrics/evaluation.json`: fractions from 0 to 1, at most 6 decimals.
 
     Each headline number has a 95 % interval: Wilson's for accuracy, for the others the percentiles of a bootstrap
-    stratified by class. The baseline always predicts the most frequent class of these images. If a class has no image,
-    balanced accuracy, F1 and ROC AUC are means over the others.
+    stratified by class, which draws images or groups. If it draws groups, accuracy has percentiles too, or, where all
+    images or none are right, Wilson's interval of as many images as there are groups. The baseline always predicts the
+    most frequent class of these images. If a class has no image, balanced accuracy, F1 and ROC AUC are means over the
+    others.
     """
     n_images = len(judged.labels)
     n_right = int((judged.labels == judged.predicted).sum())
-    low, high = compute_wilson_interval(n_right, n_images)
+    headlines = prepare_metrics(judged, params.n_bins)
+    intervals = bootstrap_intervals(judged, headlines, params)
+    low, high = compute_accuracy_interval(judged, params)
     metrics: dict[str, float] = {
         "n_images": n_images,
+        **({} if judged.groups is None else {"n_groups": len(np.unique(judged.groups))}),
         "n_classes": len(judged.classes),
         "accuracy_score": n_right / n_images,
         "accuracy_score_ci95_low": low,
         "accuracy_score_ci95_high": high,
     }
-    headlines = prepare_metrics(judged, params.n_bins)
-    intervals = bootstrap_intervals(judged, headlines, params)
     for name, metric in headlines.items():
         metrics[name] = compute_value(metric, judged)
         metrics[f"{name}_ci95_low"], metrics[f"{name}_ci95_high"] = intervals[name]
@@ -83,6 +88,18 @@ def compute_metrics(judged: Judged, params: EvaluateParams) -> dict[str, float]:
     metrics["lowest_recall_score"] = float(recalls[n_per_class > 0].min())
     metrics["majority_baseline_score"] = float(n_per_class.max() / n_images)
     return {key: round(value, 6) for key, value in metrics.items()}
+
+
+def compute_accuracy_interval(judged: Judged, params: EvaluateParams) -> tuple[float, float]:
+    """Return the 95 % interval of the accuracy; see `compute_metrics`."""
+    right = judged.labels == judged.predicted
+    n_right, n_images = int(right.sum()), len(right)
+    if judged.groups is None or params.resample == "images":
+        return compute_wilson_interval(n_right, n_images)
+    if n_right in (0, n_images):
+        n_groups = len(np.unique(judged.groups))
+        return compute_wilson_interval(n_groups if n_right else 0, n_groups)
+    return bootstrap_intervals(judged, {"": lambda drawn: right[drawn].mean(axis=1)}, params)[""]
 
 
 def prepare_metrics(judged: Judged, n_bins: int) -> dict[str, Metric]:
@@ -99,12 +116,13 @@ def prepare_metrics(judged: Judged, n_bins: int) -> dict[str, Metric]:
 def bootstrap_intervals(
     judged: Judged, metrics: dict[str, Metric], params: EvaluateParams
 ) -> dict[str, tuple[float, float]]:
-    """Return the 2.5th and 97.5th percentile of each metric over the same resamples of the images."""
+    """Return the 2.5th and 97.5th percentile of each metric over the same resamples of the images or groups."""
 
     def _compute(drawn: np.ndarray) -> np.ndarray:
         return np.column_stack([metric(drawn) for metric in metrics.values()])
 
-    low, high = bootstrap(judged.labels, _compute, params.n_resamples, params.seed, "evaluate")
+    groups = judged.groups if params.resample == "groups" else None
+    low, high = bootstrap(judged.labels, _compute, params.n_resamples, params.seed, "evaluate", groups=groups)
     return {name: (float(low[column]), float(high[column])) for column, name in enumerate(metrics)}
 
 

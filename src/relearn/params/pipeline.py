@@ -1,7 +1,7 @@
 """`params.yaml` as a whole: typed, frozen, every key required, no key unknown."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -18,6 +18,7 @@ class EvaluateParams(Block):
     """How sure the report is."""
 
     n_resamples: Annotated[int, Field(ge=100, le=1_000_000)]
+    resample: Literal["images", "groups"]
     n_bins: Annotated[int, Field(ge=2, le=1000)]
     seed: Seed
 

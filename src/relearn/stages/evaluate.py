@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from relearn import paths
+from relearn.dataset.assignments import read_groups
 from relearn.dataset.manifest import read_manifest
 from relearn.errors import IntegrityError, TrainingError
 from relearn.evaluation.metrics import (
@@ -43,18 +44,38 @@ def run(params: EvaluateParams) -> None:
     predictions = predict_evaluation()
     write_predictions(paths.PREDICTIONS, predictions)
     judged = judge(predictions.classes, predictions.labels, predictions.probabilities)
+    judged = judged._replace(groups=number_groups(predictions.sha256, params))
     metrics = compute_metrics(judged, params)
     write_json(paths.EVALUATION_METRICS, metrics)
     write_csv(paths.CLASS_REPORT, CLASS_HEADER, report_classes(judged))
     write_plots(judged)
     log.info(
-        "%d evaluation images: accuracy %.4f (95 %% interval %.4f to %.4f), majority baseline %.4f",
+        "%d evaluation images%s: accuracy %.4f (95 %% interval %.4f to %.4f), majority baseline %.4f",
         metrics["n_images"],
+        f" in {metrics['n_groups']:,} groups" if "n_groups" in metrics else "",
         metrics["accuracy_score"],
         metrics["accuracy_score_ci95_low"],
         metrics["accuracy_score_ci95_high"],
         metrics["majority_baseline_score"],
     )
+
+
+def number_groups(sha256: list[str], params: EvaluateParams) -> np.ndarray | None:
+    """Return the number of each image's group, (images,) int64; None if no image has a group.
+
+    Raises
+    ------
+    TrainingError
+        Groups are to be drawn, and there are none.
+    """
+    groups = read_groups(paths.SPLITS, sha256)
+    if groups is not None:
+        return np.unique(groups, return_inverse=True)[1]
+    if params.resample == "groups":
+        raise TrainingError(
+            where="evaluate.resample", wanted="images with groups", got="none", advice="set restructure.group_by"
+        )
+    return None
 
 
 def predict_evaluation() -> Predictions:
