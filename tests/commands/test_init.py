@@ -44,9 +44,9 @@ def test_photos_in_folders_with_the_usual_mess(home, capsys):
     assert [line.split("#")[0].split() for line in changed[1:]] == [["stratify:", "true"]]
     out = capsys.readouterr().out
     rows = [line.split()[1:] for line in out.splitlines() if line.startswith(("  Äpfel", "  pears"))]
-    assert rows == [["90", "30", "30"], ["91", "30", "30"]]
+    assert rows == [["91", "30", "30"], ["90", "30", "30"]]
     assert "photos: 301 images of 2 classes, layout class_folders\n  300 PNG, 1 HEIC; 12 x 10 to 12 x 10 px" in out
-    assert "  no image that can be used: plums (0 files)\n" in out
+    assert "  no image that can be used: plums (it has no file)\n" in out
     assert "  not used: 1 file, such as pears/list.pdf (not an image (" in out
     assert " are read): a PDF; save its pages as PNG)\n" in out
     assert "network mini_vgg: it is bundled, and no ImageNet weights are on this machine or can be fetched. " in out
@@ -54,6 +54,30 @@ def test_photos_in_folders_with_the_usual_mess(home, capsys):
     assert out.endswith("Next: `make repro`. `dvc add photos` keeps the images by their hash.\n")
     assert run("photos") == (after, after)
     assert "params.yaml fits it as it is.\n" in capsys.readouterr().out
+
+
+def test_what_cannot_be_used_is_said_and_let_pass(home, capsys):
+    """A class of nothing but notes, and one file in ten that is no image: the gate would stop each run."""
+    write_images(Path("photos"), [f"{label}/{n}.png" for label in "ab" for n in range(150)])
+    for n in range(33):
+        Path(f"photos/a/{n}.txt").write_text("text")
+    Path("photos/notes").mkdir()
+    Path("photos/notes/a.pdf").write_bytes(b"%PDF-1.7")
+    run("photos")
+    out = capsys.readouterr().out
+    assert "  no image that can be used: notes (all of its files are excluded)\n" in out
+    assert (
+        "  10.2% of the files cannot be used, so validate.excluded_share.max becomes 0.11: look at them first\n" in out
+    )
+    assert "  all files of a class cannot be used, so validate.lost_classes becomes a warning\n" in out
+    rules = read_params(Path("params.yaml")).validate_
+    assert (rules.excluded_share.max, rules.lost_classes.severity) == (0.11, "warn")
+    shutil.rmtree("photos/notes")
+    for path in Path("photos/a").glob("*.txt"):
+        path.unlink()
+    run("photos")
+    rules = read_params(Path("params.yaml")).validate_
+    assert (rules.excluded_share.max, rules.lost_classes.severity) == (0.05, "error")
 
 
 def test_splits_in_a_folder_around_everything(home):

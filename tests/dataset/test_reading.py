@@ -11,8 +11,10 @@ import pytest
 from conftest import read_results, restructure, write_images
 from relearn import paths
 from relearn.dataset import inspections, reading, sources
+from relearn.dataset.manifest import read_manifest
 from relearn.errors import SourceError
 from relearn.images.decoding import decode_image
+from relearn.storage.files import read_json
 
 
 @pytest.fixture
@@ -150,10 +152,17 @@ def test_classes_without_an_image_are_warned_of(use_layout, caplog, set_params):
     for folder in ("empty", "nested/empty", "@eaDir/empty"):
         Path("source", folder).mkdir(parents=True)
     Path("source/linked").symlink_to("cat")
-    warning = "source: classes of which no image was kept: empty (0 files), landscape (1 file), linked (0 files), "
-    warning += "nested (0 files), notes (1 file); data/excluded.csv has the reasons"
-    restructure()
+    warning = "source: no image was kept of empty (it has no file), landscape (all of its files are excluded), "
+    warning += "linked (it has no file), nested (it has no file), notes (all of its files are excluded)"
+    _, excluded = restructure()
     assert warning in caplog.messages
+    assert excluded["empty/"] == "empty folder: empty has no file"
+    assert excluded["nested/"] == "empty folder: nested has no file"
+    assert excluded["linked"] == "link to a folder, not followed"
+    assert len(excluded) == 7
+    record = read_json(paths.SOURCE)
+    assert record["n_files"] == len(read_manifest(paths.MANIFEST)) + 5
+    assert record["lost_classes"] == {"empty": 0, "landscape": 1, "linked": 0, "nested": 0, "notes": 1}
     caplog.clear()
     shutil.make_archive("source", "zip", "source")
     with tarfile.open("source.tar", "w") as archive:
@@ -162,8 +171,8 @@ def test_classes_without_an_image_are_warned_of(use_layout, caplog, set_params):
         set_params({"restructure.source": name})
         restructure()
         (warning,) = [message for message in caplog.messages if "no image was kept" in message]
-        assert "empty (0 files), landscape (1 file)" in warning
-        assert "nested (0 files), notes (1 file)" in warning
+        assert "empty (it has no file), landscape (all of its files are excluded)" in warning
+        assert "nested (it has no file), notes (all of its files are excluded)" in warning
         caplog.clear()
 
 
@@ -183,7 +192,5 @@ def test_classes_of_other_layouts_without_an_image_are_warned_of(use_layout, cap
     Path("source/labels.csv").write_text(f"path,label\n{rows}")
     restructure()
     (warning,) = [message for message in caplog.messages if "no image was kept" in message]
-    owl = ", owl (0 files)" if layout == "split_class_folders" else ""
-    assert (
-        warning == f"source: classes of which no image was kept: dog (1 file){owl}; data/excluded.csv has the reasons"
-    )
+    owl = ", owl (it has no file)" if layout == "split_class_folders" else ""
+    assert warning == f"source: no image was kept of dog (all of its files are excluded){owl}"

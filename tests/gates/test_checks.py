@@ -35,6 +35,16 @@ FAILURES = {
         ["Cat", "cat"],
         "names of classes that differ by more than upper and lower case, got 2 of 2 classes that fail: Cat, cat",
     ),
+    "empty_classes": (
+        make_data()._replace(lost={"owl": 0, "fox": 2}),
+        ["owl"],
+        "a file in the folder of every class, got 1 of 4 classes that fail: owl",
+    ),
+    "lost_classes": (
+        make_data()._replace(lost={"owl": 0, "fox": 2}),
+        ["fox (2 excluded)"],
+        "an image of every class that has files, got 1 of 4 classes that fail: fox",
+    ),
     "every_class_in_every_split": (
         make_data(without("validation/dog")),
         ["validation/dog (0)"],
@@ -107,6 +117,8 @@ FAILURES = {
 BESIDE = {
     "complete": {"split_balance"},
     "types": {"width_px", "aspect_ratio"},
+    "empty_classes": {"lost_classes"},
+    "lost_classes": {"empty_classes"},
     "every_class_in_every_split": {"min_images", "split_balance"},
     "min_images": {"split_balance"},
     "split_balance": {"min_images"},

@@ -80,6 +80,7 @@ def test_no_before():
 
 def test_files_that_were_left_out_on_purpose_are_not_lost():
     excluded = [("a.jpg", "hidden file"), ("b.jpg", "damaged JPEG file: x"), ("c.jpg", "damaged JPEG file: y")]
+    excluded.append(("owl/", "empty folder: owl has no file"))
     table = count_files(make_data(n_files=22, excluded=excluded))
     (counts,) = table.frame.to_dict("records")
     assert counts == {"n_found": 22, "n_kept": 18, "n_excluded": 3, "n_unaccounted": 1, "excluded_share": 0.095238}

@@ -176,7 +176,7 @@ def test_source_details_and_hashes_are_in_the_order_of_the_manifest(use_layout):
     for (_, source_path, contrast), row in zip(details, hashes, strict=True):
         found = compute_fingerprint(decode_image(Path("source", source_path).read_bytes()).rgb)
         assert (float(contrast), row.tobytes()) == (found.contrast, found.hashes or bytes(row.size))
-    assert read_json(paths.SOURCE) == {"source": "source", "n_files": 17, **hash_tables()}
+    assert read_json(paths.SOURCE) == {"source": "source", "n_files": 17, "lost_classes": {}, **hash_tables()}
     assert read_json(paths.SOURCE)["hashes_sha256"] == hash_file(paths.HASHES)
 
 

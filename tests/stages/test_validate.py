@@ -20,7 +20,7 @@ def write_data(rows):
     write_hashes(paths.HASHES, len(rows), [b""] * len(rows))
     write_csv(paths.EXCLUDED, Exclusion._fields, [])
     write_groups({})
-    write_json(paths.SOURCE, {"source": "source", "n_files": len(rows), **hash_tables()})
+    write_json(paths.SOURCE, {"source": "source", "n_files": len(rows), "lost_classes": {}, **hash_tables()})
     for seed, row in enumerate(rows):
         (paths.DATASET / row.path).parent.mkdir(parents=True, exist_ok=True)
         (paths.DATASET / row.path).write_bytes(encode_image(draw_image(seed)))
@@ -32,7 +32,7 @@ def test_severity_decides_what_stops(workspace):
         write_data(change(5, mode="CMYK"))
         params = make_params(modes={"severity": severity})
         if stops:
-            with pytest.raises(ValidationFailed, match=r"26 checks: 1 failed\n  error  modes: wanted"):
+            with pytest.raises(ValidationFailed, match=r"28 checks: 1 failed\n  error  modes: wanted"):
                 run(params)
         else:
             run(params)
@@ -128,7 +128,7 @@ def test_table_of_another_run_is_reported(workspace, path):
 def test_reports_are_the_same_each_time(workspace, monkeypatch):
     write_data(change(7, width_px=7))
     for _ in range(2):
-        with pytest.raises(ValidationFailed, match=r"data/manifest\.csv: 18 images, 26 checks: 1 failed"):
+        with pytest.raises(ValidationFailed, match=r"data/manifest\.csv: 18 images, 28 checks: 1 failed"):
             run(make_params())
     first = [path.read_bytes() for path in (paths.VALIDATION_REPORT, paths.VALIDATION_PAGE)]
     monkeypatch.setenv("TZ", "Asia/Tokyo")
@@ -159,10 +159,11 @@ def test_what_is_missing_is_named(workspace, path):
             paths.SOURCE,
             "18",
             '"x"',
-            r"source\.json: wanted source as text and n_files as a whole number, got 'source' and",
+            r"n_files as a whole number, and lost_classes as a number for each class, got 'source', 'x' and",
         ),
-        (paths.SOURCE, "18", "null", r"n_files as a whole number, got 'source' and None; run"),
-        (paths.SOURCE, "18", "1.5", r"n_files as a whole number, got 'source' and 1\.5; run"),
+        (paths.SOURCE, "18", "null", r"for each class, got 'source', None and \{\}; run"),
+        (paths.SOURCE, "18", "1.5", r"for each class, got 'source', 1\.5 and \{\}; run"),
+        (paths.SOURCE, "{}", '{"cat": "x"}', r"for each class, got 'source', 18 and \{'cat': 'x'\}; run"),
     ],
 )
 def test_cells_that_were_changed_by_hand_are_reported(workspace, path, old, new, message):

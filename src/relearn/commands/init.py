@@ -1,6 +1,7 @@
 """`relearn init`: the parameters that fit a folder or an archive of labeled images."""
 
 import difflib
+import math
 import shlex
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from relearn import paths
 from relearn.commands.pretrained import PRETRAINED, Pretrained, can_be_fetched
 from relearn.dataset.assignments import read_assignments
 from relearn.dataset.inspections import Inspections
-from relearn.dataset.manifest import SPLITS, Exclusion
+from relearn.dataset.manifest import SPLITS, Exclusion, describe_lost_classes
 from relearn.dataset.reading import SourceReader
 from relearn.dataset.recognition import Recognized, recognize_source
 from relearn.dataset.source_files import count_files
@@ -34,6 +35,7 @@ from relearn.storage.files import write_file
 
 N_CLASSES_SHOWN = 20
 N_TIMED = 32  # images
+MOST_EXCLUDED = 0.05  # of the files that could be images, by the gate's own rule
 ENOUGH_IMAGES = 20  # of a class in a split, as in the committed params.yaml
 
 
@@ -41,19 +43,25 @@ class Source(NamedTuple):
     """What a source holds, read by the parameters that fit it.
 
     counts : the number of images of each split and class that restructure would keep
-    lost : classes that have files or a folder, but no image that can be used
+    lost : the number of files of each class that has files or a folder, but no image that can be used
     """
 
     params: RestructureParams
     images: list[SourceImage]
     excluded: list[Exclusion]
     counts: Counter[tuple[str, str]]
-    lost: list[str]
+    lost: dict[str, int]
 
     @property
     def classes(self) -> list[str]:
         """The classes of the images, in order."""
         return sorted({label for _, label in self.counts})
+
+    @property
+    def excluded_share(self) -> float:
+        """The share of the files that were meant to be images and cannot be used."""
+        n_lost = sum(exclusion.is_lost for exclusion in self.excluded)
+        return n_lost / max(1, n_lost + len(self.images))
 
     @property
     def smallest(self) -> int:
@@ -81,7 +89,8 @@ def read_source(source: str, current: RestructureParams) -> Source:
         images, excluded = reader.inspect_files()
         kept, left_out, *_ = split_images(images, params, read_assignments(paths.SPLITS))
         counts = Counter((str(image.split), image.label) for image in kept)
-        return Source(params, kept, excluded + left_out, counts, reader.list_lost_classes({i.label for i in kept}))
+        lost, _ = reader.find_lost_classes({image.label for image in kept})
+        return Source(params, kept, excluded + left_out, counts, lost)
 
 
 def fit_layout(source: str, found: Recognized, current: RestructureParams) -> RestructureParams:
@@ -130,8 +139,8 @@ def describe_source(source: Source) -> list[str]:
         lines.append(f"  {label:{width}}" + "".join(f"{source.counts[split, label]:12,}" for split in SPLITS))
     if len(source.classes) > N_CLASSES_SHOWN:
         lines.append(f"  and {len(source.classes) - N_CLASSES_SHOWN} more classes")
-    lines += [f"  no image that can be used: {name}" for name in source.lost]
-    return [*lines, *_describe_excluded(source.excluded), *_describe_smallest(source)]
+    lines += [f"  no image that can be used: {name}" for name in describe_lost_classes(source.lost)]
+    return [*lines, *_describe_excluded(source.excluded), *_describe_allowed(source), *_describe_smallest(source)]
 
 
 def _show_size(seen: Any) -> str:
@@ -145,6 +154,24 @@ def _describe_excluded(excluded: Sequence[Exclusion]) -> list[str]:
         f"  not used: {count_files(count)}, such as {examples[kind].path} ({examples[kind].reason})"
         for kind, count in kinds.most_common()
     ]
+
+
+def _describe_allowed(source: Source) -> list[str]:
+    """Return which checks are made to let pass what cannot be used."""
+    lines = []
+    if source.excluded_share > MOST_EXCLUDED:
+        lines.append(
+            f"  {source.excluded_share:.1%} of the files cannot be used, so validate.excluded_share.max becomes "
+            f"{_round_share(source.excluded_share)}: look at them first"
+        )
+    if any(source.lost.values()):
+        lines.append("  all files of a class cannot be used, so validate.lost_classes becomes a warning")
+    return lines
+
+
+def _round_share(share: float) -> float:
+    """Round up to whole percents."""
+    return math.ceil(share * 100) / 100
 
 
 def _describe_smallest(source: Source) -> list[str]:
@@ -213,6 +240,8 @@ def plan_changes(source: Source, network: str, current: Params) -> dict[str, Any
             wanted |= {f"restructure.{key}.{name}": inner for name, inner in value.items()}
         else:
             wanted[f"restructure.{key}"] = value
+    wanted["validate.excluded_share.max"] = max(MOST_EXCLUDED, _round_share(source.excluded_share))
+    wanted["validate.lost_classes.severity"] = "warn" if any(source.lost.values()) else "error"
     wanted["validate.min_images.min"] = max(1, min(ENOUGH_IMAGES, source.smallest))
     if network != current.extract.network:
         wanted |= {"extract.network": network, "extract.weights_sha256": None}

@@ -37,6 +37,20 @@ class ManifestRow(NamedTuple):
 # The kind of an exclusion; the rest of its reason says which copy was kept in which split.
 COPY_KEPT = "same bytes in a later split"
 
+# The kind of what is listed with the excluded files, but is no file.
+EMPTY_FOLDER = "empty folder"
+
+# Kinds of what a person asked for by a name or a parameter, and of what is no file: nothing was lost.
+_NOT_LOST = {"hidden file", "system file", "outside the subfolder", "not listed", EMPTY_FOLDER}
+
+
+def describe_lost_classes(lost: Mapping[str, int]) -> list[str]:
+    """Return the classes without an image, each with the reason, from the number of their files."""
+    return [
+        f"{label} ({'all of its files are excluded' if n_files else 'it has no file'})"
+        for label, n_files in lost.items()
+    ]
+
 
 class SourceDetails(NamedTuple):
     """What the source says of an image, in the order of the manifest: one row of `data/sightings.csv`.
@@ -59,6 +73,11 @@ class Exclusion(NamedTuple):
     def kind(self) -> str:
         """Return the reason without its details."""
         return self.reason.split(":")[0]
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether this is a file that was meant to be an image."""
+        return self.kind not in _NOT_LOST
 
     @property
     def copied(self) -> str:

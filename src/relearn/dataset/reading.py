@@ -7,13 +7,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from relearn import paths
 from relearn.dataset.grouping import group_paths
 from relearn.dataset.inspections import Inspection, Inspections, inspect_content
 from relearn.dataset.layouts import Layout, Place
-from relearn.dataset.manifest import Exclusion
+from relearn.dataset.manifest import EMPTY_FOLDER, Exclusion
 from relearn.dataset.placing import Spool
-from relearn.dataset.source_files import CANNOT_BE_READ, READING_ERRORS, Walk, count_files, list_some
+from relearn.dataset.source_files import CANNOT_BE_READ, READING_ERRORS, Walk
 from relearn.dataset.sources import iterate_source
 from relearn.dataset.splitting import SourceImage
 from relearn.dataset.stamps import AWAY, describe_changes, find_stamp, read_stamps
@@ -94,10 +93,10 @@ class SourceReader:
         if self._is_folder:
             self._looks.append(stamps)
 
-    def _count(self, path: str, n_files: int = 1) -> None:
-        """Count files of the class that a path has, if it has one."""
+    def _count(self, path: str) -> None:
+        """Count a file of the class that a path has, if it has one."""
         with suppress(MisplacedFile):
-            self._n_files[self._layout.find_place(path).label] += n_files
+            self._n_files[self._layout.find_place(path).label] += 1
 
     def _inspect(self, file: FoundFile | Exclusion) -> SourceImage | Exclusion:
         if isinstance(file, Exclusion):
@@ -142,18 +141,25 @@ class SourceReader:
                     advice="run `dvc repro` when nobody writes there",
                 )
 
-    def log_remarks(self, kept: set[str]) -> None:
-        """Warn of names that may be misread, and of classes that have files or a folder but no image kept."""
+    def log_remarks(self) -> None:
+        """Warn of names that may be misread."""
         for remark in self._walk.remarks:
             log.warning("%s", remark)
-        if lost := self.list_lost_classes(kept):
-            names = list_some(lost)
-            log.warning(
-                "%s: classes of which no image was kept: %s; %s has the reasons", self._source, names, paths.EXCLUDED
-            )
 
-    def list_lost_classes(self, kept: set[str]) -> list[str]:
-        """Return the classes that have files or a folder but no image kept, with the number of files."""
-        for folder in self._walk.folders:
-            self._count(f"{folder}/x", 0)  # as the path of a file in it
-        return [f"{label} ({count_files(self._n_files[label])})" for label in sorted(self._n_files.keys() - kept)]
+    def find_lost_classes(self, kept: set[str]) -> tuple[dict[str, int], list[Exclusion]]:
+        """Return the classes that have files or a folder but no image kept, and the folders of those without a file.
+
+        Returns
+        -------
+        lost
+            The number of files of each of these classes, ordered by name.
+        folders
+            What to list of them.
+        """
+        folders: dict[str, str] = {}
+        for folder in sorted(self._walk.folders, reverse=True):
+            with suppress(MisplacedFile):
+                folders[self._layout.find_place(f"{folder}/x").label] = folder  # as the path of a file in it
+        lost = {label: self._n_files[label] for label in sorted((self._n_files.keys() | folders.keys()) - kept)}
+        empty = [label for label, n_files in lost.items() if n_files == 0]
+        return lost, [Exclusion(f"{folders[label]}/", f"{EMPTY_FOLDER}: {label} has no file") for label in empty]

@@ -114,6 +114,18 @@ CHECKS = {
         _expect_values("n_of_name", max_value=1),
         "{spelled}",
     ),
+    "empty_classes": Check(
+        "source_classes",
+        "a file in the folder of every class",
+        _expect_one_of("state", value_set=["kept", "lost"]),
+        "{label}",
+    ),
+    "lost_classes": Check(
+        "source_classes",
+        "an image of every class that has files",
+        _expect_one_of("state", value_set=["kept", "empty"]),
+        "{label} ({n_files:,} excluded)",
+    ),
     "every_class_in_every_split": Check(
         "class_counts",
         "an image of every class in every split",
@@ -232,6 +244,8 @@ CHECKS = {
 
 # What to do about errors that most people meet first.
 ADVICE = {
+    "empty_classes": "put images there, or remove the folders",
+    "lost_classes": f"{paths.EXCLUDED} has the reasons: convert these files, or take the classes out of the source",
     "every_class_in_every_split": "add images of these classes, or take the classes out of the source",
     "groups_across_splits": "bring each group into one split of the source; or, if the images were cut before "
     f"restructure.group_by was set, delete {paths.SPLITS}, so that all are cut anew",

@@ -1,13 +1,15 @@
 """The tables that the checks of the images are about, derived from what `restructure` wrote."""
 
 from collections import Counter
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from relearn import paths
-from relearn.dataset.manifest import SPLITS, Exclusion, SourceDetails, find_form, fold_name
+from relearn.dataset.manifest import EMPTY_FOLDER, SPLITS, Exclusion, SourceDetails, find_form, fold_name
 from relearn.errors import IntegrityError
 from relearn.gates.expectations import Table
 from relearn.gates.near_duplicates import mark_near_duplicates
@@ -19,14 +21,12 @@ NUMBERS = ("bytes", "width_px", "height_px")
 # Of each column of the manifest that is not free text, the cells that are of its type.
 TYPES = dict.fromkeys(NUMBERS, r"[1-9]\d*") | {"sha256": "[0-9a-f]{64}", "split": "|".join(SPLITS)}
 
-# Kinds of exclusions that a person asked for, by a name or a parameter: these files were not lost.
-NOT_MEANT = {"hidden file", "system file", "outside the subfolder", "not listed"}
-
 
 class Data(NamedTuple):
     """All that the gate looks at: two tables of text with one row per image, and what is known of their source.
 
     groups : of each image, or its own hash; None without groups
+    lost : the number of files of each class that has files or a folder in the source, but no image
     """
 
     manifest: pd.DataFrame
@@ -38,6 +38,7 @@ class Data(NamedTuple):
     before: Reference | None
     is_accepted: bool
     groups: list[str] | None = None
+    lost: Mapping[str, int] = MappingProxyType({})
 
 
 def check_tables(manifest: pd.DataFrame, details: pd.DataFrame, hashes: np.ndarray) -> None:
@@ -78,6 +79,7 @@ def make_tables(data: Data, params: ValidateParams) -> dict[str, Table]:
         "files": count_files(data),
         "class_counts": Table(counts, "pairs of split and class"),
         "splits": Table(compare_splits(counts), "splits"),
+        "source_classes": Table(list_source_classes(data), "classes"),
         "classes": Table(classes[(classes["n_images"] > 0) & classes["label"].notna()], "classes", note),
         "classes_before": Table(before[before["label"].notna()], "classes", note),
         "class_sizes": Table(before[before["n_images"] > 0], "counts", note),
@@ -93,8 +95,8 @@ def count_files(data: Data) -> Table:
         `n_found`, `n_kept`, `n_excluded`, `n_unaccounted` (found, but neither kept nor excluded), and `excluded_share`,
         the share that was lost of the files that were meant to be images.
     """
-    n_kept, n_excluded = len(data.manifest), len(data.excluded)
-    lost = [exclusion for exclusion in data.excluded if exclusion.kind not in NOT_MEANT]
+    lost = [exclusion for exclusion in data.excluded if exclusion.is_lost]
+    n_kept, n_excluded = len(data.manifest), sum(exclusion.kind != EMPTY_FOLDER for exclusion in data.excluded)
     n_meant = data.n_files - n_excluded + len(lost)
     share = len(lost) / max(n_meant, 1)
     counts = {"n_found": data.n_files, "n_kept": n_kept, "n_excluded": n_excluded}
@@ -110,6 +112,13 @@ def count_labels(manifest: pd.DataFrame) -> dict[str, int]:
     """Count the images of each class, ordered by name."""
     labels = manifest["label"].dropna() if "label" in manifest else pd.Series(dtype="str")
     return {str(label): int(n) for label, n in sorted(labels.value_counts().items())}
+
+
+def list_source_classes(data: Data) -> pd.DataFrame:
+    """Return `label`, `n_files` and `state` of each class of the source: kept, lost (all files excluded) or empty."""
+    rows = [(label, n, "kept") for label, n in count_labels(data.manifest).items()]
+    rows += [(label, n_files, "lost" if n_files else "empty") for label, n_files in data.lost.items()]
+    return pd.DataFrame(rows, columns=["label", "n_files", "state"])
 
 
 def describe_images(manifest: pd.DataFrame, details: pd.DataFrame) -> pd.DataFrame:

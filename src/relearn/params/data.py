@@ -177,6 +177,8 @@ class ValidateParams(Block):
     excluded_share: MaximumShare
     classes: Minimum
     class_names: Rule
+    empty_classes: Rule
+    lost_classes: Rule
     every_class_in_every_split: Rule
     min_images: Minimum
     class_balance: MaximumRatio

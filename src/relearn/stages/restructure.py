@@ -10,10 +10,18 @@ from relearn import paths
 from relearn.dataset.assignments import Assignment, read_assignments, write_assignments
 from relearn.dataset.inspections import Inspections
 from relearn.dataset.layouts import check_classes
-from relearn.dataset.manifest import SPLITS, Exclusion, ManifestRow, SourceDetails, hash_tables, write_manifest
+from relearn.dataset.manifest import (
+    SPLITS,
+    Exclusion,
+    ManifestRow,
+    SourceDetails,
+    describe_lost_classes,
+    hash_tables,
+    write_manifest,
+)
 from relearn.dataset.placing import Spool, name_images
 from relearn.dataset.reading import SourceReader
-from relearn.dataset.source_files import count_files
+from relearn.dataset.source_files import count_files, list_some
 from relearn.dataset.splitting import Cut, split_images
 from relearn.errors import SourceError
 from relearn.images.fingerprints import write_hashes
@@ -53,16 +61,21 @@ def run(params: RestructureParams) -> None:
         spool.place_images(rows, folder)
         reader.check_unchanged()
         check_kept(rows, excluded, params)
+    lost, folders = reader.find_lost_classes({row.label for row in rows})
+    named_paths = {exclusion.path for exclusion in excluded}  # a link to a folder is named already
+    excluded += [folder for folder in folders if folder.path.rstrip("/") not in named_paths]
     write_assignments(paths.SPLITS, cut.assignments)
     write_manifest(paths.MANIFEST, rows)
     details = [SourceDetails(row.path, image.path, image.seen.contrast) for row, image in named]
     write_csv(paths.SIGHTINGS, SourceDetails._fields, details)
     write_hashes(paths.HASHES, len(named), (base64.b85decode(image.seen.hashes) for _, image in named))
     write_csv(paths.EXCLUDED, Exclusion._fields, sorted(excluded))
-    write_json(paths.SOURCE, {"source": params.source, "n_files": n_files, **hash_tables()})
+    write_json(paths.SOURCE, {"source": params.source, "n_files": n_files, "lost_classes": lost, **hash_tables()})
     _log_summary(source, rows, excluded)
     _log_assignments(cut, known)
-    reader.log_remarks({row.label for row in rows})
+    if lost:
+        log.warning("%s: no image was kept of %s", source, list_some(describe_lost_classes(lost)))
+    reader.log_remarks()
 
 
 def check_source(source: Path) -> None:

@@ -58,13 +58,14 @@ def read_data() -> Data:
     """
     manifest, details, hashes = read_table(paths.MANIFEST), read_table(paths.SIGHTINGS), read_hashes(paths.HASHES)
     check_tables(manifest, details, hashes)
-    record = read_json(paths.SOURCE, ("source", "n_files", *TABLES))
-    source, n_files = record["source"], record["n_files"]
-    if not isinstance(source, str) or type(n_files) is not int:
+    record = read_json(paths.SOURCE, ("source", "n_files", "lost_classes", *TABLES))
+    source, n_files, lost = record["source"], record["n_files"], record["lost_classes"]
+    is_counted = isinstance(lost, dict) and all(type(n) is int for n in [n_files, *lost.values()])
+    if not isinstance(source, str) or not is_counted:
         raise IntegrityError(
             where=paths.SOURCE,
-            wanted="source as text and n_files as a whole number",
-            got=f"{source!r} and {n_files!r}",
+            wanted="source as text, n_files as a whole number, and lost_classes as a number for each class",
+            got=f"{source!r}, {n_files!r} and {lost!r}",
             advice=AGAIN,
         )
     excluded = [Exclusion(*row) for row in read_csv(paths.EXCLUDED, Exclusion._fields)]
@@ -80,7 +81,7 @@ def read_data() -> Data:
     before, is_accepted = find_reference(committed, hash_file(paths.MANIFEST), source)
     images = list(manifest["sha256"].fillna("")) if "sha256" in manifest else []
     groups = read_groups(paths.SPLITS, images)
-    return Data(manifest, details, hashes, excluded, source, n_files, before, is_accepted, groups)
+    return Data(manifest, details, hashes, excluded, source, n_files, before, is_accepted, groups, lost)
 
 
 def read_table(path: Path) -> pd.DataFrame:
