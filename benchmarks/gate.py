@@ -19,7 +19,8 @@ import pandas as pd
 
 from relearn import paths
 from relearn.dataset import inspections
-from relearn.dataset.manifest import SPLITS, Exclusion
+from relearn.dataset.assignments import write_assignments
+from relearn.dataset.manifest import SPLITS, Exclusion, hash_tables
 from relearn.dataset.sources import iterate_source
 from relearn.errors import ImageError
 from relearn.gates.near_duplicates import mark_near_duplicates
@@ -90,7 +91,8 @@ def write_data(n_rows, is_good):
     sightings.to_csv(paths.SIGHTINGS, index=False)
     np.save(paths.HASHES, np.zeros((n_rows, N_HASHES, HASH_BYTES), np.uint8))
     write_csv(paths.EXCLUDED, Exclusion._fields, [])
-    write_json(paths.SOURCE, {"source": "source", "n_files": n_rows})
+    write_assignments(paths.SPLITS, {})
+    write_json(paths.SOURCE, {"source": "source", "n_files": n_rows, **hash_tables()})
 
 
 def measure_suite(n_rows, kind):
