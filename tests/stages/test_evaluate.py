@@ -107,6 +107,7 @@ def test_groups_are_counted_and_drawn(trained, caplog):
     found = read_json(paths.EVALUATION_METRICS)
     assert found["accuracy_score"] == alone["accuracy_score"]
     assert found["log_loss_ci95_low"] != alone["log_loss_ci95_low"]
+    assert "evaluate.resample: class class 0 has 5 groups; of so few the intervals are too narrow" in caplog.messages
     assert caplog.messages[-1].startswith("60 evaluation images in 5 groups: accuracy ")
     assert describe_evaluation()[0] == "60 evaluation images in 5 groups of 3 classes"
 

@@ -1,6 +1,7 @@
 """Stage `evaluate`: the one look at the evaluation split, which others call the test split."""
 
 import logging
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from relearn.storage.files import write_csv, write_json
 log = logging.getLogger(__name__)
 
 N_BINS_PLOTTED = 10
+MIN_GROUPS = 10  # of a class: with fewer the bootstrap hardly varies
 # More points than a plot can show would only make the files in git larger.
 N_CURVE_POINTS = 500
 
@@ -43,8 +45,10 @@ def run(params: EvaluateParams) -> None:
     """
     predictions = predict_evaluation()
     write_predictions(paths.PREDICTIONS, predictions)
-    judged = judge(predictions.classes, predictions.labels, predictions.probabilities)
-    judged = judged._replace(groups=number_groups(predictions.sha256, params))
+    groups = number_groups(predictions.sha256, params)
+    judged = judge(predictions.classes, predictions.labels, predictions.probabilities)._replace(groups=groups)
+    if groups is not None and params.resample == "groups":
+        warn_of_few_groups(judged, groups)
     metrics = compute_metrics(judged, params)
     write_json(paths.EVALUATION_METRICS, metrics)
     write_csv(paths.CLASS_REPORT, CLASS_HEADER, report_classes(judged))
@@ -76,6 +80,15 @@ def number_groups(sha256: list[str], params: EvaluateParams) -> np.ndarray | Non
             where="evaluate.resample", wanted="images with groups", got="none", advice="set restructure.group_by"
         )
     return None
+
+
+def warn_of_few_groups(judged: Judged, groups: np.ndarray) -> None:
+    """Log the class with the fewest groups if the bootstrap has too few to draw from."""
+    pairs = np.unique(np.column_stack([judged.labels, groups]), axis=0)
+    label, n_groups = min(Counter(pairs[:, 0].tolist()).items(), key=lambda item: item[1])
+    if n_groups < MIN_GROUPS:
+        name = judged.classes[label]
+        log.warning("evaluate.resample: class %s has %d groups; of so few the intervals are too narrow", name, n_groups)
 
 
 def predict_evaluation() -> Predictions:
