@@ -5,6 +5,7 @@ Usage: python benchmarks/gate.py restructure SOURCE [LAYOUT]   a folder: the fir
        python benchmarks/gate.py search SOURCE [N_HASHES]      near duplicates among the hashes of the images of SOURCE
 """
 
+import io
 import os
 import resource
 import shutil
@@ -21,9 +22,10 @@ from relearn import paths
 from relearn.dataset import inspections
 from relearn.dataset.assignments import write_assignments
 from relearn.dataset.manifest import SPLITS, Exclusion, hash_tables
+from relearn.dataset.similarity import draw_gray
 from relearn.dataset.sources import iterate_source
 from relearn.errors import ImageError
-from relearn.gates.near_duplicates import mark_near_duplicates
+from relearn.gates import near_duplicates
 from relearn.images.decoding import decode_image
 from relearn.images.fingerprints import HASH_BYTES, N_HASHES, compute_fingerprint
 from relearn.params.data import NearDuplicates
@@ -112,24 +114,32 @@ def measure_search(source, n_hashes):
             rgb = decode_image(content).rgb
         except ImageError:
             return []
-        return [compute_fingerprint(image).hashes for image in (rgb, rgb.rotate(180))]
+        found = [(compute_fingerprint(image).hashes, encode_png(image)) for image in (rgb, rgb.rotate(180))]
+        return found if all(hashes for hashes, _ in found) else []
 
     contents = (file.read() for file in iterate_source(source) if file.refusal is None)
     seconds, found = measure(list, map_ahead(compute, contents, 64))
-    hashes = [content for pair in zip(*(part for part in found if part and all(part)), strict=True) for content in pair]
+    hashes, squares = zip(*[pair for pairs in zip(*filter(None, found), strict=True) for pair in pairs], strict=True)
     table = np.frombuffer(b"".join(hashes[:n_hashes]), np.uint8).reshape(-1, N_HASHES, HASH_BYTES)
     splits = np.random.default_rng(0).choice(SPLITS, len(table), p=[0.6, 0.2, 0.2])
-    images = pd.DataFrame({"path": [str(n) for n in range(len(table))], "split": splits}).sort_values(
-        "split", ignore_index=True
-    )
+    order = np.argsort(splits, kind="stable")
+    images, table = pd.DataFrame({"path": order.astype("str"), "split": splits[order], "sha256": ""}), table[order]
+    near_duplicates.read_image = lambda path, _: squares[int(path)]
     print(f"{2 * len(found):,} images decoded and hashed in {seconds:.0f} s")
-    for mirrored in (False, True):
+    for mirrored, sure in ((False, 64), (True, 64), (True, near_duplicates.SURE_DISTANCE)):
+        near_duplicates.SURE_DISTANCE = sure
         rule = NearDuplicates(severity="warn", max_distance=48, mirrored=mirrored)
-        seconds, marked = measure(mark_near_duplicates, images, table, rule)
+        seconds, marked = measure(near_duplicates.mark_near_duplicates, images, table, rule)
         print(
-            f"{len(table):,} images, mirrored {mirrored}: {seconds:.1f} s, "
+            f"{len(table):,} images, mirrored {mirrored}, second look beyond {sure} bits: {seconds:.1f} s, "
             f"{marked['has_twin_split'].sum():,} with a near duplicate"
         )
+
+
+def encode_png(image):
+    buffer = io.BytesIO()
+    draw_gray(image).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def main():

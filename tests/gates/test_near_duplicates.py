@@ -1,77 +1,22 @@
+import re
 import tracemalloc
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from relearn.gates import near_duplicates
-from relearn.gates.near_duplicates import N_BANDS, find_nearest, iterate_near_duplicates, mark_near_duplicates, search
-from relearn.images.fingerprints import HASH_BYTES, HASH_TERMS, N_HASHES, WINDOWS
+from conftest import encode_image
+from near_data import compute_table, draw_hashes, draw_product, draw_scene, measure_distance, plant
+from relearn import paths
+from relearn.dataset import near_duplicates
+from relearn.dataset.near_duplicates import SecondLook
+from relearn.errors import IntegrityError
+from relearn.gates.near_duplicates import N_CANDIDATES, mark_near_duplicates
+from relearn.images.fingerprints import HASH_BYTES, N_HASHES
 from relearn.params.data import NearDuplicates
+from relearn.storage.files import hash_bytes
 
 RULE = NearDuplicates(severity="warn", max_distance=48, mirrored=True)
-
-
-def draw_hashes(rng, n_images):
-    return rng.integers(0, 256, (n_images, N_HASHES, HASH_BYTES), np.uint8)
-
-
-@pytest.mark.parametrize("most", [0, 3, 2 * N_BANDS - 1])
-def test_search_finds_what_comparing_all_finds(most):
-    rng = np.random.default_rng(most)
-    table = rng.integers(0, 1 << 63, 3000, np.uint64)
-    queries = np.concatenate([table[:200], rng.integers(0, 1 << 63, 200, np.uint64)])
-    for row in range(200):
-        for bit in rng.choice(64, rng.integers(0, 12), replace=False):
-            queries[row] ^= np.uint64(1) << np.uint64(bit)
-    found = {pair for rows in search(queries, table, most) for pair in zip(*map(list, rows), strict=True)}
-    distances = np.bitwise_count(queries[:, None] ^ table)
-    assert found == set(zip(*map(list, np.nonzero(distances <= most)), strict=True))
-    assert len(found) > 10
-
-
-def test_search_refuses_what_it_could_miss():
-    with pytest.raises(ValueError, match=f"wanted a distance below {2 * N_BANDS}, got {2 * N_BANDS}"):
-        list(search(np.zeros(1, np.uint64), np.zeros(1, np.uint64), 2 * N_BANDS))
-
-
-def plant(rng, hashes, image, other, window, n_low, n_all):
-    """Make a window of `other` differ from the whole of `image` in so many bits, so many of them of the low terms."""
-    bits = np.unpackbits(hashes[image, 0])
-    is_low = np.zeros((HASH_TERMS, HASH_TERMS), bool)
-    is_low[:8, :8] = True
-    bits[rng.choice(np.flatnonzero(is_low), n_low, replace=False)] ^= 1
-    bits[rng.choice(np.flatnonzero(~is_low), n_all - n_low, replace=False)] ^= 1
-    hashes[other, window] = np.packbits(bits)
-
-
-def test_pairs_are_those_of_different_groups_by_window_and_mirror():
-    rng = np.random.default_rng(0)
-    hashes = draw_hashes(rng, 20)
-    groups = np.arange(20) % 2
-    plant(rng, hashes, 0, 1, 0, 2, 10)  # the whole
-    plant(rng, hashes, 2, 3, 5, 8, 48)  # a window, just near enough
-    plant(rng, hashes, 5, 4, 5, 8, 20)  # the other way round
-    plant(rng, hashes, 6, 8, 0, 0, 0)  # the same group
-    plant(rng, hashes, 10, 11, 0, 4, 49)  # too far
-    plant(rng, hashes, 12, 13, 0, 9, 9)  # too far by the low terms
-    hashes[14, len(WINDOWS)] = hashes[15, 0]  # mirrored
-    assert find_pairs(hashes, groups, mirrored=False) == {(0, 1, 10), (2, 3, 48), (4, 5, 20)}
-    assert find_pairs(hashes, groups, mirrored=True) == {(0, 1, 10), (2, 3, 48), (4, 5, 20), (14, 15, 0)}
-
-
-def find_pairs(hashes, groups, mirrored):
-    found = iterate_near_duplicates(
-        hashes, np.arange(len(hashes)), groups, NearDuplicates(severity="warn", max_distance=48, mirrored=mirrored)
-    )
-    return {pair for pairs in found for pair in zip(*(part.tolist() for part in pairs), strict=True)}
-
-
-def test_no_image_and_no_pair():
-    for n_images in (0, 1, 5):
-        hashes = draw_hashes(np.random.default_rng(1), n_images)
-        assert find_pairs(hashes, np.arange(n_images), mirrored=True) == set()
-        assert list(find_nearest(hashes, np.arange(n_images), np.arange(n_images), RULE)[0]) == [-1] * n_images
 
 
 def make_images(splits):
@@ -90,7 +35,7 @@ def test_the_earlier_image_is_marked_with_the_nearest_later_one():
     # 3 and 5 are near each other through 0
     assert list(marked["has_twin_split"]) == [1, 0, 0, 1, 0, 0]
     assert list(marked["twin_split"]) == ["evaluation/5", "", "", "evaluation/5", "", ""]
-    assert marked["distance_split"][0] == 4
+    assert list(marked["nearness_split"][[0, 1, 3]]) == ["distance 4", "", "distance 24"]
 
 
 def test_a_picture_that_is_there_a_thousand_times_is_marked_each_time():
@@ -133,3 +78,63 @@ def test_frames_of_one_scene_take_no_memory_for_their_pairs(monkeypatch):
     tracemalloc.stop()
     assert marked["has_twin_split"][:1000].all()
     assert peak < 100e6  # of all pairs there are 22,000,000
+
+
+def write_dataset(*images):
+    """Write images to the dataset, the last one to evaluation; return their rows and hashes."""
+    rows = make_images(["training"] * (len(images) - 1) + ["evaluation"])
+    contents = [encode_image(image) for image in images]
+    for path, content in zip(rows["path"], contents, strict=True):
+        (paths.DATASET / path).parent.mkdir(parents=True, exist_ok=True)
+        (paths.DATASET / path).write_bytes(content)
+    return rows.assign(sha256=list(map(hash_bytes, contents))), compute_table(images)
+
+
+def crop_far(image):
+    """Crop an image as no window does."""
+    return image.crop((15, 6, image.width - 4, image.height - 9))
+
+
+def test_far_pairs_get_a_second_look(workspace):
+    product, scene = draw_product(1), draw_scene(1)
+    other, copy = draw_product(2), crop_far(scene)
+    for image, similar, marked in ((product, other, False), (scene, copy, True)):
+        images, hashes = write_dataset(image, similar)
+        assert 32 < measure_distance(hashes, 0, 1) <= 48
+        row = mark_near_duplicates(images, hashes, RULE).iloc[0]
+        assert row["has_twin_split"] == marked
+        assert re.fullmatch(r"distance \d\d, similarity 0\.9\d" if marked else "", row["nearness_split"])
+
+
+def test_the_nearest_that_is_confirmed_is_the_twin(workspace):
+    """A false candidate that is nearer does not hide the copy."""
+    images, hashes = write_dataset(draw_scene(1), crop_far(draw_scene(1)), draw_product(1), draw_product(2))
+    rng = np.random.default_rng(6)
+    images["split"] = ["training", "evaluation", "evaluation", "evaluation"]
+    plant(rng, hashes, 0, 2, 0, 0, 33)
+    assert mark_near_duplicates(images, hashes, RULE)["twin_split"][0] == images["path"][1]
+    plant(rng, hashes, 0, 2, 0, 0, 32)  # near enough without a second look
+    assert mark_near_duplicates(images, hashes, RULE)["twin_split"][0] == images["path"][2]
+
+
+def test_an_image_that_was_changed_gets_no_second_look(workspace):
+    images, hashes = write_dataset(draw_product(1), draw_product(2))
+    path = paths.DATASET / images["path"][1]
+    path.write_bytes(b"x")
+    with pytest.raises(IntegrityError, match=rf"{path}: wanted sha256 .*, got other bytes; remove the file"):
+        mark_near_duplicates(images, hashes, RULE)
+    path.unlink()
+    with pytest.raises(IntegrityError, match=rf"{path}: cannot be read: No such file or directory; run `dvc repro"):
+        mark_near_duplicates(images, hashes, RULE)
+
+
+def test_each_image_gets_a_second_look_with_few(workspace, monkeypatch):
+    images, hashes = write_dataset(*[draw_product(1)] * 30)
+    images["split"] = ["training"] + ["evaluation"] * 29
+    rng = np.random.default_rng(7)
+    for other in range(1, 30):
+        plant(rng, hashes, 0, other, 0, 0, 40)
+    looked = []
+    monkeypatch.setattr(SecondLook, "measure", lambda _, row, other: looked.append((row, other)) or 0.0)
+    assert not mark_near_duplicates(images, hashes, RULE)["has_twin_split"].any()
+    assert len(looked) == len(set(looked)) == N_CANDIDATES

@@ -71,7 +71,7 @@ def _plan_near_duplicates(group: str) -> Check:
             f"no copy in another {group}, re-encoded, resized, slightly cropped" + " or mirrored" * rule.mirrored
         ),
         _expect_values(f"has_twin_{group}", max_value=0),
-        f"{{path}} (like {{twin_{group}}}, distance {{distance_{group}:.0f}})",
+        f"{{path}} (like {{twin_{group}}}, {{nearness_{group}}})",
         lambda row, _: [row["path"], row[f"twin_{group}"]],
         lambda table: _count_twins(table.frame, group),
     )
