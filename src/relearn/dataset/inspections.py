@@ -31,7 +31,7 @@ SCHEMA = "CREATE TABLE IF NOT EXISTS record (key TEXT PRIMARY KEY, record TEXT N
 
 
 class Inspection(NamedTuple):
-    """What a file's bytes are. `refusal` is the reason if they are no image; `hashes` are in base 85, or empty."""
+    """What a file's bytes are. `refusal` is the reason if they are no image; `hashes` are in base 64, or empty."""
 
     sha256: str
     bytes: int
@@ -59,7 +59,7 @@ def inspect_content(content: bytes, sha256: str, max_pixels: int = MAX_PIXELS) -
     except ImageError as error:
         return Inspection(sha256, len(content), refusal=str(error))
     contrast, hashes = compute_fingerprint(image.rgb)
-    text = base64.b85encode(hashes).decode()
+    text = base64.b64encode(hashes).decode()
     return Inspection(sha256, len(content), *image.size, image.mode, image.format, contrast, text)
 
 

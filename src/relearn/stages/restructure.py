@@ -68,7 +68,7 @@ def run(params: RestructureParams) -> None:
     write_manifest(paths.MANIFEST, rows)
     details = [SourceDetails(row.path, image.path, image.seen.contrast) for row, image in named]
     write_csv(paths.SIGHTINGS, SourceDetails._fields, details)
-    write_hashes(paths.HASHES, len(named), (base64.b85decode(image.seen.hashes) for _, image in named))
+    write_hashes(paths.HASHES, len(named), (base64.b64decode(image.seen.hashes) for _, image in named))
     write_csv(paths.EXCLUDED, Exclusion._fields, sorted(excluded))
     write_json(paths.SOURCE, {"source": params.source, "n_files": n_files, "lost_classes": lost, **hash_tables()})
     _log_summary(source, rows, excluded)
