@@ -3,6 +3,7 @@
 Usage: python benchmarks/gate.py restructure SOURCE [LAYOUT]   a folder: the first time, again, and with 1 % new files
        python benchmarks/gate.py suite [N_ROWS]                the stage on a manifest that passes, and one that fails
        python benchmarks/gate.py search SOURCE [N_HASHES]      near duplicates among the hashes of the images of SOURCE
+       python benchmarks/gate.py groups SOURCE [N_IMAGES]      groups of near duplicates among the images of SOURCE
 """
 
 import io
@@ -22,6 +23,8 @@ from relearn import paths
 from relearn.dataset import inspections
 from relearn.dataset.assignments import write_assignments
 from relearn.dataset.manifest import SPLITS, Exclusion, hash_tables
+from relearn.dataset.near_duplicates import SecondLook
+from relearn.dataset.near_groups import find_near_groups
 from relearn.dataset.similarity import draw_gray
 from relearn.dataset.sources import iterate_source
 from relearn.errors import ImageError
@@ -108,24 +111,30 @@ def measure_suite(n_rows, kind):
     print(f"{n_rows:,} rows, {kind}: {seconds:.1f} s, peak {peak:.2f} GB; {answer.stderr.splitlines()[0]}")
 
 
-def measure_search(source, n_hashes):
+def hash_images(source, n_images, angles):
+    """Return the hashes of the images of a source, turned by each of the angles, and their small gray squares."""
+
     def compute(content):
         try:
             rgb = decode_image(content).rgb
         except ImageError:
             return []
-        found = [(compute_fingerprint(image).hashes, encode_png(image)) for image in (rgb, rgb.rotate(180))]
-        return found if all(hashes for hashes, _ in found) else []
+        return [(compute_fingerprint(image).hashes, encode_png(image)) for image in map(rgb.rotate, angles)]
 
     contents = (file.read() for file in iterate_source(source) if file.refusal is None)
     seconds, found = measure(list, map_ahead(compute, contents, 64))
-    hashes, squares = zip(*[pair for pairs in zip(*filter(None, found), strict=True) for pair in pairs], strict=True)
-    table = np.frombuffer(b"".join(hashes[:n_hashes]), np.uint8).reshape(-1, N_HASHES, HASH_BYTES)
+    rows = [row for angle in zip(*filter(None, found), strict=True) for row in angle if row[0]][:n_images]
+    table = np.frombuffer(b"".join(hashes for hashes, _ in rows), np.uint8).reshape(-1, N_HASHES, HASH_BYTES)
+    print(f"{len(found):,} images decoded and hashed in {seconds:.0f} s")
+    return table, [square for _, square in rows]
+
+
+def measure_search(source, n_hashes):
+    table, squares = hash_images(source, n_hashes, (0, 180))
     splits = np.random.default_rng(0).choice(SPLITS, len(table), p=[0.6, 0.2, 0.2])
     order = np.argsort(splits, kind="stable")
     images, table = pd.DataFrame({"path": order.astype("str"), "split": splits[order], "sha256": ""}), table[order]
     near_duplicates.read_image = lambda path, _: squares[int(path)]
-    print(f"{2 * len(found):,} images decoded and hashed in {seconds:.0f} s")
     for mirrored, sure in ((False, 64), (True, 64), (True, near_duplicates.SURE_DISTANCE)):
         near_duplicates.SURE_DISTANCE = sure
         rule = NearDuplicates(severity="warn", max_distance=48, mirrored=mirrored)
@@ -134,6 +143,17 @@ def measure_search(source, n_hashes):
             f"{len(table):,} images, mirrored {mirrored}, second look beyond {sure} bits: {seconds:.1f} s, "
             f"{marked['has_twin_split'].sum():,} with a near duplicate"
         )
+
+
+def measure_groups(source, n_images):
+    table, squares = hash_images(source, n_images, (0,))
+    look = SecondLook(table, squares.__getitem__, mirrored=True)
+    seconds, centers = measure(find_near_groups, table, look)
+    sizes = np.bincount(centers)
+    print(
+        f"{len(table):,} images: {seconds:.1f} s, {(sizes > 1).sum():,} groups of {sizes[sizes > 1].sum():,} images, "
+        f"the largest of {sizes.max():,}"
+    )
 
 
 def encode_png(image):
@@ -149,6 +169,8 @@ def main():
         case ["suite", *n_rows]:
             for kind in ("good", "bad"):
                 measure_suite(int((n_rows or ["1000000"])[0]), kind)
+        case ["groups", source, *n_images]:
+            measure_groups(Path(source), int((n_images or ["50000"])[0]))
         case ["search", source, *n_hashes]:
             measure_search(Path(source), int((n_hashes or ["100000"])[0]))
         case _:

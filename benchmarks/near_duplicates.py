@@ -179,7 +179,7 @@ def main():
         case ["products", *n_images]:
             from near_data import draw_product
 
-            compare_copies([draw_product(seed) for seed in range(int((n_images or ["100"])[0]))])
+            compare_copies([draw_product(seed) for seed in range(int((n_images or ["16"])[0]))])
         case ["cases", folder]:
             compare_cases(Path(folder))
         case [source, *min_side_px]:
