@@ -4,9 +4,11 @@ from PIL import Image
 
 from conftest import encode_image
 from near_data import compute_table, draw_hashes, draw_product, draw_scene
+from relearn.dataset.assignments import Assignment, shorten_hash
 from relearn.dataset.inspections import inspect_content
 from relearn.dataset.near_duplicates import SecondLook
-from relearn.dataset.near_groups import find_near_groups, name_near_groups
+from relearn.dataset.near_groups import find_near_groups, group_images
+from relearn.dataset.splitting import SourceImage
 from relearn.images.fingerprints import HASH_BYTES, HASH_TERMS, N_HASHES
 from relearn.storage.files import hash_bytes
 
@@ -87,13 +89,51 @@ def test_the_same_hashes_are_one_group_and_images_without_hashes_are_alone():
     assert find_groups(np.zeros((0, N_HASHES, HASH_BYTES), np.uint8)) == []
 
 
-def test_a_group_is_named_by_its_least_hash():
+@pytest.fixture(scope="module")
+def copies():
+    """Three copies of a photo and another photo, ordered by their hashes, and the bytes of each."""
     scene = draw_scene(4)
-    pictures = [scene, draw_scene(5), scene.resize((160, 120)), Image.new("RGB", (9, 9)), scene]
-    contents = {hash_bytes(content): content for content in map(encode_image, pictures)}
-    hashes = [hash_bytes(encode_image(picture)) for picture in pictures]
-    images = [inspect_content(contents[sha256], sha256) for sha256 in hashes]
-    least = min(hashes[0], hashes[2])
-    assert name_near_groups(images, contents.__getitem__) == [least, "", least, "", least]
-    assert name_near_groups(images[::-1], contents.__getitem__) == [least, "", least, "", least][::-1]
-    assert name_near_groups([], contents.__getitem__) == []
+    alike = sorted(map(inspect, (scene, scene.resize((160, 120)), scene.convert("L"))))
+    return [*alike, inspect(draw_scene(5))], CONTENTS.__getitem__
+
+
+CONTENTS = {}
+
+
+def inspect(picture):
+    content = encode_image(picture)
+    sha256 = hash_bytes(content)
+    CONTENTS[sha256] = content
+    return inspect_content(content, sha256)
+
+
+def place(seen, *splits):
+    """Return an image for each of the splits that the source names."""
+    return [SourceImage(one.sha256, split, "a", one) for one, split in zip(seen, splits, strict=True)]
+
+
+def test_a_group_is_named_by_its_least_hash(copies):
+    seen, read = copies
+    images = place([*seen, inspect(Image.new("RGB", (9, 9))), seen[1]], *[None] * 6)
+    name = shorten_hash(seen[0].sha256)
+    expected = [name, name, name, "", "", name]
+    assert [image.group for image in group_images(images, {}, read)] == expected
+    assert [image.group for image in group_images(images[::-1], {}, read)] == expected[::-1]
+    assert group_images([], {}, read) == []
+
+
+def test_images_whose_split_the_source_names_have_no_group(copies):
+    seen, read = copies
+    images = place(seen, "training", "training", "evaluation", "training")
+    name = shorten_hash(seen[0].sha256)
+    assert [image.group for image in group_images(images, {}, read)] == [name, name, "", ""]  # validation is to be cut
+    images = place(seen, "training", "training", "evaluation", "validation")
+    assert {image.group for image in group_images(images, {}, read)} == {""}
+
+
+def test_images_that_have_different_splits_are_no_group(copies):
+    seen, read = copies
+    digits = [shorten_hash(one.sha256) for one in seen]
+    known = {digits[0]: Assignment(digits[0], "evaluation", ""), digits[2]: Assignment(digits[2], "training", "")}
+    groups = [image.group for image in group_images(place(seen, *[None] * 4), known, read)]
+    assert groups == [digits[0], digits[0], "", ""]  # the new one goes to evaluation

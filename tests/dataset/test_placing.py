@@ -8,8 +8,9 @@ from conftest import draw_image, encode_image, list_dataset, read_results, restr
 from relearn import paths
 from relearn.dataset import placing
 from relearn.dataset.inspections import Inspection
-from relearn.dataset.placing import name_images
+from relearn.dataset.placing import Spool, name_images
 from relearn.dataset.splitting import SourceImage
+from relearn.dataset.stamps import read_stamp
 from relearn.errors import SourceError
 
 
@@ -112,3 +113,18 @@ def test_known_files_that_vanish_while_they_are_copied_are_an_error(forty, settl
     ):
         restructure()
     assert read_results() == before
+
+
+def test_bytes_of_an_image_are_those_that_were_inspected(workspace):
+    Path("kept.png").write_bytes(b"unread")
+    hashes = [hashlib.sha256(content).hexdigest() for content in (b"read", b"unread")]
+    spool = Spool(Path("spool"))
+    spool.add_content(hashes[0], b"read")
+    spool.add_file(hashes[1], Path("kept.png"), read_stamp(Path("kept.png")))
+    assert [spool.read_content(sha256) for sha256 in hashes] == [b"read", b"unread"]
+    Path("kept.png").write_bytes(b"changed")
+    with pytest.raises(SourceError, match=r"kept\.png: changed while it was read; run `dvc repro` when nobody"):
+        spool.read_content(hashes[1])
+    Path("kept.png").unlink()
+    with pytest.raises(SourceError, match=r"kept\.png: changed while it was read"):
+        spool.read_content(hashes[1])

@@ -1,12 +1,15 @@
 """Groups of images that are copies of the same photo, so that a cut keeps them together."""
 
 import base64
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from relearn.dataset.inspections import Inspection
+from relearn.dataset.assignments import Assignment, shorten_hash
+from relearn.dataset.manifest import SPLITS
 from relearn.dataset.near_duplicates import Pairs, SecondLook, find_candidates
+from relearn.dataset.splitting import SourceImage
 from relearn.images.fingerprints import HASH_BYTES, N_HASHES
 from relearn.runtime.progress import track_progress
 
@@ -15,27 +18,63 @@ MAX_NEIGHBORS = 200  # of an image, among those after it
 QUIET_SECONDS = 5.0
 
 
-def name_near_groups(images: Sequence[Inspection], read: Callable[[str], bytes]) -> list[str]:
-    """Return the SHA-256 by which the group of each image is named; an empty text if it has no near duplicate.
+def group_images(
+    images: Sequence[SourceImage], known: Mapping[str, Assignment], read: Callable[[str], bytes]
+) -> list[SourceImage]:
+    """Return the images with their groups of near duplicates: those whose split is still to be chosen.
 
-    It is the least one of the group. The result does not depend on the order of the images.
+    Images that were given different splits once are not put into one group. A new image goes with the last of these
+    splits. The result does not depend on the order of the images.
 
     Parameters
     ----------
+    known
+        What was assigned before, by the digits of the image.
     read
         Returns the bytes that have a SHA-256.
     """
-    found = {image.sha256: image.hashes for image in images}
-    contents = sorted(found)
+    has_validation = any(image.split == "validation" for image in images)
+    to_cut = {None} if has_validation else {None, "training"}
+    found = {image.seen.sha256: image.seen.hashes for image in images if image.split in to_cut}
+    rows = {sha256: known.get(shorten_hash(sha256)) for sha256 in found}
+    splits = {sha256: row.split for sha256, row in rows.items() if row is not None}
+    names = name_near_groups(found, splits, read)
+    return [
+        image._replace(group=names[image.seen.sha256]) if image.split in to_cut else image._replace(group="")
+        for image in images
+    ]
+
+
+def name_near_groups(
+    images: Mapping[str, str], splits: Mapping[str, str], read: Callable[[str], bytes]
+) -> dict[str, str]:
+    """Return the name of the group of each image; an empty text if it has no near duplicate.
+
+    Parameters
+    ----------
+    images
+        The hashes in base 64 by the SHA-256.
+    splits
+        The splits that some of them have.
+
+    Returns
+    -------
+    dict
+        By the SHA-256: the first digits of the least one in the group.
+    """
+    contents = sorted(images)
     hashes = np.zeros((len(contents), N_HASHES, HASH_BYTES), np.uint8)
     for row, sha256 in enumerate(contents):
-        if found[sha256]:
-            hashes[row].flat = np.frombuffer(base64.b64decode(found[sha256]), np.uint8)
-    centers = find_near_groups(hashes, SecondLook(hashes, lambda row: read(contents[row]), mirrored=True))
-    _, leasts, places, counts = np.unique(centers, return_index=True, return_inverse=True, return_counts=True)
-    names = [contents[least] if count > 1 else "" for least, count in zip(leasts, counts, strict=True)]
-    groups = dict(zip(contents, (names[place] for place in places), strict=True))
-    return [groups[image.sha256] for image in images]
+        if images[sha256]:
+            hashes[row].flat = np.frombuffer(base64.b64decode(images[sha256]), np.uint8)
+    centers = find_near_groups(hashes, SecondLook(hashes, lambda row: read(contents[row]), mirrored=True)).tolist()
+    last: defaultdict[int, str] = defaultdict(str)
+    for center, sha256 in zip(centers, contents, strict=True):
+        last[center] = max(last[center], splits.get(sha256, ""), key=("", *SPLITS).index)
+    members: defaultdict[tuple[int, str], list[str]] = defaultdict(list)
+    for center, sha256 in zip(centers, contents, strict=True):
+        members[center, splits.get(sha256, last[center])].append(sha256)
+    return {sha256: shorten_hash(group[0]) if len(group) > 1 else "" for group in members.values() for sha256 in group}
 
 
 def find_near_groups(hashes: np.ndarray, look: SecondLook) -> np.ndarray:

@@ -89,6 +89,24 @@ class Spool:
         """Note a file that was not read, because it had this stamp before."""
         self._unread[sha256] = (path, stamp)
 
+    def read_content(self, sha256: str) -> bytes:
+        """Return the bytes of an image.
+
+        Raises
+        ------
+        SourceError
+            A file that was not read has changed.
+        """
+        kept = self._folder / sha256
+        if kept.exists():
+            return kept.read_bytes()
+        path, _ = self._unread[sha256]
+        content = path.read_bytes() if path.is_file() else b""
+        if hash_bytes(content) != sha256:
+            advice = "run `dvc repro` when nobody writes there"
+            raise SourceError("changed while it was read", where=path, advice=advice)
+        return content
+
     def place_images(self, rows: Iterable[ManifestRow], folder: Path) -> None:
         """Move or copy the images to their paths below `folder`, and remove the spool.
 
