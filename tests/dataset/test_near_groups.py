@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import encode_image
+from conftest import ROOT, encode_image
 from near_data import compute_table, draw_hashes, draw_product, draw_scene
 from relearn.dataset.assignments import Assignment, shorten_hash
 from relearn.dataset.inspections import inspect_content
@@ -10,7 +10,12 @@ from relearn.dataset.near_duplicates import SecondLook
 from relearn.dataset.near_groups import find_near_groups, group_images
 from relearn.dataset.splitting import SourceImage
 from relearn.images.fingerprints import HASH_BYTES, HASH_TERMS, N_HASHES
+from relearn.params.pipeline import read_params
 from relearn.storage.files import hash_bytes
+
+PARAMS = read_params(ROOT / "params.yaml").restructure.model_copy(
+    update={"stratify": True, "group_by": "near_duplicates"}
+)
 
 
 class Blind(SecondLook):
@@ -117,23 +122,32 @@ def test_a_group_is_named_by_its_least_hash(copies):
     images = place([*seen, inspect(Image.new("RGB", (9, 9))), seen[1]], *[None] * 6)
     name = shorten_hash(seen[0].sha256)
     expected = [name, name, name, "", "", name]
-    assert [image.group for image in group_images(images, {}, read)] == expected
-    assert [image.group for image in group_images(images[::-1], {}, read)] == expected[::-1]
-    assert group_images([], {}, read) == []
+    assert [image.group for image in group_images(images, PARAMS, {}, read)] == expected
+    assert [image.group for image in group_images(images[::-1], PARAMS, {}, read)] == expected[::-1]
+    assert group_images([], PARAMS, {}, read) == []
 
 
 def test_images_whose_split_the_source_names_have_no_group(copies):
     seen, read = copies
     images = place(seen, "training", "training", "evaluation", "training")
     name = shorten_hash(seen[0].sha256)
-    assert [image.group for image in group_images(images, {}, read)] == [name, name, "", ""]  # validation is to be cut
+    assert [image.group for image in group_images(images, PARAMS, {}, read)] == [
+        name,
+        name,
+        "",
+        "",
+    ]  # validation is to be cut
     images = place(seen, "training", "training", "evaluation", "validation")
-    assert {image.group for image in group_images(images, {}, read)} == {""}
+    assert {image.group for image in group_images(images, PARAMS, {}, read)} == {""}
 
 
 def test_images_that_have_different_splits_are_no_group(copies):
     seen, read = copies
     digits = [shorten_hash(one.sha256) for one in seen]
     known = {digits[0]: Assignment(digits[0], "evaluation", ""), digits[2]: Assignment(digits[2], "training", "")}
-    groups = [image.group for image in group_images(place(seen, *[None] * 4), known, read)]
+    images = place(seen, *[None] * 4)
+    groups = [image.group for image in group_images(images, PARAMS, known, read)]
     assert groups == [digits[0], digits[0], "", ""]  # the new one goes to evaluation
+    without_memory = PARAMS.model_copy(update={"stratify": False})
+    assert [image.group for image in group_images(images, without_memory, known, read)] == [digits[0]] * 3 + [""]
+    assert group_images(images, PARAMS.model_copy(update={"group_by": "none"}), known, read) is images

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from relearn import paths
@@ -18,6 +19,8 @@ from relearn.commands.pretrained import PRETRAINED, Pretrained, can_be_fetched
 from relearn.dataset.assignments import read_assignments
 from relearn.dataset.inspections import Inspections
 from relearn.dataset.manifest import SPLITS, Exclusion, describe_lost_classes
+from relearn.dataset.near_groups import group_images
+from relearn.dataset.placing import Spool
 from relearn.dataset.reading import SourceReader
 from relearn.dataset.recognition import Recognized, recognize_source
 from relearn.dataset.source_files import count_files
@@ -84,10 +87,17 @@ def read_source(source: str, current: RestructureParams) -> Source:
         advice = "name the folder or the archive that holds the images"
         raise SourceError(where=place, wanted="images", got=f"none in {count_files(len(files))}", advice=advice)
     params = fit_layout(source, found, current)
-    with Inspections(paths.find_inspections(), params.max_pixels) as inspections:
-        reader = SourceReader(params, inspections, None)
+    known = read_assignments(paths.SPLITS)
+    paths.MANIFEST.parent.mkdir(exist_ok=True)
+    with (
+        Inspections(paths.find_inspections(), params.max_pixels) as inspections,
+        TemporaryDirectory(prefix=".init-", dir=paths.MANIFEST.parent) as folder,
+    ):
+        spool = Spool(Path(folder) / "spool")
+        reader = SourceReader(params, inspections, spool)
         images, excluded = reader.inspect_files()
-        kept, left_out, *_ = split_images(images, params, read_assignments(paths.SPLITS))
+        images = group_images(images, params, known, spool.read_content)
+        kept, left_out, *_ = split_images(images, params, known)
         counts = Counter((str(image.split), image.label) for image in kept)
         lost, _ = reader.find_lost_classes({image.label for image in kept})
         return Source(params, kept, excluded + left_out, counts, lost)
@@ -96,7 +106,7 @@ def read_source(source: str, current: RestructureParams) -> Source:
 def fit_layout(source: str, found: Recognized, current: RestructureParams) -> RestructureParams:
     """Return the block `restructure` for a layout; labels that a person has named for this source stay.
 
-    Another source than before is cut in the same shares of every class, and begins without groups.
+    Another source than before is cut in the same shares of every class, and grouped by near duplicates.
     """
     labels = found.labels or {}
     if current.source == source and (not labels or labels.keys() == current.labels.keys()):
@@ -109,7 +119,7 @@ def fit_layout(source: str, found: Recognized, current: RestructureParams) -> Re
         "labels_csv": found.labels_csv,
     }
     if current.source != source:
-        values |= {"stratify": True, "group_by": "none"}
+        values |= {"stratify": True, "group_by": "near_duplicates"}
     elif current.group_by == "column" and found.layout != "csv":
         values["group_by"] = "none"
     if found.splits:

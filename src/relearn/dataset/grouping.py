@@ -20,6 +20,8 @@ MAX_SECONDS = 60.0  # for all paths: a pattern with nested repetitions can take 
 def group_paths(paths: Sequence[str], params: RestructureParams, cells: Mapping[str, str]) -> list[str]:
     """Return the group of each path in the source, as `hash_group` does; empty for an image without one.
 
+    Near duplicates are no matter of paths: `near_groups` finds them.
+
     Parameters
     ----------
     cells
@@ -32,7 +34,7 @@ def group_paths(paths: Sequence[str], params: RestructureParams, cells: Mapping[
     ParamsError
         `restructure.group_pattern` takes too long.
     """
-    if params.group_by == "none" or not paths:
+    if params.group_by in ("none", "near_duplicates") or not paths:
         return [""] * len(paths)
     root = PurePosixPath(params.subfolder or "")
     inner = [PurePosixPath(path).relative_to(root).as_posix() for path in paths]

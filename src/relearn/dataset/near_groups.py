@@ -2,7 +2,7 @@
 
 import base64
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from relearn.dataset.manifest import SPLITS
 from relearn.dataset.near_duplicates import Pairs, SecondLook, find_candidates
 from relearn.dataset.splitting import SourceImage
 from relearn.images.fingerprints import HASH_BYTES, N_HASHES
+from relearn.params.data import RestructureParams
 from relearn.runtime.progress import track_progress
 
 MAX_DISTANCE = 48  # as validate.near_duplicates_across_splits has it
@@ -19,12 +20,13 @@ QUIET_SECONDS = 5.0
 
 
 def group_images(
-    images: Sequence[SourceImage], known: Mapping[str, Assignment], read: Callable[[str], bytes]
+    images: list[SourceImage], params: RestructureParams, known: Mapping[str, Assignment], read: Callable[[str], bytes]
 ) -> list[SourceImage]:
-    """Return the images with their groups of near duplicates: those whose split is still to be chosen.
+    """Return the images with their groups, if `restructure.group_by` is `near_duplicates`.
 
-    Images that were given different splits once are not put into one group. A new image goes with the last of these
-    splits. The result does not depend on the order of the images.
+    Only images whose split is still to be chosen have one. Images that were given different splits once are not put
+    into one group: the gate reports them. A new image goes with the last of these splits. The result does not depend on
+    the order of the images.
 
     Parameters
     ----------
@@ -33,10 +35,12 @@ def group_images(
     read
         Returns the bytes that have a SHA-256.
     """
+    if params.group_by != "near_duplicates":
+        return images
     has_validation = any(image.split == "validation" for image in images)
     to_cut = {None} if has_validation else {None, "training"}
     found = {image.seen.sha256: image.seen.hashes for image in images if image.split in to_cut}
-    rows = {sha256: known.get(shorten_hash(sha256)) for sha256 in found}
+    rows = {sha256: known.get(shorten_hash(sha256)) for sha256 in found} if params.stratify else {}
     splits = {sha256: row.split for sha256, row in rows.items() if row is not None}
     names = name_near_groups(found, splits, read)
     return [

@@ -60,7 +60,7 @@ class RestructureParams(Block):
     csv_columns: TableColumns
     fractions: Fractions
     stratify: bool
-    group_by: Literal["none", "folder", "column", "pattern"]
+    group_by: Literal["none", "folder", "column", "pattern", "near_duplicates"]
     group_depth: Count | None
     group_column: str | None
     group_pattern: Annotated[str, Field(max_length=MAX_PATTERN)] | None

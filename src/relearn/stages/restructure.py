@@ -19,6 +19,7 @@ from relearn.dataset.manifest import (
     hash_tables,
     write_manifest,
 )
+from relearn.dataset.near_groups import group_images
 from relearn.dataset.placing import Spool, name_images
 from relearn.dataset.reading import SourceReader
 from relearn.dataset.source_files import count_files, list_some
@@ -54,6 +55,7 @@ def run(params: RestructureParams) -> None:
         reader = SourceReader(params, inspections, spool)
         images, excluded = reader.inspect_files()
         n_files = len(images) + len(excluded)
+        images = group_images(images, params, known, spool.read_content)
         cut = split_images(images, params, known)
         excluded += cut.excluded
         named = name_images(cut.kept)
