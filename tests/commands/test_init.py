@@ -1,12 +1,14 @@
 import shutil
 import threading
+from collections import Counter
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from conftest import ROOT, draw_image, encode_image, execute, write_images
+from conftest import ROOT, draw_image, encode_image, execute, restructure, write_images
+from near_data import draw_scene
 from relearn import cli
 from relearn.commands import init
 from relearn.commands.init import choose_network, run_init
@@ -243,3 +245,21 @@ def test_own_photos_in_three_commands(clone):
     assert "data/raw/own: 120 images kept" in answer.stdout + answer.stderr
     answer = execute(clone, "relearn", "predict", "data/raw/own/a/0.png")
     assert answer.stdout.split()[1] in ("a", "b")
+
+
+def test_near_duplicates_are_counted_as_they_will_be_cut(home):
+    for number in range(12):
+        scene = draw_scene(number, (64, 48))
+        for name, image in (("a", scene), ("b", scene.resize((48, 36))), ("c", scene.resize((32, 24)))):
+            path = Path(f"photos/{'cat' if number % 2 else 'dog'}/{number}{name}.png")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encode_image(image))
+    block = read_params(Path("params.yaml")).restructure
+    counts = init.read_source("photos", block).counts
+    alone = init.read_source(
+        "photos", block.model_copy(update={"source": "photos", "stratify": True, "group_by": "none"})
+    )
+    run("photos")
+    kept, _ = restructure()
+    assert counts == Counter((row.split, row.label) for row in kept.values()) != alone.counts
+    assert not list(Path("data").glob(".init-*"))

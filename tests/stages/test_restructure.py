@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from conftest import draw_image, encode_image, list_dataset, restructure, write_images
+from conftest import draw_image, encode_image, list_dataset, read_results, restructure, write_images
+from near_data import draw_scene
 from relearn import paths
 from relearn.dataset.manifest import hash_tables
 from relearn.errors import SourceError
@@ -188,3 +189,27 @@ def test_images_above_the_limit_of_pixels_are_excluded(use_layout, set_params):
     assert restructure()[1] == {"cat/wide.png": "too large: 2000 x 1001 px, at most 2,000,000 pixels are read"}
     set_params({"restructure.max_megapixels": 3})
     assert restructure()[1] == {}
+
+
+@pytest.mark.parametrize("stratify", [False, True])
+def test_near_duplicates_are_not_cut_apart(use_layout, stratify):
+    for number in range(12):
+        scene = draw_scene(number, (160, 120))
+        for name, image in (("a", scene), ("b", scene.resize((120, 90)))):
+            path = Path(f"source/cat/{number}{name}.png")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encode_image(image))
+    n_apart = {}
+    for group_by in ("none", "near_duplicates"):
+        use_layout(layout="class_folders", stratify=stratify, group_by=group_by)
+        paths.SPLITS.unlink(missing_ok=True)
+        kept, _ = restructure()
+        splits = {row.path.split("/")[-1]: row.split for row in kept.values()}
+        n_apart[group_by] = sum(splits[f"{number}a.png"] != splits[f"{number}b.png"] for number in range(12))
+        results = read_results()
+        restructure()
+        assert read_results() == results
+    assert n_apart["none"] > 3
+    assert n_apart["near_duplicates"] == 0
+    digits = {row.split(",")[2] for row in paths.SPLITS.read_text().splitlines()[1:]}
+    assert len(digits) == 12
