@@ -3,11 +3,11 @@ import pytest
 from PIL import Image
 
 from conftest import ROOT, encode_image
-from near_data import compute_table, draw_hashes, draw_product, draw_scene
+from near_data import compute_table, draw_hashes, draw_product, draw_scene, plant
 from relearn.dataset.assignments import Assignment, shorten_hash
 from relearn.dataset.inspections import inspect_content
 from relearn.dataset.near_duplicates import SecondLook
-from relearn.dataset.near_groups import find_near_groups, group_images
+from relearn.dataset.near_groups import MAX_LOOKS, find_near_groups, group_images
 from relearn.dataset.splitting import SourceImage
 from relearn.images.fingerprints import HASH_BYTES, HASH_TERMS, N_HASHES
 from relearn.params.pipeline import read_params
@@ -69,6 +69,17 @@ def test_groups_do_not_depend_on_the_order_of_the_images(seed):
     order = np.random.default_rng(seed).permutation(16)
     groups = [{int(order[row]) for row in group} for group in find_groups(hashes[order])]
     assert sorted(map(sorted, groups)) == sorted(map(sorted, find_groups(hashes)))
+
+
+def test_a_catalog_of_one_product_gets_few_second_looks(monkeypatch):
+    rng = np.random.default_rng(5)
+    hashes = draw_hashes(rng, 41)
+    for other in range(1, 41):
+        plant(rng, hashes, 0, other, 0, 0, 22)  # so that most of them are 33 to 44 bits apart
+    looked = []
+    monkeypatch.setattr(Blind, "measure", lambda _, *pair: looked.append(pair) or 0.0)
+    find_groups(hashes[1:])
+    assert 40 < len(looked) <= 40 * MAX_LOOKS  # of 780 pairs
 
 
 def test_a_camera_that_pans_makes_no_group_of_all_frames():

@@ -8,7 +8,7 @@ import numpy as np
 
 from relearn.dataset.assignments import Assignment, shorten_hash
 from relearn.dataset.manifest import SPLITS
-from relearn.dataset.near_duplicates import Pairs, SecondLook, find_candidates
+from relearn.dataset.near_duplicates import SURE_DISTANCE, Pairs, SecondLook, find_candidates
 from relearn.dataset.splitting import SourceImage
 from relearn.images.fingerprints import HASH_BYTES, N_HASHES
 from relearn.params.data import RestructureParams
@@ -16,6 +16,7 @@ from relearn.runtime.progress import track_progress
 
 MAX_DISTANCE = 48  # as validate.near_duplicates_across_splits has it
 MAX_NEIGHBORS = 200  # of an image, among those after it
+MAX_LOOKS = 10  # the nearest of these that need a second look: a catalog of one product may have thousands
 QUIET_SECONDS = 5.0
 
 
@@ -105,6 +106,9 @@ def find_near_groups(hashes: np.ndarray, look: SecondLook) -> np.ndarray:
     rows = compared[firsts]
     alone = np.arange(len(rows))
     pairs = find_candidates(hashes, rows, alone, MAX_DISTANCE, MAX_NEIGHBORS, mirrored=True)
+    far = np.flatnonzero(pairs.distance > SURE_DISTANCE)
+    ranks = np.arange(len(far)) - np.searchsorted(pairs.first[far], pairs.first[far])
+    pairs = Pairs(*np.delete(np.array(pairs), far[ranks >= MAX_LOOKS], axis=1))
     centers[compared] = rows[_choose_centers(rows, pairs, look)][places]
     return centers
 
