@@ -93,10 +93,13 @@ def read_source(source: str, current: RestructureParams) -> Source:
         Inspections(paths.find_inspections(), params.max_pixels) as inspections,
         TemporaryDirectory(prefix=".init-", dir=paths.MANIFEST.parent) as folder,
     ):
-        spool = Spool(Path(folder) / "spool")
+        # Near duplicates are looked at again: in the folder itself, or in what was unpacked of an archive.
+        spool = None if place.is_dir() else Spool(Path(folder) / "spool")
         reader = SourceReader(params, inspections, spool)
         images, excluded = reader.inspect_files()
-        images = group_images(images, params, known, spool.read_content)
+        found_at = {image.seen.sha256: place / image.path for image in images}
+        read_content = spool.read_content if spool else lambda sha256: found_at[sha256].read_bytes()
+        images = group_images(images, params, known, read_content)
         kept, left_out, *_ = split_images(images, params, known)
         counts = Counter((str(image.split), image.label) for image in kept)
         lost, _ = reader.find_lost_classes({image.label for image in kept})

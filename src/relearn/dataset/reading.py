@@ -40,7 +40,7 @@ class FoundFile(NamedTuple):
 class SourceReader:
     """Reads the files of a source once, and notes what is needed for the checks after the last file."""
 
-    def __init__(self, params: RestructureParams, inspections: Inspections, spool: Spool) -> None:
+    def __init__(self, params: RestructureParams, inspections: Inspections, spool: Spool | None) -> None:
         self._params = params
         self._source = Path(params.source)
         self._is_folder = self._source.is_dir()
@@ -105,7 +105,9 @@ class SourceReader:
             seen = file.known or self._inspect_content(file)
             if seen.refusal:
                 return Exclusion(file.path, seen.refusal)
-            if file.known and file.stamp:
+            if self._spool is None:
+                pass  # the images are only looked at
+            elif file.known and file.stamp:
                 self._spool.add_file(seen.sha256, self._source / file.path, file.stamp)
             else:
                 self._spool.add_content(seen.sha256, file.content)
