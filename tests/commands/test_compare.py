@@ -11,13 +11,15 @@ from relearn import cli, paths
 from relearn.commands import compare
 from relearn.commands.compare import (
     compare_revisions,
+    describe_changes,
     describe_json,
     describe_markdown,
     describe_verdict,
     print_table,
 )
-from relearn.errors import ComparisonError, IntegrityError
+from relearn.errors import ComparisonError, IntegrityError, RepositoryError
 from relearn.evaluation.comparison import compare_predictions
+from relearn.evaluation.paired import compute_paired_interval
 from relearn.evaluation.predictions import Predictions, write_predictions
 from relearn.storage.files import hash_bytes
 
@@ -67,11 +69,11 @@ def test_groups_are_drawn_if_the_parameters_say_so(revisions, capsys):
 def test_better_worse_and_no_clear_difference(revisions):
     better = compare_revisions("bad", "good")
     assert describe_verdict(better) == (
-        "good is better than bad: of 60 images 18 right in good alone, 0 in bad alone; "
-        "McNemar's exact test: p = 7.63e-06. "
-        "By their intervals clearly better: balanced_accuracy_score, macro_f1_score, roc_auc_score, log_loss."
+        "good is better than bad in accuracy: of 60 images 18 right in good alone, 0 in bad alone, +0.3000 (95 % "
+        "interval +0.1990 to +0.4251); better by a bootstrap interval of its own: balanced_accuracy_score, "
+        "macro_f1_score, roc_auc_score, log_loss."
     )
-    assert describe_verdict(compare_revisions("good", "bad")).startswith("bad is worse than good: ")
+    assert describe_verdict(compare_revisions("good", "bad")).startswith("bad is worse than good in accuracy: ")
     same = compare_revisions("HEAD", "workspace")
     assert describe_verdict(same).startswith(
         "No clear difference in accuracy between HEAD and workspace: of 60 images 0 right in workspace"
@@ -92,12 +94,11 @@ def test_differences_have_paired_intervals(revisions):
     accuracy = found["accuracy_score"]
     assert (accuracy.first, accuracy.second) == (pytest.approx(40 / 60), pytest.approx(58 / 60))
     assert accuracy.difference == pytest.approx(0.3)
-    # Of 60 paired differences 18 are 1 and the rest 0: their mean has a deviation of sqrt(0.3 * 0.7 / 60).
-    half = 1.96 * np.sqrt(0.3 * 0.7 / 60)
-    assert (accuracy.low, accuracy.high) == (pytest.approx(0.3 - half, abs=0.03), pytest.approx(0.3 + half, abs=0.03))
+    assert (accuracy.low, accuracy.high) == compute_paired_interval(60, 0, 18, 0.95)
     assert found["log_loss"].high < 0
-    same = {d.name: d for d in compare_revisions("good", "good").differences}
-    assert all((d.difference, d.low, d.high) == (0, 0, 0) for d in same.values())
+    accuracy, *same = compare_revisions("good", "good").differences
+    assert accuracy[3:] == (0, *compute_paired_interval(60, 0, 0, 0.95))
+    assert all((d.difference, d.low, d.high) == (0, 0, 0) for d in same)
     assert describe_verdict(compare_revisions("good", "good")) == "good and good predict the same."
 
 
@@ -114,7 +115,7 @@ def test_output(revisions, capsys):
     print_table(comparison)
     printed = capsys.readouterr().out
     assert "accuracy_score" in printed
-    assert "good is better than bad" in printed
+    assert "good is better than bad in accuracy" in printed
     assert "  and 8 more; --json lists them" in printed
     sha = git(revisions, "rev-parse", "good").strip()
     print_table(compare_revisions(sha, "workspace"))
@@ -142,6 +143,34 @@ def test_names_are_not_live(capsys):
     text = describe_json(comparison)
     assert "\u202e" not in text
     assert json.loads(text)["only_first"][0]["path"] == path
+
+
+def test_a_workspace_whose_parameters_changed_is_named_everywhere(workspace, monkeypatch, capsys):
+    predict(lambda n, label: label)
+    changes = ["extract.network"]
+    monkeypatch.setattr(compare, "list_changes", lambda _: changes)
+    comparison = compare_revisions("workspace", "workspace")
+    told = (
+        "The predictions of the workspace were made before these changed: extract.network; `make repro` updates them."
+    )
+    print_table(comparison)
+    assert f"\n{told}\n" in capsys.readouterr().out
+    assert told in render_markdown(describe_markdown(comparison))[0]
+    assert json.loads(describe_json(comparison))["caveat"] == told
+    changes.extend(f"train.key{number}" for number in range(6))
+    assert "extract.network, train.key0, train.key1, train.key2, train.key3 and 2 more; `make" in describe_changes()
+    changes.clear()
+    assert describe_changes() == ""
+    print_table(compare_revisions("workspace", "workspace"))
+    assert "make repro" not in capsys.readouterr().out
+
+    def fail(_):
+        raise RepositoryError("busy", where="dvc status")
+
+    monkeypatch.setattr(compare, "list_changes", fail)
+    assert (
+        describe_changes() == "Whether the predictions of the workspace are up to date is not known: dvc status: busy."
+    )
 
 
 @pytest.mark.slow

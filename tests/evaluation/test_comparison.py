@@ -3,6 +3,7 @@ import pytest
 
 from relearn.errors import ComparisonError
 from relearn.evaluation.comparison import compare_predictions
+from relearn.evaluation.paired import compute_paired_interval
 from relearn.evaluation.predictions import Predictions
 
 OTHER = {"cat": "dog", "dog": "cat"}
@@ -23,9 +24,7 @@ def test_differences_have_paired_intervals():
     found = compare_predictions("a", "b", make_predictions(range(20)), make_predictions(range(2)))
     accuracy, *_, log_loss, _ = found.differences
     assert (accuracy.first, accuracy.second) == (pytest.approx(40 / 60), pytest.approx(58 / 60))
-    # Of 60 paired differences 18 are 1 and the rest 0: their mean has a standard deviation of sqrt(0.3 * 0.7 / 60).
-    half = 1.96 * np.sqrt(0.3 * 0.7 / 60)
-    assert (accuracy.low, accuracy.high) == (pytest.approx(0.3 - half, abs=0.03), pytest.approx(0.3 + half, abs=0.03))
+    assert (accuracy.low, accuracy.high) == compute_paired_interval(60, 0, 18, 0.95)
     assert log_loss.name == "log_loss"
     assert log_loss.high < 0
     assert (found.paired.n_only_first, found.paired.n_only_second) == (0, 18)
@@ -48,6 +47,17 @@ def test_groups_are_drawn_if_they_are_given():
     accuracy, other = found.differences[0], by_image.differences[0]
     assert accuracy.difference == other.difference
     assert accuracy.high - accuracy.low > 1.5 * (other.high - other.low)
+
+
+@pytest.mark.parametrize(
+    ("n_wrong", "verdict"), [(3, "no clear difference"), (4, "better"), (60, "better"), (0, "no clear difference")]
+)
+def test_the_interval_of_accuracy_is_the_verdict(n_wrong, verdict):
+    """McNemar's exact test calls 4 of 4 no clear difference, beside an interval without 0; it decides nothing here."""
+    found = compare_predictions("a", "b", make_predictions(range(n_wrong)), make_predictions())
+    low, high = found.differences[0][-2:]
+    assert found.verdict == verdict
+    assert (low <= 0 <= high) is (verdict == "no clear difference")
 
 
 def test_only_images_that_both_have_are_compared():

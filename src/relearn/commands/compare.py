@@ -7,15 +7,17 @@ from typing import Any
 
 from relearn import paths
 from relearn.dataset.assignments import read_groups
-from relearn.errors import AbsentFile, ComparisonError, ParamsError
+from relearn.errors import AbsentFile, ComparisonError, ParamsError, RepositoryError
 from relearn.evaluation.comparison import Comparison, DifferingImage, compare_predictions
 from relearn.evaluation.predictions import Predictions, parse_predictions, read_predictions
 from relearn.params.pipeline import read_params
 from relearn.repository.committed import read_committed
+from relearn.repository.status import list_changes
 from relearn.runtime.text import count_nouns, escape_controls, escape_markdown, format_json
 
 WORKSPACE = "workspace"
 N_IMAGES_SHOWN = 10
+N_CHANGES = 5
 MIN_WIDTH = 160
 
 
@@ -35,7 +37,8 @@ def compare_revisions(first: str, second: str) -> Comparison:
         Predictions are missing or damaged.
     """
     a, b = read_revision(first), read_revision(second)
-    return compare_predictions(first, second, a, b, read_drawn_groups(a))
+    comparison = compare_predictions(first, second, a, b, read_drawn_groups(a))
+    return comparison._replace(caveat=describe_changes()) if WORKSPACE in (first, second) else comparison
 
 
 def read_drawn_groups(predictions: Predictions) -> dict[str, str] | None:
@@ -51,6 +54,21 @@ def read_drawn_groups(predictions: Predictions) -> dict[str, str] | None:
             images = predictions.sha256
             return dict(zip(images, read_groups(paths.SPLITS, images) or images, strict=True))
     return None
+
+
+def describe_changes() -> str:
+    """Return in what the workspace differs from what its predictions were made with; empty if in nothing."""
+    try:
+        changes = list_changes(Path())
+    except RepositoryError as error:
+        return f"Whether the predictions of the workspace are up to date is not known: {error}."
+    if not changes:
+        return ""
+    more = f" and {len(changes) - N_CHANGES:,} more" if changes[N_CHANGES:] else ""
+    return (
+        f"The predictions of the workspace were made before these changed: {', '.join(changes[:N_CHANGES])}{more}; "
+        "`make repro` updates them."
+    )
 
 
 def read_revision(revision: str) -> Predictions:
@@ -79,26 +97,28 @@ def read_revision(revision: str) -> Predictions:
 
 
 def describe_verdict(comparison: Comparison) -> str:
-    """Return the verdict in words: on accuracy by McNemar's test, then on the other metrics by their intervals."""
+    """Return the verdict in a sentence: the interval of accuracy in the table decides; other metrics are named."""
     first, second, paired = comparison.first, comparison.second, comparison.paired
-    counts = (
-        f"of {paired.n_images:,} images {paired.n_only_second} right in {second} alone, {paired.n_only_first} "
-        f"in {first} alone; McNemar's exact test: p = {paired.p_value:.3g}"
-    )
-    if all(d.difference == d.low == d.high == 0 for d in comparison.differences):
-        sentence = f"{first} and {second} predict the same."
-    elif paired.verdict == "no clear difference":
-        sentence = f"No clear difference in accuracy between {first} and {second}: {counts}."
+    accuracy, *others = comparison.differences
+    if not (paired.n_only_first or paired.n_only_second) and all(d.low == d.high == 0 for d in others):
+        return f"{first} and {second} predict the same."
+    if comparison.verdict == "no clear difference":
+        sentence = f"No clear difference in accuracy between {first} and {second}"
     else:
-        sentence = f"{second} is {paired.verdict} than {first}: {counts}."
+        sentence = f"{second} is {comparison.verdict} than {first} in accuracy"
+    sentence += (
+        f": of {count_nouns(paired.n_images, 'image')} {paired.n_only_second:,} right in {second} alone, "
+        f"{paired.n_only_first:,} in {first} alone, {accuracy.difference:+.4f} (95 % interval {accuracy.low:+.4f} to "
+        f"{accuracy.high:+.4f})"
+    )
     clear: dict[str, list[str]] = {"better": [], "worse": []}
-    for name, *_, low, high in comparison.differences:
-        if name != "accuracy_score" and not low <= 0 <= high:
+    for name, *_, low, high in others:
+        if not low <= 0 <= high:
             clear["better" if (low > 0) == name.endswith("_score") else "worse"].append(name)
     for verdict, names in clear.items():
         if names:
-            sentence += f" By their intervals clearly {verdict}: {', '.join(names)}."
-    return sentence
+            sentence += f"; {verdict} by a bootstrap interval of its own: {', '.join(names)}"
+    return f"{sentence}."
 
 
 def describe_json(comparison: Comparison) -> str:
@@ -106,7 +126,7 @@ def describe_json(comparison: Comparison) -> str:
     paired = comparison.paired
     value: dict[str, Any] = comparison._asdict() | {
         "differences": [difference._asdict() for difference in comparison.differences],
-        "paired": {**paired._asdict(), "verdict": paired.verdict},
+        "paired": {**paired._asdict(), "verdict": comparison.verdict},
         "sentence": describe_verdict(comparison),
     }
     return format_json(value)
@@ -120,6 +140,7 @@ def describe_markdown(comparison: Comparison) -> str:
         "| --- | ---: | ---: | ---: | ---: |",
     ]
     lines += [f"| {' | '.join(row)} |" for row in _tabulate(comparison)]
+    lines += ["", escape_markdown(comparison.caveat)] * bool(comparison.caveat)
     lines += ["", describe_verdict(comparison)]
     for title, images in _list_groups(comparison):
         lines += ["", f"{title}:", ""]
@@ -143,6 +164,8 @@ def print_table(comparison: Comparison) -> None:
     console = Console(highlight=False, markup=False, emoji=False)
     console.width = max(console.width, MIN_WIDTH)  # rather a line too long than a number cut short
     console.print(table)
+    if comparison.caveat:
+        print(escape_controls(comparison.caveat))
     print(describe_verdict(comparison))
     for title, images in _list_groups(comparison):
         print(f"{title}:")

@@ -1,4 +1,4 @@
-"""Two classifiers compared on the same images: McNemar's test, and each metric's difference with its interval."""
+"""Two classifiers compared on the same images: each metric's difference with its interval, of which one decides."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -7,9 +7,9 @@ from typing import NamedTuple, TypedDict
 import numpy as np
 
 from relearn.errors import ComparisonError
-from relearn.evaluation.intervals import bootstrap
+from relearn.evaluation.intervals import CONFIDENCE, bootstrap
 from relearn.evaluation.metrics import Judged, Metric, judge, prepare_metrics
-from relearn.evaluation.paired import Paired, compare_paired
+from relearn.evaluation.paired import Paired, compare_paired, compute_paired_interval
 from relearn.evaluation.predictions import Predictions
 
 N_RESAMPLES = 2000
@@ -41,8 +41,10 @@ class Comparison(NamedTuple):
     """Two classifiers, by their names, on the images that both have predicted.
 
     n_only_in_first, n_only_in_second : images that the other has not predicted
+    differences : accuracy first, with its paired score interval (unless groups are drawn); the others by the bootstrap
     only_first, only_second : images that one alone predicted right, by path
     n_groups : how many groups the common images are in, if the bootstrap drew groups
+    caveat : why the predictions are not those of the revisions' parameters and data; empty if they are
     """
 
     first: str
@@ -55,6 +57,18 @@ class Comparison(NamedTuple):
     only_first: list[DifferingImage]
     only_second: list[DifferingImage]
     n_groups: int | None = None
+    caveat: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """`better`, `worse` or `no clear difference` in accuracy, by its interval: the second, compared with the first.
+
+        A retraining decides by the same interval.
+        """
+        accuracy = self.differences[0]
+        if accuracy.low <= 0 <= accuracy.high:
+            return "no clear difference"
+        return "better" if accuracy.low > 0 else "worse"
 
 
 def compare_predictions(
@@ -93,14 +107,19 @@ def compare_predictions(
     judged, other_judged = _judge_both(a, b)
     if groups is not None:
         judged = judged._replace(groups=np.unique([groups[sha256] for sha256 in a.sha256], return_inverse=True)[1])
+    paired = compare_paired(right, other_right)
+    differences = compute_differences(judged, other_judged)
+    if groups is None:
+        low, high = compute_paired_interval(len(common), paired.n_only_first, paired.n_only_second, CONFIDENCE)
+        differences[0] = differences[0]._replace(low=low, high=high)
     return Comparison(
         first,
         second,
         len(common),
         len(rows_a) - len(common),
         len(rows_b) - len(common),
-        compute_differences(judged, other_judged),
-        compare_paired(right, other_right),
+        differences,
+        paired,
         _list_images(a, b, right & ~other_right),
         _list_images(a, b, other_right & ~right),
         None if judged.groups is None else len(np.unique(judged.groups)),

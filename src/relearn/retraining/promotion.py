@@ -4,13 +4,11 @@ import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-import numpy as np
-
 from relearn.evaluation.intervals import compute_difference_interval
-from relearn.evaluation.paired import Paired
+from relearn.evaluation.paired import Paired, compute_paired_interval
 from relearn.params.pipeline import RetrainParams
+from relearn.runtime.text import count_nouns
 
-LARGE = 1e9
 SAME = "the challenger is the champion, to the last bit"
 Verdict = Literal[
     "first", "not compared", "better", "no clear difference", "the same", "worse", "too few images", "blocked by data"
@@ -90,7 +88,9 @@ def decide_promotion(
         None without a champion.
     """
     if failed_checks:
-        return Decision(False, "blocked by data", f"{len(failed_checks)} failed: {'; '.join(failed_checks)}")
+        return Decision(
+            False, "blocked by data", f"{count_nouns(len(failed_checks), 'check')} failed: {'; '.join(failed_checks)}"
+        )
     if paired is None:
         return Decision(True, "first", "there was no production model")
     if sameness and sameness.is_same and not sameness.has_other_images:
@@ -117,8 +117,9 @@ def compare_accuracy(params: RetrainParams, paired: Paired) -> Decision:
     low, high = compute_paired_interval(n, first, second, params.confidence)
     verdict: Verdict = "better" if low > 0 else "worse" if high < 0 else "no clear difference"
     reason = (
-        f"of {n:,} evaluation images {second:,} are right with the challenger alone, {first:,} with the champion "
-        f"alone: accuracy {(second - first) / n:+.2%} ({params.confidence:.0%} interval {low:+.2%} to {high:+.2%})"
+        f"of {count_nouns(n, 'evaluation image')} {second:,} right with the challenger alone, {first:,} with the "
+        f"champion alone: accuracy {(second - first) / n:+.2%} ({params.confidence:.0%} interval {low:+.2%} to "
+        f"{high:+.2%})"
     )
     promoted = verdict == "better"
     if verdict == "no clear difference":
@@ -137,15 +138,16 @@ def _name_margin(params: RetrainParams, n_images: int, least: float) -> str:
     # The interval of answers that never differ is z^2 / (n + z^2).
     n_needed = math.ceil(n_images * least / (1 - least) * (1 - params.margin) / params.margin)
     return (
-        f"the least that {n_images:,} images can show; retrain.margin, {params.margin:.2%}, needs {n_needed:,} "
-        "evaluation images"
+        f"the least that {count_nouns(n_images, 'image')} can show; retrain.margin, {params.margin:.2%}, needs "
+        f"{count_nouns(n_needed, 'evaluation image')}"
     )
 
 
 def describe_shortage(params: RetrainParams, n_images: int) -> str:
     """Return how many evaluation images are missing, and what helps."""
     return (
-        f"wanted at least {params.min_images:,} evaluation images in common (retrain.min_images), got {n_images:,}; "
+        f"wanted at least {count_nouns(params.min_images, 'evaluation image')} in common (retrain.min_images), got "
+        f"{n_images:,}; "
         "add images, of which restructure.fractions go to evaluation, or lower retrain.min_images"
     )
 
@@ -160,40 +162,7 @@ def describe_doubt(params: RetrainParams, errors: ErrorCounts | None) -> str:
         return ""
     return (
         f"the labels of the new images look wrong: the error rate of the challenger is {n_new_wrong / n_new:.1%} on "
-        f"{n_new:,} new evaluation images and {n_older_wrong / n_older:.1%} on {n_older:,} older ones, higher by "
-        f"{low:.1%} to {high:.1%} ({params.confidence:.0%} interval; retrain.max_new_error_increase: "
+        f"{count_nouns(n_new, 'new evaluation image')} and {n_older_wrong / n_older:.1%} on {n_older:,} older, higher "
+        f"by {low:.1%} to {high:.1%} ({params.confidence:.0%} interval; retrain.max_new_error_increase: "
         f"{params.max_new_error_increase:.1%})"
     )
-
-
-def compute_paired_interval(
-    n_images: int, n_only_first: int, n_only_second: int, confidence: float
-) -> tuple[float, float]:
-    """Return the score interval of the difference of two shares on the same images, second - first.
-
-    Tango 1998, "Equivalence test and confidence interval for the difference in proportions for the paired-sample
-    design": all differences D that the score test does not reject. It inverts
-    z(D) = (b - c - n D) / sqrt(n (2 q + D (1 - D))) with b = n_only_second, c = n_only_first, n = n_images, where q,
-    the likeliest share that the first alone gets right given D, is the larger root of
-    2n q^2 + (D (2n - b + c) - b - c) q - c D (1 - D) = 0. It keeps its level with few images, and if no two answers
-    differ.
-    """
-    from scipy.optimize import brentq
-    from scipy.stats import norm
-
-    n, b, c = n_images, n_only_second, n_only_first
-    z = float(norm.isf((1 - confidence) / 2))
-
-    def _compute_score(difference: float) -> float:
-        middle = difference * (2 * n - b + c) - b - c
-        root = np.sqrt(middle**2 + 8 * n * c * difference * (1 - difference))
-        variance = n * (2 * (root - middle) / (4 * n) + difference * (1 - difference))
-        distance = b - c - n * difference
-        if distance == 0:
-            return 0.0
-        return float(distance / np.sqrt(variance)) if variance > 0 else float(np.copysign(LARGE, distance))
-
-    estimate, edge = (b - c) / n, 1 - 1e-12
-    low = -1.0 if estimate == -1 else brentq(lambda d: _compute_score(d) - z, -edge, estimate)
-    high = 1.0 if estimate == 1 else brentq(lambda d: _compute_score(d) + z, estimate, edge)
-    return float(low), float(high)
