@@ -21,6 +21,7 @@ from relearn.commands.arguments import (
     check_version,
     show_version,
 )
+from relearn.commands.lines import LineFormatter
 from relearn.commands.place import check_code, enter_root, locate
 from relearn.commands.shortage import check_address_space, describe_shortage, is_shortage
 from relearn.errors import RelearnError
@@ -35,6 +36,7 @@ app = typer.Typer(
     "The stages read params.yaml; `dvc repro` runs those that are out of date, in order. Run it in a clone, or in any "
     "folder of one.",
 )
+Base = Annotated[str, typer.Option(help="The retrained branch, whose params.yaml counts.", callback=check_name)]
 
 
 @app.callback()
@@ -153,8 +155,7 @@ def compare(
         ),
     ] = "HEAD",
     second: Annotated[
-        str,
-        typer.Argument(metavar="REV_B", help="The revision that is compared with it.", callback=check_revision),
+        str, typer.Argument(metavar="REV_B", help="What is compared with it.", callback=check_revision)
     ] = "workspace",
     json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
     md: Annotated[bool, typer.Option("--md", help="Print Markdown.")] = False,
@@ -212,13 +213,9 @@ def decide(
 def rollback(
     version: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[TAG]", help="classifier@v1.0.0, or v1; by default the version before.", callback=check_version
-        ),
+        typer.Argument(metavar="[TAG]", help="Such as v1; by default the version before.", callback=check_version),
     ] = None,
-    base: Annotated[
-        str, typer.Option(help="The branch that is retrained, whose params.yaml counts.", callback=check_name)
-    ] = "main",
+    base: Base = "main",
 ) -> None:
     """Make an earlier classifier the production model again, and record that."""
     enter_root()
@@ -226,6 +223,22 @@ def rollback(
     from relearn.retraining.settings import read_settings
 
     _print(*roll_back(Path(), read_settings(Path(), base).branch, version))
+
+
+@app.command(rich_help_panel="Retraining")
+def adopt(
+    version: Annotated[
+        str | None,
+        typer.Argument(metavar="[TAG]", help="Such as v2; by default the production model.", callback=check_version),
+    ] = None,
+    base: Base = "main",
+) -> None:
+    """Merge a promoted classifier with its data into the branch that you are on, and check its files out."""
+    enter_root()
+    from relearn.retraining.adoption import adopt
+    from relearn.retraining.settings import read_settings
+
+    _print(*adopt(Path(), read_settings(Path(), base).branch, version))
 
 
 @app.command(rich_help_panel="Retraining")
@@ -375,14 +388,6 @@ def main() -> None:
             raise
         where = f"{error.filename}: " if error.filename else ""
         _fail(f"{where}{error.strerror or error}")
-
-
-class LineFormatter(logging.Formatter):
-    """Formats records as lines that cannot control a terminal, whatever names of files they hold."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the record's lines, escaped."""
-        return escape_lines(super().format(record))
 
 
 def _print(*lines: str) -> None:

@@ -223,6 +223,26 @@ def commit_tree(folder: Path, tree: str, parents: Sequence[str], message: str) -
     return run_git(folder, *arguments, text=message, variables=_choose_identity(folder)).strip()
 
 
+def merge(root: Path, revision: str, message: str) -> list[str]:
+    """Merge a revision into the branch that is checked out; return the files in conflict, and then nothing is changed.
+
+    Raises
+    ------
+    RepositoryError
+        Git refuses, such as because a file that it does not track is in the way.
+    """
+    try:
+        run_git(root, "merge", "--quiet", "-m", message, revision, variables=_choose_identity(root))
+    except RepositoryError:
+        conflicts = run_git(root, "diff", "--name-only", "--diff-filter=U", "-z").split("\0")[:-1]
+        if find_commit(root, "MERGE_HEAD"):
+            run_git(root, "merge", "--abort")
+        if not conflicts:
+            raise
+        return conflicts
+    return []
+
+
 def add_tag(root: Path, tag: str, commit: str, message: str) -> None:
     """Make an annotated tag, unless there is one of that name."""
     if find_commit(root, f"refs/tags/{tag}") is None:
