@@ -49,13 +49,13 @@ def write_candidate(folder, number):
         (folder / name).write_text(text)
 
 
-def retrain(root, number, decision, landing_sha256=None, publish=True):
+def retrain(root, number, decision, landing_sha256=None, publish=True, overrides=()):
     """Go through a retraining whose pipeline makes candidate `number`."""
     start = find_start(root, "main", PARAMS)
     worktree = root / "worktree"
     add_worktree(root, worktree, start.base, start.production or start.base, list_kept_files(root, start))
     write_candidate(worktree, number)
-    made, version = write_record(root, worktree, start, decision, landing_sha256)
+    made, version = write_record(root, worktree, start, decision, landing_sha256, overrides=overrides)
     if publish:
         publish_record(root, BRANCH, made, start.tip)
     return made, version

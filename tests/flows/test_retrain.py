@@ -649,7 +649,7 @@ def test_what_cannot_be_taken_is_fetched_for_once(flow_in, monkeypatch, producti
     from flows import retrain as module
 
     record = Record("promotion", "worse", "v1", "base", "sources", None)
-    start = Start("base", "tip", production, record)
+    start = Start("base", "tip", production, record, record)
     waiting = [Waiting("a.png", "1"), Waiting("b.skip.png", "1")]
     steps = []
 

@@ -141,6 +141,33 @@ def test_what_is_no_version_is_not_in_use(root, production):
         align_release(root, BRANCH)
 
 
+def test_a_run_with_other_parameters_has_not_tried_the_bases_own(root):
+    tried, _ = retrain(root, 1, FIRST)
+    (root / "code").write_text("2")
+    commit(root)
+    made, _ = retrain(root, 2, BETTER, "a" * 64, overrides=["extract.network=vgg16", "train.seed=1"])
+    assert "\nOverrides: extract.network=vgg16 train.seed=1\n" in run_git(root, "log", "-1", "--format=%B", made)
+    start = find_start(root, "main", PARAMS)
+    assert (start.record.commit, start.version, start.record.overrides) == (
+        made,
+        "v2",
+        "extract.network=vgg16 train.seed=1",
+    )
+    assert (start.tried.commit, start.tried.landing_sha256, start.production) == (tried, None, made)
+    assert has_new_base(root, start)
+    retrain(root, 3, WORSE)
+    start = find_start(root, "main", PARAMS)
+    assert start.tried == start.record
+    assert not has_new_base(root, start)
+
+
+def test_a_first_run_with_other_parameters_leaves_the_base_to_try(root):
+    retrain(root, 1, FIRST, overrides=["train.seed=1"])
+    start = find_start(root, "main", PARAMS)
+    assert (start.version, start.tried) == ("v1", None)
+    assert has_new_base(root, start)
+
+
 def test_sources_are_told_apart_by_their_dvc_files(root):
     retrain(root, 1, FIRST)
     retrain(root, 2, WORSE)

@@ -2,7 +2,7 @@ import pytest
 
 from conftest import ROOT, commit, git
 from relearn.errors import ParamsError, RepositoryError
-from relearn.retraining.settings import read_settings
+from relearn.retraining.settings import override_settings, read_settings
 
 
 def test_settings_are_those_that_are_committed(root):
@@ -16,6 +16,31 @@ def test_settings_are_those_that_are_committed(root):
     commit(root)
     with pytest.raises(ParamsError, match=r"^main:params.yaml: 1 wrong\n  retrain.margin: wanted less than 1, got 2"):
         read_settings(root, "main")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "extract.netwrok=vgg16",
+            r"params.yaml with -S extract.netwrok=vgg16: 1 wrong\n  extract.netwrok: unknown key, did",
+        ),
+        ("train.seed=x", r"params.yaml with -S train.seed=x: 1 wrong\n  train.seed: wanted a valid integer, got 'x'"),
+        (
+            "retrain.margin=0.9",
+            r"-S retrain.margin=0.9: wanted keys of other blocks than retrain, got a key of retrain; ",
+        ),
+        ("retrain=1", "params.yaml with -S retrain=1: 1 wrong\n  retrain: wanted a block"),
+    ],
+)
+def test_other_parameters_are_checked(root, override, message):
+    (root / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    commit(root)
+    (root / "params.yaml").write_text("in the middle of")
+    assert b"network: vgg16 " in override_settings(root, "HEAD", "main", ["extract.network=vgg16"])
+    with pytest.raises(ParamsError, match=f"^{message}"):
+        override_settings(root, "HEAD", "main", [override])
 
 
 def test_a_key_that_was_renamed_is_named_with_its_new_name(root):

@@ -173,6 +173,16 @@ def test_records_of_a_remote_are_followed(root, tmp_path):
         follow_remote(clone, "origin", BRANCH)
 
 
+def test_a_dry_run_creates_no_branch(root, tmp_path):
+    retrain(root, 1, FIRST)
+    clone = tmp_path / "clone"
+    git(tmp_path, "clone", "--quiet", "--branch", "main", str(root), "clone")
+    start = find_start(clone, "main", PARAMS, is_dry=True)
+    assert (start.version, git(clone, "branch", "--list", BRANCH)) == ("v1", "")
+    assert find_start(clone, "main", PARAMS) == start
+    assert git(clone, "branch", "--list", BRANCH) == f"  {BRANCH}\n"
+
+
 def test_what_waits_is_told_apart_by_its_list():
     assert hash_waiting([]) is None
     one = hash_waiting([Waiting("a", "1")])

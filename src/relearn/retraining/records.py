@@ -8,13 +8,14 @@
     Data-sha256: HASH       of data/manifest.csv
     Sources-sha256: HASH    of the .dvc files that it was run with
     Landing-sha256: HASH    of the list of what waited in the landing folder, or none
+    Overrides: KEY=VALUE    only if the run was given other parameters than the base's
 
-A commit without all of these (but for Promoted and Sources-sha256) is a user's own and no record, whatever its text
-says. The newest record decides which version is the production model. The tag and `release/current` follow it, also
-after a kill between the two, and in a fresh clone.
+A commit without all of these (but for Promoted, Sources-sha256 and Overrides) is a user's own and no record, whatever
+its text says. The newest record decides which version is the production model. The tag and `release/current` follow it,
+also after a kill between the two, and in a fresh clone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ from relearn.storage.files import hash_bytes
 NONE = "none"
 # Of every record, also of the first ones ever written, which had no Sources-sha256.
 TRAILERS = {"Verdict", "In-use", "Base", "Data-sha256", "Landing-sha256"}
+OVERRIDES = "Overrides"
 N_GONE = 1000  # in the message of a commit
 REPORTS = (paths.VALIDATION_REPORT, paths.VERIFICATION_REPORT)
 
@@ -38,6 +40,7 @@ class Record(NamedTuple):
 
     production : the production model; None before the first promotion
     landing_sha256 : None if nothing waited
+    overrides : other parameters than those of the base; empty if there were none
     """
 
     commit: str
@@ -46,6 +49,7 @@ class Record(NamedTuple):
     base: str
     sources_sha256: str
     landing_sha256: str | None
+    overrides: str = ""
 
 
 class Start(NamedTuple):
@@ -54,12 +58,14 @@ class Start(NamedTuple):
     base, tip : commits of the base and of the branch of records
     production : commit that promoted the production model
     record : the newest one
+    tried : the newest one with the base's own parameters: what it judged needs no other run
     """
 
     base: str
     tip: str | None
     production: str | None
     record: Record | None
+    tried: Record | None
 
     @property
     def version(self) -> str | None:
@@ -92,15 +98,16 @@ def _iterate_records(root: Path, tip: str, line: str) -> Iterator[tuple[str, dic
             yield commit, trailers
 
 
-def find_record(root: Path, tip: str) -> Record | None:
-    """Return the newest record among a commit and its ancestors.
+def find_record(root: Path, tip: str, is_plain: bool = False) -> Record | None:
+    """Return the newest record among a commit and its ancestors; with `is_plain`, the newest without overrides.
 
     Raises
     ------
     RepositoryError
         Its trailer In-use names no version.
     """
-    commit, trailers = next(_iterate_records(root, tip, "^Verdict: "), (None, {}))
+    records = _iterate_records(root, tip, "^Verdict: ")
+    commit, trailers = next((record for record in records if not (is_plain and OVERRIDES in record[1])), (None, {}))
     if commit is None:
         return None
     production, landing = trailers["In-use"], trailers["Landing-sha256"]
@@ -118,11 +125,18 @@ def find_record(root: Path, tip: str) -> Record | None:
         trailers["Base"],
         trailers.get("Sources-sha256", NONE),
         None if landing == NONE else landing,
+        trailers.get(OVERRIDES, ""),
     )
 
 
 def write_record(
-    root: Path, worktree: Path, start: Start, decision: dict[str, Any], landing_sha256: str | None
+    root: Path,
+    worktree: Path,
+    start: Start,
+    decision: dict[str, Any],
+    landing_sha256: str | None,
+    *,
+    overrides: Sequence[str] = (),
 ) -> tuple[str, str | None]:
     """Commit the result of a retraining, to no branch yet.
 
@@ -133,13 +147,16 @@ def write_record(
     ----------
     decision
         What `relearn decide` wrote, and as `gone` what `list_gone` found.
+    overrides
+        Other parameters than those of the base, as `KEY=VALUE`.
 
     Returns
     -------
     The commit, and the version of the production model from then on.
     """
     version = choose_version(root, start.tip) if decision["promoted"] else start.version
-    message = _describe_record(worktree, start, decision, version, landing_sha256)
+    hashes = {"Landing-sha256": landing_sha256 or NONE} | ({OVERRIDES: " ".join(overrides)} if overrides else {})
+    message = _describe_record(worktree, start, decision, version, hashes)
     parents = [start.tip or start.base]
     if decision["failed_checks"]:
         return commit_tree(worktree, _write_reports(worktree, parents[0]), parents, message), version
@@ -149,7 +166,7 @@ def write_record(
 
 
 def _describe_record(
-    worktree: Path, start: Start, decision: dict[str, Any], version: str | None, landing_sha256: str | None
+    worktree: Path, start: Start, decision: dict[str, Any], version: str | None, trailers: Mapping[str, str]
 ) -> str:
     promoted, verdict = decision["promoted"], decision["verdict"]
     action = f"Promote {name_tag(version)}" if promoted and version else f"Keep {version or NONE}"
@@ -163,7 +180,7 @@ def _describe_record(
         "Base": start.base,
         "Sources-sha256": hash_sources(worktree),
         "Data-sha256": hash_bytes((worktree / paths.MANIFEST).read_bytes()),
-        "Landing-sha256": landing_sha256 or NONE,
+        **trailers,
     }
     return format_message(f"{action}: {verdict}", body, trailers)
 

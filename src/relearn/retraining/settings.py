@@ -1,5 +1,6 @@
 """The settings of a retraining: the `retrain` block of the `params.yaml` that is committed in the base."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from relearn import paths
@@ -7,6 +8,7 @@ from relearn.errors import ParamsError, RepositoryError
 from relearn.params.pipeline import Params, RetrainParams
 from relearn.params.reading import parse_blocks
 from relearn.repository.git import find_commit, find_prefix, is_branch_name, read_blob
+from relearn.repository.overrides import override_params
 
 
 def read_settings(root: Path, base: str) -> RetrainParams:
@@ -28,6 +30,27 @@ def read_settings(root: Path, base: str) -> RetrainParams:
     if commit is None:
         raise RepositoryError(where=f"base: {base}", wanted="a branch with a commit", got="none of that name")
     return read_settings_of(root, commit, base)
+
+
+def override_settings(root: Path, commit: str, name: str, overrides: Sequence[str]) -> bytes:
+    """Return the `params.yaml` of a commit, called `name` in errors, with other values; see `override_params`.
+
+    Raises
+    ------
+    ParamsError
+        A key or a value is wrong, or is one of the block `retrain`.
+    """
+    content = read_blob(root, commit, paths.PARAMS)
+    before = parse_blocks(content, f"{name}:{paths.PARAMS}", Params)  # so that the text is UTF-8
+    changed = override_params(content.decode(), overrides).encode()
+    if parse_blocks(changed, f"{paths.PARAMS} with -S {' '.join(overrides)}", Params).retrain != before.retrain:
+        raise ParamsError(
+            where=f"-S {' '.join(overrides)}",
+            wanted="keys of other blocks than retrain",
+            got="a key of retrain",
+            advice=f"change it in {paths.PARAMS}, and commit",
+        )
+    return changed
 
 
 def read_settings_of(root: Path, commit: str, name: str) -> RetrainParams:

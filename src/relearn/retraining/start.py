@@ -20,8 +20,8 @@ from relearn.storage.files import hash_bytes, write_file
 FRUITLESS = Path(".relearn/retrain/fruitless")  # what waited when a run found nothing new, and the record then
 
 
-def find_start(root: Path, base: str, params: RetrainParams) -> Start:
-    """Find where a retraining begins; a branch of records that only a remote has is created here.
+def find_start(root: Path, base: str, params: RetrainParams, is_dry: bool = False) -> Start:
+    """Find where a retraining begins; a branch of records that only a remote has is created here, unless `is_dry`.
 
     Raises
     ------
@@ -39,10 +39,12 @@ def find_start(root: Path, base: str, params: RetrainParams) -> Start:
         remotes = run_git(root, "for-each-ref", "--format=%(objectname)", f"refs/remotes/*/{params.branch}").split()
         if len(set(remotes)) == 1:
             (tip,) = set(remotes)
-            move_branch(root, params.branch, tip, None)
+            if not is_dry:
+                move_branch(root, params.branch, tip, None)
     record = find_record(root, tip) if tip else None
+    tried = find_record(root, tip, is_plain=True) if tip and record and record.overrides else record
     production = find_promotion(root, tip, record.production) if tip and record and record.production else None
-    return Start(commit, tip, production, record)
+    return Start(commit, tip, production, record, tried)
 
 
 def check_refs(root: Path, start: Start, branch: str) -> None:
@@ -78,10 +80,12 @@ def follow_remote(root: Path, remote: str, branch: str) -> None:
 
 
 def has_new_base(root: Path, start: Start) -> bool:
-    """Return whether the base has commits that no record has seen."""
-    if start.record is None or start.tip is None:
+    """Return whether the base has commits that no record with the base's own parameters has seen."""
+    tried = start.tried
+    if tried is None or start.tip is None:
         return True
-    return start.base != start.record.base and not is_ancestor(root, start.base, start.tip)
+    seen = start.tip if tried is start.record else tried.commit
+    return start.base != tried.base and not is_ancestor(root, start.base, seen)
 
 
 def hash_waiting(waiting: Sequence[Waiting]) -> str | None:
