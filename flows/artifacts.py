@@ -6,12 +6,17 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
+import httpx
+from prefect import get_run_logger
 from prefect.artifacts import (
     create_image_artifact,
     create_markdown_artifact,
     create_table_artifact,
 )
+from prefect.client.orchestration import get_client
+from prefect.runtime import flow_run
 
 from relearn import paths
 from relearn.evaluation.confusion import draw_confusion
@@ -19,6 +24,7 @@ from relearn.retraining.arrivals import Left
 from relearn.runtime.text import count_nouns, escape_markdown
 
 N_IMAGES = 20
+N_ROWS = 5
 N_LEFT = 1000
 
 # The stages that check, the artifact with what they found, and their report.
@@ -31,29 +37,55 @@ def publish_findings(root: Path, key: str, path: Path) -> None:
         return
     report = json.loads((root / path).read_text())
     title = f"{key.capitalize()} {'passed' if report['passed'] else 'failed'}"
-    lines = [f"## {title}: {report['n_images']:,} images", ""]
-    lines += ["| check | severity | wanted | found | passed | first rows |", "| --- | --- | --- | --- | --- | --- |"]
-    for finding in report["findings"]:
-        rows = "<br>".join(escape_markdown(row) for row in finding["rows"][:5])
+    lines = [f"## {title}: {count_nouns(report['n_images'], 'image')}", ""]
+    failed = [finding for finding in report["findings"] if not finding["passed"]]
+    failed.sort(key=lambda finding: bool(finding["severity"] != "error"))
+    names = [f"{finding['name']} ({finding['severity']})" for finding in failed]
+    lines += [_describe_finding(finding) for finding in failed] or ["All checks passed."]
+    lines += ["", "| check | passed | found | wanted | severity |", "| --- | --- | --- | --- | --- |"]
+    for finding in [*failed, *(finding for finding in report["findings"] if finding["passed"])]:
         mark = "yes" if finding["passed"] else "**no**"
-        cells = [finding["name"], finding["severity"], finding["wanted"], finding["observed"]]
-        lines.append(f"| {' | '.join(escape_markdown(cell) for cell in cells)} | {mark} | {rows} |")
-    create_markdown_artifact(key=key, markdown="\n".join(lines), description=title)
+        name, *cells = (escape_markdown(finding[column]) for column in ("name", "observed", "wanted", "severity"))
+        lines.append(f"| {' | '.join([name, mark, *cells])} |")
+    found = f": {', '.join(names)}" if names else ""
+    create_markdown_artifact(key=key, markdown="\n".join(lines), description=f"{title}{found}")
 
 
-def publish_decision(decision: dict[str, Any], version: str | None) -> None:
+def _describe_finding(finding: dict[str, Any]) -> str:
+    """Return a failed check as an item of a list: what was found, what was wanted, the first rows."""
+    name, severity, found, wanted = (
+        escape_markdown(finding[column]) for column in ("name", "severity", "observed", "wanted")
+    )
+    rows = ", ".join(escape_markdown(row) for row in finding["rows"][:N_ROWS])
+    return f"- **{name}** ({severity}): found {found}, wanted {wanted}{f': {rows}' if rows else ''}"
+
+
+def name_run(name: str, tags: Sequence[str]) -> None:
+    """Give the run a name and tags that tell how it ended; without an answer of the server it keeps its own."""
+    if not flow_run.id:  # outside of a run
+        return
+    try:
+        with get_client(sync_client=True) as client:
+            client.update_flow_run(UUID(flow_run.id), name=name, tags=[*flow_run.tags, *tags])
+    except httpx.HTTPError as error:
+        get_run_logger().warning("The run is not renamed to %s: %s", name, error)
+
+
+def publish_decision(decision: dict[str, Any], version: str | None, is_dry: bool = False) -> None:
     """Publish what was decided, in words, and the metrics of both, with intervals, as a table."""
     promoted = decision["promoted"]
-    lines = [f"## {'Promoted' if promoted else 'Not promoted'}: {decision['verdict']}", ""]
+    ending = "Promoted" if promoted else "Not promoted"
+    lines = [f"## {'Dry run, nothing is recorded: ' if is_dry else ''}{ending}: {decision['verdict']}", ""]
     lines += [escape_markdown(line) for line in decision["reason"].split("; ")]
     if decision["n_judged"]:
-        lines += ["", f"Judged on {decision['n_judged']:,} evaluation images, {decision['n_new']:,} of them new."]
+        n_judged = count_nouns(decision["n_judged"], "evaluation image")
+        lines += ["", f"Judged on {n_judged}, {decision['n_new']:,} of them new."]
     for title, key in (("the champion", "only_champion"), ("the challenger", "only_challenger")):
         if decision[key]:
             lines += ["", f"Right with {title} alone:", ""]
             lines += [f"- {escape_markdown(image['path'])}" for image in decision[key][:N_IMAGES]]
             lines += [f"- and {len(decision[key]) - N_IMAGES:,} more"] * (len(decision[key]) > N_IMAGES)
-    title = f"{'promoted' if promoted else 'not promoted'}, {decision['verdict']}"
+    title = f"{ending.lower()}, {decision['verdict']}"
     create_markdown_artifact(key="verdict", markdown="\n".join(lines), description=title)
     if decision["differences"]:
         table = [
