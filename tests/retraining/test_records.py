@@ -155,6 +155,8 @@ def test_a_run_with_other_parameters_has_not_tried_the_bases_own(root):
     )
     assert (start.tried.commit, start.tried.landing_sha256, start.production) == (tried, None, made)
     assert has_new_base(root, start)
+    roll_back(root, BRANCH, None)
+    assert find_start(root, "main", PARAMS).tried == start.tried
     retrain(root, 3, WORSE)
     start = find_start(root, "main", PARAMS)
     assert start.tried == start.record

@@ -6,7 +6,7 @@ from relearn.errors import RepositoryError
 from relearn.repository.git import check_branch_is_free, commit_tree, find_commit, format_message, read_trailers
 from relearn.repository.tags import list_tags, name_tag, name_version
 from relearn.retraining.publication import align_release, publish_record
-from relearn.retraining.records import NONE, find_record
+from relearn.retraining.records import NONE, OVERRIDES, find_record
 from relearn.retraining.versions import bring_version, read_images
 
 
@@ -46,6 +46,7 @@ def roll_back(root: Path, branch: str, name: str | None) -> list[str]:
         "Sources-sha256": record.sources_sha256,  # so an import that brings them again is no news
         "Data-sha256": read_trailers(root, tag).get("Data-sha256", NONE),
         "Landing-sha256": record.landing_sha256 or NONE,
+        **({OVERRIDES: record.overrides} if record.overrides else {}),  # so that the base is tried by itself
     }
     message = format_message(f"Roll back to {tag} from {before}", "", trailers)
     commit = commit_tree(root, f"{tag}^{{tree}}", [tip], message)
