@@ -111,8 +111,8 @@ ui: $(READY)  ## start a Prefect server with its UI on this machine (PORT=4200)
 	@echo "http://127.0.0.1:$(PORT) has the UI; PREFECT_API_URL=$(LOCAL_API)"
 	@PREFECT_UI_API_URL=$(LOCAL_API) $(BIN)/prefect server start --host 127.0.0.1 --port $(PORT)
 
-retrain: $(READY)  ## retrain once, now, on what is new (PREFECT_API_URL names a server, else a temporary one)
-	@$(BIN)/python -m flows.retrain $(BASE)
+retrain: $(READY)  ## retrain once on what is new (NOW=1: also on what has just landed; ARGS="--dry-run --force -S ...")
+	@$(BIN)/python -m flows.retrain $(BASE) $(if $(NOW),--now) $(ARGS)
 
 schedule: $(READY)  ## retrain as retrain.cron says, until this is stopped (PREFECT_API_URL, else the server of `make ui`)
 	@PREFECT_API_URL=$${PREFECT_API_URL:-$(LOCAL_API)} $(BIN)/python -m flows.schedule $(BASE)

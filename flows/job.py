@@ -9,6 +9,7 @@ from prefect import get_run_logger
 
 from flows.artifacts import publish_left
 from flows.child import ROOT, run_child
+from flows.options import Options
 from relearn import paths
 from relearn.errors import CommandFailed
 from relearn.params.pipeline import RetrainParams
@@ -23,17 +24,23 @@ N_LEFT_LOGGED = 20
 
 
 class Note(NamedTuple):
-    """Files that a person should know of: the artifact that lists them, what they are, and each with the reason."""
+    """What a person should know beside how the run ended.
+
+    key, what, left : the artifact that lists files, what they are, and each with the reason
+    text : what the message of the run says; by default how many files these are, and the first of them
+    """
 
     key: str
     what: str
     left: tuple[Left, ...]
+    text: str = ""
 
 
 class Job(NamedTuple):
     """What the tasks of one retraining share.
 
     base, params : the branch that is run, and its settings
+    options : what this run does differently
     lock : descriptor of the lock, which every child holds too
     deadline : by `time.monotonic()`
     was_unpushed : whether an earlier run could not push
@@ -42,6 +49,7 @@ class Job(NamedTuple):
 
     base: str
     params: RetrainParams
+    options: Options
     lock: int
     deadline: float
     was_unpushed: bool
@@ -73,20 +81,28 @@ class Job(NamedTuple):
             name = command[2:] if command[0] == sys.executable else command
             raise CommandFailed(f"ended with exit code {code}; its last lines:\n{lines}", where=" ".join(name))
 
-    def note_left(self, left: Sequence[Left], what: str, key: str = "landing") -> None:
+    def note(self, text: str) -> None:
+        """Report something: in the log now, at the end with the state."""
+        get_run_logger().info("%s", escape_controls(text))
+        self.notes.append(Note("", "", (), text))
+
+    def note_left(self, left: Sequence[Left], what: str, key: str = "landing", text: str = "") -> None:
         """Report files that are not taken or not used: in the log now, at the end as an artifact and with the state."""
         lines = [f"{what}: {path}: {reason}" for path, reason in left[:N_LEFT_LOGGED]]
         lines += [f"{what}: and {len(left) - N_LEFT_LOGGED:,} more"] * (len(left) > N_LEFT_LOGGED)
         for line in lines:
             get_run_logger().warning("%s", escape_controls(line))
         if left:
-            self.notes.append(Note(key, what, tuple(left)))
+            self.notes.append(Note(key, what, tuple(left), text))
 
 
 def publish_notes(notes: Sequence[Note]) -> list[str]:
     """Publish what was noted, one artifact per key, and return it in short."""
     notes = list(dict.fromkeys(notes))  # a task that is tried again notes it again
-    for key in dict.fromkeys(note.key for note in notes):
+    for key in dict.fromkeys(note.key for note in notes if note.left):
         publish_left(key, [(note.what, entry) for note in notes if note.key == key for entry in note.left])
-    named = [(note.what, [entry for entry in note.left if entry.reason != HIDDEN]) for note in notes]
-    return [describe_left(left, what) for what, left in named if left]
+    texts = []
+    for note in notes:
+        named = [entry for entry in note.left if entry.reason != HIDDEN]
+        texts.append(note.text or (describe_left(named, note.what) if named else ""))
+    return [text for text in texts if text]

@@ -6,6 +6,7 @@ Usage: python -m flows.pipeline
 import json
 import signal
 import sys
+from typing import Any
 
 from prefect import Flow, flow, get_run_logger, task
 from prefect.artifacts import create_table_artifact
@@ -76,14 +77,14 @@ def publish_metrics() -> None:
         get_run_logger().info(line)
 
 
-def run_to_its_end(flow: Flow[..., State], *arguments: str) -> State:
+def run_to_its_end(flow: Flow[..., State], **parameters: Any) -> State:
     """Run a flow and return its state; exit with one line if no server answers.
 
     SIGTERM is an orderly exit, because only that ends a temporary server too.
     """
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     try:
-        return flow(*arguments, return_state=True)
+        return flow(**parameters, return_state=True)
     except RuntimeError as error:
         if "Failed to reach API" not in str(error):
             raise

@@ -13,6 +13,7 @@ from flows.job import DVC, STATE, WORKTREE, Job
 from relearn import paths
 from relearn.dataset.manifest import Exclusion
 from relearn.errors import CommandFailed, ValidationFailed
+from relearn.params.pipeline import read_params
 from relearn.repository.dvc_files import (
     DvcSettings,
     copy_dvc_settings,
@@ -22,16 +23,18 @@ from relearn.repository.dvc_files import (
     read_dvc_settings,
 )
 from relearn.repository.git import add_worktree, check_branch_is_free, remove_worktree, run_git
+from relearn.repository.tags import name_tag
 from relearn.repository.tracked import check_outputs
-from relearn.retraining.arrivals import Arrival, Left, Waiting, list_unused
+from relearn.retraining.arrivals import Arrival, Left, Unused, Waiting, describe_settling, list_unused
 from relearn.retraining.growth import IGNORED, check_source, drop_ignored, find_growing_source
 from relearn.retraining.landing import Landing, check_room
 from relearn.retraining.publication import UNPUSHED, align_release, publish_record
 from relearn.retraining.records import Start, write_record
 from relearn.retraining.release import VERSIONS
+from relearn.retraining.settings import override_settings
 from relearn.retraining.start import check_refs, find_start, follow_remote, list_kept_files
-from relearn.retraining.versions import check_version, list_gone
-from relearn.runtime.text import escape_lines
+from relearn.retraining.versions import bring_version, check_version, list_gone
+from relearn.runtime.text import count_nouns, escape_lines
 from relearn.storage.files import read_csv, read_json
 
 N_MISTAKES = 24  # in the artifact; the page has them all
@@ -48,8 +51,16 @@ def fetch_commits(job: Job) -> None:
 
 @task(name="recover", cache_policy=NO_CACHE)
 def recover(job: Job) -> Start:
-    """Repair what a killed run left: its worktree, and a release that is behind the newest record."""
+    """Repair what a killed run left: its worktree, and a release that is behind the newest record.
+
+    A dry run moves no branch, tag or release; it only needs the files of the production model.
+    """
     remove_worktree(ROOT, WORKTREE)
+    if job.options.dry_run:
+        start = find_start(ROOT, job.base, job.params, is_dry=True)
+        if start.version:
+            bring_version(ROOT, start.version)
+        return start
     check_branch_is_free(ROOT, job.params.branch)
     start = find_start(ROOT, job.base, job.params)
     check_refs(ROOT, start, job.params.branch)
@@ -61,18 +72,23 @@ def recover(job: Job) -> Start:
 def look_for_images(job: Job, landing: Landing, settle_seconds: float) -> list[Waiting]:
     """Return the files of the landing folder that can be taken now, and report the others."""
     found = landing.look(settle_seconds)
-    get_run_logger().info(
-        "%s: %d files can be taken, %d wait, %d are left", landing.address, *(len(part) for part in found)
-    )
-    job.note_left(found.waiting, f"waiting in {landing.address}")
+    if found.is_missing:
+        job.note(f"{landing.address} is not there yet: put new images there, or correct retrain.landing")
+    counts = [len(part) for part in (found.ready, found.waiting, found.left)]
+    get_run_logger().info("%s: files that can be taken: %d; waiting: %d; left: %d", landing.address, *counts)
+    text = describe_settling(found, landing.address, settle_seconds) if found.settled_at else ""
+    job.note_left(found.waiting, f"waiting in {landing.address}", text=text)
     job.note_left(found.left, f"left in {landing.address}")
     return found.ready
 
 
 @task(name="open worktree", cache_policy=NO_CACHE)
-def open_worktree(start: Start) -> DvcSettings:
+def open_worktree(job: Job, start: Start) -> DvcSettings:
     """Make a worktree with the base's code and parameters, the production model's data, this repository's settings."""
     add_worktree(ROOT, WORKTREE, start.base, start.production or start.base, list_kept_files(ROOT, start))
+    if job.options.overrides:
+        changed = override_settings(ROOT, start.base, job.base, job.options.overrides)
+        (WORKTREE / paths.PARAMS).write_bytes(changed)
     return copy_dvc_settings(ROOT, WORKTREE)
 
 
@@ -132,12 +148,18 @@ def decide(job: Job, start: Start) -> dict[str, Any]:
     return decision
 
 
-def note_unused(job: Job, arrivals: list[Arrival]) -> None:
-    """Report the files that were taken and are still not in the data."""
-    if arrivals:
-        rows = read_csv(WORKTREE / paths.EXCLUDED, Exclusion._fields)
-        unused = list_unused(arrivals, [Exclusion(*row) for row in rows])
-        job.note_left(unused, "that landed but not in the data")
+def find_unused(arrivals: list[Arrival]) -> list[Unused]:
+    """Return the files that were copied into the source and are still not in the data."""
+    return list_unused(arrivals, dict(read_csv(WORKTREE / paths.EXCLUDED, Exclusion._fields))) if arrivals else []
+
+
+def describe_place(n_images: int, version: str) -> str:
+    """Return where the images are that landed, and how they come into a person's own branch."""
+    source = read_params(WORKTREE / paths.PARAMS).restructure.source
+    return (
+        f"{count_nouns(n_images, 'new image')} in {source} of {name_tag(version)}; `relearn adopt` brings data, "
+        "parameters and results of it into your branch"
+    )
 
 
 @task(name="show mistakes", cache_policy=NO_CACHE)
@@ -154,7 +176,7 @@ def show_mistakes(job: Job) -> None:
 @task(name="record", cache_policy=NO_CACHE)
 def record(job: Job, start: Start, decision: dict[str, Any], landing_sha256: str | None) -> str | None:
     """Commit the result to the branch; tag and release follow. Return the version of the production model."""
-    commit, version = write_record(ROOT, WORKTREE, start, decision, landing_sha256)
+    commit, version = write_record(ROOT, WORKTREE, start, decision, landing_sha256, overrides=job.options.overrides)
     publish_record(ROOT, job.params.branch, commit, start.tip)
     get_run_logger().info("%s is at %s", job.params.branch, commit)
     return version
@@ -164,8 +186,19 @@ def record(job: Job, start: Start, decision: dict[str, Any], landing_sha256: str
 def take_away(job: Job, landing: Landing, arrivals: list[Arrival]) -> None:
     """Remove from the landing folder what the recorded data has."""
     left = landing.remove(arrivals)
-    get_run_logger().info("%d files taken away", len(arrivals) - len(left))
+    get_run_logger().info("%s taken away", count_nouns(len(arrivals) - len(left), "file"))
     job.note_left(left, f"not taken away from {landing.address}")
+
+
+@task(name="reject", cache_policy=NO_CACHE)
+def reject(job: Job, landing: Landing, unused: list[Unused]) -> None:
+    """Move what cannot be used to a folder of its own in the landing folder, with the reasons beside it."""
+    batch, stays = landing.reject(unused)
+    paths_that_stay = {entry.path for entry in stays}
+    entries = [Left(arrival.waiting.path, reason) for arrival, reason in unused]
+    moved = [entry for entry in entries if entry.path not in paths_that_stay]
+    job.note_left(moved, f"that cannot be used, now in {landing.address}/{batch}")
+    job.note_left(stays, f"that cannot be used, not moved to {landing.address}/{batch}")
 
 
 @task(name="push", cache_policy=NO_CACHE)

@@ -404,6 +404,12 @@ def ask(server, path, **body):
     return httpx.post(f"{server}/{path}", json=body).raise_for_status().json()
 
 
+def read_last_name(server):
+    """Return the name and the tags of the last run."""
+    (run,) = ask(server, "flow_runs/filter", sort="START_TIME_DESC", limit=1)
+    return run["name"], run["tags"]
+
+
 def read_last_run(server):
     (run,) = ask(server, "flow_runs/filter", sort="START_TIME_DESC", limit=1)
     tasks = ask(server, "task_runs/filter", flow_runs={"id": {"any_": [run["id"]]}}, sort="ID_DESC")

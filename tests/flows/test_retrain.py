@@ -1,10 +1,8 @@
 """Retraining as a person and a scheduler start it: under a real Prefect server, on real images, in a repository."""
 
-import errno
 import hashlib
 import io
 import json
-import logging
 import os
 import re
 import shutil
@@ -13,19 +11,25 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import psutil
 import pytest
 from PIL import Image
 
-from conftest import ROOT, ask, choose, commit, encode_image, execute, git, make_environment, read_last_run, wait_for
-from relearn.errors import SourceError
-from relearn.params.pipeline import read_params
+from conftest import (
+    ROOT,
+    ask,
+    choose,
+    commit,
+    encode_image,
+    execute,
+    git,
+    make_environment,
+    read_last_name,
+    read_last_run,
+    wait_for,
+)
 from relearn.repository.lock import LOCK, hold_lock
-from relearn.retraining.arrivals import Arrival, Left, Waiting
-from relearn.retraining.growth import IGNORED
-from relearn.retraining.records import Record, Start
 from relearn.storage.files import hash_bytes, hash_file
 
 CHANGES = {
@@ -102,7 +106,7 @@ def retrain(folder, *arguments, **environment):
 
 def find_ending(printed):
     """Return the state and the message in which a retraining ended; on a busy machine Prefect may log after that."""
-    ended = re.findall(r"^(Skipped|Promoted|NotPromoted|Blocked|Failed): (.*)", printed, re.MULTILINE)
+    ended = re.findall(r"^(Skipped|Promoted|NotPromoted|DryRun|Blocked|Failed): (.*)", printed, re.MULTILINE)
     assert ended, printed
     return ended[-1]
 
@@ -139,6 +143,13 @@ def read_person(folder):
         if path.is_file() and "landing" not in path.parts
     }
     return files, data, (folder / ".git" / "index").read_bytes(), (folder / ".git" / "HEAD").read_bytes()
+
+
+def read_all(folder):
+    """Return all that a dry run leaves as it is: what is a person's, refs, release, and the landing folder."""
+    landing = {path: path.stat().st_mtime_ns for path in (folder / "data" / "landing").rglob("*")}
+    release = {path: os.lstat(path).st_mtime_ns for path in (folder / "release").rglob("*") if path.name != ".lock"}
+    return read_person(folder), git(folder, "for-each-ref"), landing, release
 
 
 @pytest.mark.slow
@@ -184,6 +195,17 @@ def test_from_the_first_to_the_rollback(server, repository, tmp_path, webhook):
         "clean up",
     }
 
+    # A dry run with other parameters, while images wait that were written to just now.
+    land(repository, DIGITS[300:500])
+    before = read_all(repository)
+    name, message = retrain(repository, "--dry-run", "--now", "-S", "train.head=nearest_centroid", **environment)
+    assert name == "DryRun"
+    assert message.startswith("dry run, ")
+    assert message.endswith("; nothing is recorded; trained with train.head=nearest_centroid, which main does not have")
+    assert read_last_name(server)[0].startswith("dry run, ")
+    assert read_all(repository) == before
+    check_clean(repository)
+
     # New images, while a person is at work.
     (repository / "README.md").write_text("in the middle of a sentence")
     (repository / "new.txt").write_text("staged")
@@ -191,16 +213,24 @@ def test_from_the_first_to_the_rollback(server, repository, tmp_path, webhook):
     (repository / "src" / "relearn" / "stages" / "train.py").write_text("syntax error (")
     (repository / "params.yaml").write_text("in the middle of")
     before = read_person(repository)
-    land(repository, DIGITS[300:500])
     hostile = land_hostile(repository / "data" / "landing")
     name, message = retrain(repository, **environment)
     assert (name, message[:28]) == ("Promoted", "v2 is the production model, ")
     landing = repository / "data" / "landing"
     assert f"; {len(hostile) - 1} files left in {landing}: {hostile[1]} (" in message
     assert f"; 1 file left in {landing}: {hostile[0]} (DVC would not keep it: .dvcignore names it)" in message
-    assert "; 1 file that landed but not in the data: 0/no image.png (not an image (" in message
+    assert f"; 1 file that cannot be used, now in {landing}/rejected/" in message
+    assert ": 0/no image.png (not an image (" in message
+    assert "; 200 new images in data/raw/photos of classifier@v2.0.0; `relearn adopt` brings data, " in message
+    told, tags = read_last_name(server)
+    assert re.fullmatch("v2 promoted, (better|no clear difference)", told)
+    assert {"Promoted", "v2", told.partition(", ")[2]} == set(tags)
     assert read_person(repository) == before
-    assert sorted(path.relative_to(landing).as_posix() for path in landing.rglob("*") if not path.is_dir()) == hostile
+    lie = {path.relative_to(landing).as_posix() for path in landing.rglob("*") if not path.is_dir()}
+    (reasons, rejected) = sorted(lie - set(hostile), key=len)
+    assert rejected == f"{reasons.removesuffix('.csv')}/0/no image.png"
+    assert (landing / reasons).read_text().startswith('path,reason\n0/no image.png,"not an image (')
+    assert lie >= set(hostile)
     check_clean(repository)
     *_, log, artifacts = read_last_run(server)
     assert f"left in {landing}: 0/pipe.png: not a regular file" in log
@@ -246,15 +276,24 @@ def test_from_the_first_to_the_rollback(server, repository, tmp_path, webhook):
     )
     assert git(clone, "tag").split() == ["classifier@v1.0.0", "classifier@v2.0.0"]
 
+    # A person takes it over.
+    answer = execute(repository, "relearn", "adopt")
+    assert answer.stdout == "classifier@v2.0.0 is merged into main, and its files are checked out\n", answer.stderr
+    assert sum(path.is_file() for path in (repository / "data" / "raw" / "photos").rglob("*")) == 501
+    assert git(repository, "status", "--porcelain") == ""
+    assert hash_file(repository / "models" / "classifier" / "head.onnx") == hash_file(
+        repository / "release" / "current" / "head.onnx"
+    )
+
     # Bad data: a class of a single image.
     assert told == []
     land(repository, [("owl", "0.png", DIGITS[700][2])])
     name, message = retrain(repository, **environment)
     assert name == "Blocked"
     assert message.startswith(
-        "v2 stays the production model, blocked by data: 2 failed: every_class_in_every_split: wanted "
+        "v2 stays the production model, blocked by data: 2 checks failed: every_class_in_every_split: wanted "
     )
-    assert message.endswith("; correct it, or take it out of data/landing")
+    assert message.endswith("; add images to data/landing, or take it out of data/landing")
     _, _, log, _ = read_last_run(server)
     assert "Traceback" not in log
     (body,) = told
@@ -415,7 +454,6 @@ def test_what_stands_in_the_way_is_told(server, repository, set_params):
 
     assert fail("trunk") == "base: trunk: wanted a branch with a commit, got none of that name"
     assert fail(landing="nowhere://x").startswith("retrain.landing: nowhere://x: Protocol not known: nowhere")
-    assert fail(landing="data/lnading").endswith("/data/lnading: no such folder; make it, or correct the address")
     assert "because the time limit has passed" in fail(landing="data/landing", time_limit_minutes=0.02)
     set_params({"retrain.time_limit_minutes": 100}, repository / "params.yaml")
     commit(repository)
@@ -475,6 +513,10 @@ def test_the_scheduler_retrains(server, repository, set_params):
             (run,) = wait_for(lambda: find_runs("Promoted")[0], 300)
             assert run["auto_scheduled"]
             assert [path for path in (repository / "data" / "landing").rglob("*") if path.is_file()] == []
+            _, deployment = find_runs()
+            ask(server, f"deployments/{deployment['id']}/create_flow_run", parameters={"overrides": ["train.seed=1"]})
+            (run,) = wait_for(lambda: find_runs("Failed")[0], 150)
+            assert run["state"]["message"].startswith("overrides: wanted none in a run of a deployment, such as a sche")
         finally:
             schedule.send_signal(signal.SIGTERM)
             schedule.wait(120)
@@ -584,129 +626,10 @@ def test_a_push_that_failed_is_made_good(server, repository, tmp_path, monkeypat
         assert hash_file(got / "head.onnx") == hash_file(repository / "release" / "versions" / version / "head.onnx")
 
 
-def test_nothing_heavy_is_imported_to_find_nothing_new():
-    program = "import sys; import flows.retrain; print([m for m in sys.argv[1:] if m in sys.modules])"
-    heavy = ["keras", "tensorflow", "sklearn", "great_expectations", "pandas", "dvc", "scipy", "onnxruntime"]
-    answer = subprocess.run(
-        [sys.executable, "-c", program, *heavy], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert answer.stdout == "[]\n"
-
-
 def test_repro_needs_no_prefect():
     program = "import sys; import flows.repro; print('prefect' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert answer.stdout == "False\n"
-
-
-NAME = "0/gnp.\u202egnp"
-SHOWN = r"0/gnp.\u202egnp"
-
-
-@pytest.fixture
-def flow_in(tmp_path, monkeypatch, caplog):
-    """The flow without a server: gives a function that runs it with other steps, and what it published and logged."""
-    from flows import job
-    from flows import retrain as module
-
-    published = []
-
-    def run(steps):
-        monkeypatch.setattr(module, "retrain", steps)
-        return module.run_retraining.fn("main")
-
-    caplog.set_level(logging.INFO, "retrain")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(module, "ROOT", tmp_path)
-    monkeypatch.setattr(module, "read_settings", lambda *_: read_params(ROOT / "params.yaml").retrain)
-    monkeypatch.setattr(module, "clean_up", lambda: None)
-    monkeypatch.setattr(job, "publish_left", lambda key, rows: published.append((key, rows)))
-    for logging_module in (module, job):
-        monkeypatch.setattr(logging_module, "get_run_logger", lambda: logging.getLogger("retrain"))
-    return run, published, caplog
-
-
-@pytest.mark.parametrize("error", [SourceError("no room"), OSError(errno.ENOSPC, "no room", "x"), ValueError("why")])
-def test_what_is_left_is_told_also_if_a_run_fails(flow_in, error):
-    def fail(job):
-        job.note_left([Left("a.png", "a link")], "left in landing")
-        raise error
-
-    run, published, _ = flow_in
-    if isinstance(error, ValueError):
-        with pytest.raises(ValueError, match="why"):
-            run(fail)
-    else:
-        state = run(fail)
-        told = f"{'x: ' * isinstance(error, OSError)}no room; 1 file left in landing: a.png (a link)"
-        assert (state.name, state.message) == ("Failed", told)
-    assert published == [("landing", [("left in landing", Left("a.png", "a link"))])]
-
-
-@pytest.mark.parametrize("production", ["promotion", "earlier"])
-def test_what_cannot_be_taken_is_fetched_for_once(flow_in, monkeypatch, production):
-    """A file that `.dvcignore` names, or whose path is too long, lies in the landing folder and stays there."""
-    from flows import retrain as module
-
-    record = Record("promotion", "worse", "v1", "base", "sources", None)
-    start = Start("base", "tip", production, record, record)
-    waiting = [Waiting("a.png", "1"), Waiting("b.skip.png", "1")]
-    steps = []
-
-    def grow(job, landing, files, settings):
-        job.note_left([Left(file.path, IGNORED) for file in files[1:]], "left")
-        return [Arrival(files[0], "a.png", "0")] if production == "promotion" else []
-
-    def do(name, answer):
-        return lambda *_: steps.append(name) or answer
-
-    landing = SimpleNamespace(is_remote=False)
-    sources = "other" if production == "earlier" else "sources"
-    for name, answer in {
-        "recover": do("recover", start),
-        "read_settings_of": lambda *_: read_params(ROOT / "params.yaml").retrain,
-        "run_git": lambda *_: "",
-        "find_landing": lambda *_: landing,
-        "look_for_images": lambda *_: list(waiting),
-        "list_imports": lambda *_: [],
-        "has_new_base": lambda *_: False,
-        "open_worktree": do("fetch", SimpleNamespace(has_remote=False)),
-        "fetch_data": lambda *_: None,
-        "grow_source": grow,
-        "hash_sources": lambda _, commit=None: sources if commit else "sources",
-        "take_away": lambda *_: waiting.pop(0),
-    }.items():
-        monkeypatch.setattr(module, name, answer)
-    run, *_ = flow_in
-    retraining = module.retrain
-    first = run(retraining)
-    assert first.message.startswith("nothing new")
-    assert "b.skip.png (DVC would not keep it: .dvcignore names it)" in first.message
-    assert run(retraining).message.startswith("nothing new: what waits brought nothing to an earlier run, ")
-    assert steps == ["recover", "fetch", "recover"]
-    waiting.append(Waiting("c.png", "1"))
-    run(retraining)
-    assert steps == ["recover", "fetch", "recover", "recover", "fetch"]
-
-
-def test_names_in_how_a_run_ended_steer_no_terminal(flow_in):
-    from prefect.states import Completed
-
-    from flows import retrain as module
-
-    def end(job):
-        job.note_left([Left(NAME, "a link")] * 30, "left in landing")
-        return module.finish(job, Completed(message=f"worse: {NAME}"))
-
-    def fail(job):
-        raise SourceError(f"{NAME}: wanted another name")
-
-    run, _, caplog = flow_in
-    assert run(end).message.startswith(f"worse: {SHOWN}; 30 files left in landing: {SHOWN} (a link), {SHOWN} (")
-    assert run(fail).message == f"{SHOWN}: wanted another name"
-    assert run(lambda job: module.skip(NAME)).message == SHOWN
-    logged = [record.getMessage() for record in caplog.records if record.name == "retrain"]
-    assert logged == [*[f"left in landing: {SHOWN}: a link"] * 20, "left in landing: and 10 more", f"Skipped: {SHOWN}"]
 
 
 @pytest.mark.slow

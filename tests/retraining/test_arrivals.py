@@ -1,5 +1,6 @@
-from relearn.dataset.manifest import Exclusion
-from relearn.retraining.arrivals import Arrival, Left, Waiting, describe_left, list_unused
+import pytest
+
+from relearn.retraining.arrivals import Arrival, Found, Left, Waiting, describe_left, describe_settling, list_unused
 
 
 def test_what_is_said_of_files():
@@ -15,5 +16,13 @@ def test_what_is_said_of_files_steers_no_terminal():
 
 def test_what_landed_and_is_not_in_the_data():
     arrivals = [Arrival(Waiting(name, "x"), name, "0") for name in ("cat/1.png", "dog/1.png")]
-    excluded = [Exclusion("cat/1.png", "empty"), Exclusion("old.png", "empty")]
-    assert list_unused(arrivals, excluded) == [("cat/1.png", "empty")]
+    assert list_unused(arrivals, {"cat/1.png": "empty", "old.png": "empty"}) == [(arrivals[0], "empty")]
+
+
+@pytest.mark.parametrize(("n_files", "begin"), [(1, "1 file waits in landing"), (12, "12 files wait in landing")])
+def test_what_is_said_of_files_that_just_arrived(n_files, begin):
+    found = Found([], [Left("a.png", "why")] * n_files, [], settled_at=1_700_000_000.2)
+    assert describe_settling(found, "landing", 60) == (
+        f"{begin} until 2023-11-14 22:13:20 UTC, 60 s after the last change (retrain.settle_seconds); "
+        "`make retrain NOW=1` goes on at once"
+    )

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from relearn.retraining import folders
+from relearn.retraining.arrivals import Unused
 from relearn.retraining.landing import Landing
 from retrainings import copy_all
 
@@ -154,6 +155,33 @@ def test_what_is_exchanged_after_it_was_copied_is_not_removed(folder, tmp_path, 
     left = landing.remove(arrivals)
     assert [entry.path for entry in left] == ([] if kind == "nothing" else ["good/1.png"])
     assert os.path.lexists(folder / "good" / "1.png") is (kind != "nothing")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "nothing"])
+def test_what_is_exchanged_after_it_was_copied_is_not_moved(folder, tmp_path, kind):
+    landing = Landing(str(folder))
+    (arrival,) = copy_all(landing, tmp_path / "source")
+    exchange(folder / "good" / "1.png", kind, tmp_path)
+    batch, stays = landing.reject([Unused(arrival, "why")])
+    assert [entry.path for entry in stays] == ["good/1.png"]
+    assert os.path.lexists(folder / "good" / "1.png")
+    assert not [path for path in (folder / batch).rglob("*") if not path.is_dir()]
+
+
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_nothing_is_moved_out_of_the_landing_folder(folder, tmp_path, kind):
+    """Someone put a link, or a file, where the rejected files go."""
+    landing = Landing(str(folder))
+    (arrival,) = copy_all(landing, tmp_path / "source")
+    (tmp_path / "theirs").mkdir()
+    if kind == "link":
+        (folder / "rejected").symlink_to(tmp_path / "theirs")
+    else:
+        (folder / "rejected").write_bytes(b"x")
+    _, ((path, reason),) = landing.reject([Unused(arrival, "why")])
+    assert (path, reason) == ("good/1.png", "cannot be moved: Not a directory")
+    assert list((tmp_path / "theirs").iterdir()) == []
+    assert (folder / "good" / "1.png").read_bytes() == b"one"
 
 
 def test_what_grows_while_it_is_read_is_cut_off(folder, tmp_path, monkeypatch):

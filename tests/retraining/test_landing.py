@@ -9,7 +9,7 @@ import pytest
 from relearn.errors import SourceError, UnreachableSource
 from relearn.retraining import folders
 from relearn.retraining import landing as landing_module
-from relearn.retraining.arrivals import Waiting
+from relearn.retraining.arrivals import Unused, Waiting
 from relearn.retraining.landing import EXTRAS, Landing
 from relearn.storage.files import hash_bytes
 from retrainings import copy_all
@@ -85,10 +85,14 @@ def test_settled_by_its_time(tmp_path):
 def test_addresses_that_cannot_be(tmp_path):
     with pytest.raises(SourceError, match=r"retrain\.landing: nonsense://x: Protocol not known: nonsense"):
         Landing("nonsense://x")
-    with pytest.raises(
-        SourceError, match=r"^retrain.landing: .*/nowhere: no such folder; make it, or correct the address$"
-    ):
-        Landing(str(tmp_path / "nowhere")).look(0)
+    (tmp_path / "file").write_bytes(b"x")
+    with pytest.raises(SourceError, match=r"^retrain.landing: .*/file: cannot be listed: Not a directory$"):
+        Landing(str(tmp_path / "file")).look(0)
+
+
+def test_a_folder_that_is_missing_is_empty(tmp_path):
+    assert Landing(str(tmp_path / "nowhere")).look(0) == ([], [], [], None, True)
+    assert not (tmp_path / "nowhere").exists()
 
 
 @pytest.mark.parametrize(
@@ -126,7 +130,15 @@ def test_nothing_is_taken_while_something_still_arrives(tmp_path):
         ("new.png", "written to 10 s ago; retrain.settle_seconds: 100"),
         ("old.png", "waits until the others have arrived"),
     ]
+    assert found.settled_at == pytest.approx(time.time() + 90, abs=5)
     assert list_paths(Landing(str(tmp_path)), 5) == ["new.png", "old.png"]
+    assert list_paths(Landing(str(tmp_path)), landing_module.NOW) == ["new.png", "old.png"]
+
+
+def test_now_takes_also_what_the_clock_of_another_machine_wrote(folder):
+    os.utime(folder / "good" / "1.png", (time.time() + 30, time.time() + 30))
+    assert list_paths(Landing(str(folder))) == []
+    assert list_paths(Landing(str(folder)), landing_module.NOW) == ["good/1.png"]
 
 
 @pytest.mark.parametrize(("address", "is_remote"), [("folder", False), ("file:///folder", False), ("memory://x", True)])
@@ -213,7 +225,7 @@ class Foreign(Exception):
 @pytest.mark.parametrize("landing", ["memory"], indirect=True)
 @pytest.mark.parametrize(
     ("error", "is_network"),
-    [(FileNotFoundError("x"), False), (PermissionError("x"), False), (TimeoutError("x"), True), (Foreign("x"), True)],
+    [(PermissionError("x"), False), (TimeoutError("x"), True), (Foreign("x"), True)],
 )
 def test_what_the_network_may_have_failed_is_told_apart(landing, monkeypatch, error, is_network):
     def fail(*_arguments, **_options):
@@ -225,6 +237,51 @@ def test_what_the_network_may_have_failed_is_told_apart(landing, monkeypatch, er
     assert isinstance(raised.value, UnreachableSource) is is_network
 
 
+def read_rejected(landing):
+    """Return the content of each file below the folder of what was rejected."""
+    files, root = fsspec.core.url_to_fs(landing.address)
+    return {path.removeprefix(f"{root}/rejected/"): files.cat_file(path) for path in files.find(f"{root}/rejected")}
+
+
+def test_what_cannot_be_used_is_moved_with_the_reason_and_not_looked_at_again(landing, tmp_path):
+    with fsspec.open(f"{landing.address}/cat/*.png", "wb") as file:  # which fsspec would take for a pattern
+        file.write(b"star")
+    arrivals = copy_all(landing, tmp_path / "source")
+    batches = []
+    for number in (0, 2):
+        arrival = next(arrival for arrival in arrivals if arrival.target == ["cat/*.png", "", "dog/1.png"][number])
+        batch, stays = landing.reject([Unused(arrival, "no, image\x1b")])
+        assert stays == []
+        batches.append(batch.removeprefix("rejected/"))
+    assert read_rejected(landing) == {
+        f"{batches[0]}.csv": b'path,reason\ncat/*.png,"no, image\\u001b"\n',
+        f"{batches[0]}/cat/*.png": b"star",
+        f"{batches[1]}.csv": b'path,reason\ndog/1.png,"no, image\\u001b"\n',
+        f"{batches[1]}/dog/1.png": b"three",
+    }
+    found = landing.look(0)
+    assert [file.path for file in found.ready] == ["cat/1.png", "cat/deep/2.png"]
+    assert found.left == found.waiting == []
+
+
+def test_what_changed_or_is_gone_is_not_rejected(landing, tmp_path):
+    arrivals = copy_all(landing, tmp_path / "source")
+    with fsspec.open(f"{landing.address}/dog/1.png", "wb") as file:
+        file.write(b"three and more")
+    landing.remove(arrivals[:1])
+    batch, stays = landing.reject([Unused(arrival, "why") for arrival in arrivals])
+    assert stays == [("dog/1.png", "changed after it was copied")]
+    assert list_paths(landing) == ["dog/1.png"]
+    name = batch.removeprefix("rejected/")
+    assert read_rejected(landing).keys() == {f"{name}.csv", f"{name}/cat/deep/2.png"}
+
+
+def test_a_class_may_be_called_rejected(landing):
+    with fsspec.open(f"{landing.address}/rejected/1.png", "wb", auto_mkdir=True) as file:
+        file.write(b"of a class")
+    assert "rejected/1.png" in list_paths(landing)
+
+
 @pytest.mark.parametrize("landing", ["memory"], indirect=True)
 @pytest.mark.parametrize("error", [TimeoutError("x"), Foreign("x")])
 def test_a_network_that_fails_in_the_middle(landing, tmp_path, monkeypatch, error):
@@ -233,8 +290,10 @@ def test_a_network_that_fails_in_the_middle(landing, tmp_path, monkeypatch, erro
 
     arrivals = copy_all(landing, tmp_path / "source")
     for method, what, act in (
-        ("_open", "read", lambda: landing.copy_in([arrivals[0].waiting], tmp_path / "again")),
         ("rm_file", "removed", lambda: landing.remove(arrivals)),
+        ("rm_file", "moved", lambda: landing.reject([Unused(arrivals[0], "why")])),
+        ("_open", "written", lambda: landing.reject([Unused(arrivals[0], "why")])),
+        ("_open", "read", lambda: landing.copy_in([arrivals[0].waiting], tmp_path / "again")),
     ):
         monkeypatch.setattr(type(fsspec.filesystem("memory")), method, fail)
         with pytest.raises(UnreachableSource, match=rf"^retrain.landing: memory://.*: cannot be {what}: x$"):

@@ -29,6 +29,14 @@ def test_a_new_base_runs_whatever_else_is_known():
     assert plan(FETCHED, has_new_base=True, sources_sha256="tried sources") == plan(has_new_base=True)
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"), [("has_overrides", "it was given other parameters"), ("is_forced", "it was forced")]
+)
+def test_other_parameters_and_force_run_though_nothing_is_new(change, reason):
+    for facts in (IDLE, FETCHED, FETCHED._replace(sources_sha256="production sources")):
+        assert plan(facts, **{change: True}) == Run((reason,))
+
+
 def test_images_run_once():
     assert plan(waiting_sha256="new landing") == Run(("images wait",))
     tried = Skip(f"nothing new: what came was tried before, worse ({'c' * 12})")
@@ -71,18 +79,19 @@ def test_data_that_was_tried_does_not_run():
 PARAMS = read_params(ROOT / "params.yaml").retrain.model_copy(update={"landing": "data/landing", "min_images": 50})
 
 
-def end(verdict, version="v1", waiting=("a.png",), **changes):
+def end(verdict, version="v1", waiting=("a.png",), is_dry=False, **changes):
     decision = {"promoted": False, "verdict": verdict, "reason": "why", "failed_checks": [], "n_judged": 100}
-    return plan_ending(decision | changes, version, waiting, PARAMS)
+    return plan_ending(decision | changes, version, waiting, PARAMS, is_dry)
 
 
 def test_a_promotion_names_its_version():
-    assert end("better", "v2", promoted=True) == Ending("Promoted", False, "v2 is the production model, better: why")
+    message = "v2 is the production model, better: why"
+    assert end("better", "v2", promoted=True) == Ending("Promoted", False, message, "v2 promoted, better")
 
 
 def test_no_promotion_is_no_failure():
     message = "v1 stays the production model, worse: why"
-    assert end("worse") == Ending("NotPromoted", False, message)
+    assert end("worse") == Ending("NotPromoted", False, message, "v1 stays, worse")
     assert end("too few images", waiting=["a.png"]).name == "NotPromoted"  # more are needed, not fewer
     assert end("worse", None).message == "nothing stays the production model, worse: why"
 
@@ -93,9 +102,29 @@ def test_no_promotion_is_no_failure():
         (["a.png"], {"failed_checks": ["classes"]}, "; correct it, or take it out of data/landing"),
         (["a.png"], {}, "; correct it, or take it out of data/landing"),
         (["a.png"], {"failed_checks": ["classes"], "n_judged": 0}, "; correct it, or take it out of data/landing"),
+        (
+            ["a.png"],
+            {"failed_checks": ["min_images: wanted 20, got 3: owl"]},
+            "; add images to data/landing, or take it out of data/landing",
+        ),
+        (["a.png"], {"failed_checks": ["min_images: x", "types: x"]}, "; correct it, or take it out of data/landing"),
         ([], {"failed_checks": ["classes"]}, ""),
     ],
 )
 def test_bad_data_is_a_failure_and_advice_if_images_wait(waiting, changes, advice):
     ending = end("blocked by data", waiting=waiting, **changes)
-    assert ending == Ending("Blocked", True, f"v1 stays the production model, blocked by data: why{advice}")
+    message = f"v1 stays the production model, blocked by data: why{advice}"
+    assert ending == Ending("Blocked", True, message, "v1 stays, blocked by data")
+
+
+@pytest.mark.parametrize(
+    ("verdict", "promoted", "version", "told"),
+    [
+        ("better", True, "v1", "would be promoted, better"),
+        ("worse", False, "v1", "v1 would stay, worse"),
+        ("blocked by data", False, None, "nothing would stay, blocked by data"),
+    ],
+)
+def test_a_dry_run_says_what_would_be(verdict, promoted, version, told):
+    ending = end(verdict, version, is_dry=True, promoted=promoted)
+    assert ending == Ending("DryRun", False, f"dry run, {told}: why; nothing is recorded", f"dry run, {told}")

@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 
-from conftest import git
+from conftest import commit, git
 from relearn import paths
 from relearn.dataset.manifest import Exclusion, ManifestRow, SourceDetails, write_manifest
 from relearn.errors import AbsentFile, IntegrityError
@@ -12,7 +12,7 @@ from relearn.retraining import versions
 from relearn.retraining.publication import align_release, publish_record
 from relearn.retraining.records import write_record
 from relearn.retraining.start import find_start, list_kept_files
-from relearn.retraining.versions import bring_version, check_version, list_gone
+from relearn.retraining.versions import bring_version, check_version, list_gone, read_excluded
 from relearn.storage.files import write_csv
 from retrainings import BRANCH, FIRST, PARAMS, WORSE, format_trailers, retrain, write_candidate
 
@@ -77,6 +77,19 @@ def write_data(folder, images, excluded=()):
     sightings = [(row.path, source, 1.0) for row, (_, source) in zip(rows, images, strict=True)]
     write_csv(folder / paths.SIGHTINGS, SourceDetails._fields, sightings)
     write_csv(folder / paths.EXCLUDED, Exclusion._fields, excluded)
+
+
+def test_why_files_are_not_in_the_data_of_a_version(root, monkeypatch):
+    write_csv(root / paths.EXCLUDED, Exclusion._fields, [Exclusion("cat/1.png", 'no image, "why"')])
+    commit(root)
+    retrain(root, 1, FIRST)
+    assert read_excluded(root, "v1") == {"cat/1.png": 'no image, "why"'}
+
+    def fail(*_arguments):
+        raise AbsentFile("not in DVC's cache")
+
+    monkeypatch.setattr(versions, "read_committed", fail)
+    assert read_excluded(root, "v1") == {}
 
 
 def test_images_that_are_gone_are_named(root, tmp_path):

@@ -2,11 +2,15 @@
 
 Anyone who may write there is trusted with images only. So no link is followed, only regular files are opened, and
 sizes are bounded.
+
+What cannot be used is moved to `rejected/BATCH`, with the reasons in `rejected/BATCH.csv`. Each batch has a name of its
+own, so nothing is overwritten. Only these names are not looked at again: a class may be called `rejected`.
 """
 
 import os
+import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path, PurePosixPath
@@ -22,8 +26,11 @@ CHUNK_BYTES = 1 << 20
 MAX_DEPTH = 32
 HIDDEN = "hidden"
 CHANGED = "changed after it was copied"
+REJECTED = "rejected"
+_BATCH = re.compile(REJECTED + r"/[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}(\.csv|/.*)?", re.DOTALL)
 
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_NEW_FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 # Without O_NONBLOCK opening a pipe would wait for a writer, without O_NOFOLLOW a link could be anything.
 _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
@@ -50,6 +57,14 @@ class Folder(Protocol):
         """Remove the files that have not changed, and yield those that stay."""
         ...
 
+    def move(self, files: Sequence[Waiting], batch: str) -> Iterator[Left]:
+        """Move the files that have not changed to the same paths below a new folder, and yield those that stay."""
+        ...
+
+    def write(self, path: str, content: bytes) -> None:
+        """Write a new file."""
+        ...
+
 
 class LocalFolder:
     """A folder of this machine, in which no link is followed, even one that was put there meanwhile."""
@@ -59,11 +74,14 @@ class LocalFolder:
         self.root = root
 
     @contextmanager
-    def _open_folder(self, parts: Sequence[str]) -> Iterator[int]:
+    def _open_folder(self, parts: Sequence[str], is_made: bool = False) -> Iterator[int]:
         """Open a folder below the root, one part of its path after the other, so that no part can be a link."""
         descriptor = os.open(self.root, _FOLDER_FLAGS)
         try:
             for part in parts:
+                if is_made:
+                    with suppress(FileExistsError):
+                        os.mkdir(part, dir_fd=descriptor)
                 below = os.open(part, _FOLDER_FLAGS | os.O_NOFOLLOW, dir_fd=descriptor)
                 os.close(descriptor)
                 descriptor = below
@@ -72,11 +90,7 @@ class LocalFolder:
             os.close(descriptor)
 
     def find(self) -> Iterator[Seen | Left]:
-        """Yield what lies there, depth first."""
-        if not self.root.is_dir():
-            raise SourceError(
-                "no such folder", where=f"retrain.landing: {self._address}", advice="make it, or correct the address"
-            )
+        """Yield what lies there, depth first; raise `FileNotFoundError` if there is no such folder."""
         folders: list[tuple[str, ...]] = [()]
         while folders:
             parts = folders.pop()
@@ -84,6 +98,8 @@ class LocalFolder:
                 with self._open_folder(parts) as descriptor, os.scandir(descriptor) as listing:
                     for entry in listing:
                         name = "/".join([*parts, entry.name])
+                        if _BATCH.fullmatch(name):
+                            continue
                         if not entry.is_dir(follow_symlinks=False):
                             yield self._look_at(descriptor, entry.name, name)
                         elif _is_hidden(name) or len(parts) >= MAX_DEPTH:
@@ -92,6 +108,8 @@ class LocalFolder:
                             folders.append((*parts, entry.name))
             except OSError as error:
                 if not parts:
+                    if isinstance(error, FileNotFoundError):
+                        raise
                     raise SourceError(
                         f"cannot be listed: {error.strerror}", where=f"retrain.landing: {self._address}"
                     ) from None
@@ -138,6 +156,30 @@ class LocalFolder:
             except OSError as error:
                 yield Left(file.path, f"cannot be removed: {error.strerror}")
 
+    def move(self, files: Sequence[Waiting], batch: str) -> Iterator[Left]:
+        """Move the files that have not changed to the same paths below a new folder, and yield those that stay."""
+        for file in files:
+            *parts, name = file.path.split("/")
+            target_parts = [*batch.split("/"), *parts]
+            try:
+                with self._open_folder(parts) as source, self._open_folder(target_parts, is_made=True) as target:
+                    if format_stamp(os.stat(name, dir_fd=source, follow_symlinks=False)) == file.stamp:
+                        os.rename(name, name, src_dir_fd=source, dst_dir_fd=target)
+                    else:
+                        yield Left(file.path, CHANGED)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                yield Left(file.path, f"cannot be moved: {error.strerror}")
+
+    def write(self, path: str, content: bytes) -> None:
+        """Write a new file; its folder is made if it is missing."""
+        *parts, name = path.split("/")
+        with self._open_folder(parts, is_made=True) as folder:
+            descriptor = os.open(name, _NEW_FILE_FLAGS, 0o666, dir_fd=folder)
+            with open(descriptor, "wb") as file:
+                file.write(content)
+
 
 @contextmanager
 def _open_regular(name: str, folder: int) -> Iterator[int]:
@@ -178,7 +220,7 @@ class RemoteFolder:
         """Raise `UnreachableSource` for errors that a filesystem has of its own; a missing right is none of them."""
         try:
             yield
-        except (NotTaken, PermissionError, SourceError):
+        except (NotTaken, FileNotFoundError, PermissionError, SourceError):
             raise
         except Exception as error:
             raise UnreachableSource(f"cannot be {what}: {error}", where=f"retrain.landing: {self._address}") from error
@@ -188,13 +230,15 @@ class RemoteFolder:
             self._files.invalidate_cache()
             try:
                 found: dict[str, dict[str, Any]] = self._files.find(self._root, detail=True)
-            except (FileNotFoundError, PermissionError) as error:
+            except PermissionError as error:
                 raise SourceError(f"cannot be listed: {error}", where=f"retrain.landing: {self._address}") from None
         return {name.removeprefix(self._root).removeprefix("/"): info for name, info in found.items()}
 
     def find(self) -> Iterator[Seen | Left]:
-        """Yield what lies there, as one listing has it."""
+        """Yield what lies there, as one listing has it; raise `FileNotFoundError` if there is no such place."""
         for path, information in self._list().items():
+            if _BATCH.fullmatch(path):
+                continue
             if _is_hidden(path):
                 yield _leave(path, HIDDEN)
             elif information.get("type", "file") != "file" or information.get("islink") or not _is_plain(path):
@@ -221,16 +265,43 @@ class RemoteFolder:
 
     def remove(self, files: Sequence[Waiting]) -> Iterator[Left]:
         """Remove the files that have not changed by a new listing, and yield those that stay."""
-        stamps = {path: _stamp_remote(information) for path, information in self._list().items()}
+        return self._take(files, "removed", lambda _: None)
+
+    def move(self, files: Sequence[Waiting], batch: str) -> Iterator[Left]:
+        """Move the files that have not changed to the same paths below a new folder, and yield those that stay.
+
+        They are read and written: not every filesystem can copy, and `mv` of fsspec takes `*` in a name for a pattern.
+        """
+        return self._take(files, "moved", lambda file: self._write(f"{batch}/{file.path}", self.read(file)))
+
+    def _take(self, files: Sequence[Waiting], what: str, keep: Callable[[Waiting], None]) -> Iterator[Left]:
+        """Remove the files that have not changed by a new listing, after `keep` of each; yield those that stay."""
+        try:
+            stamps = {path: _stamp_remote(information) for path, information in self._list().items()}
+        except FileNotFoundError:
+            return
         for file in files:
             if stamps.get(file.path, file.stamp) != file.stamp:
                 yield Left(file.path, CHANGED)
             elif file.path in stamps:
                 try:
-                    with self._blame_network("removed"), suppress(FileNotFoundError):
+                    with self._blame_network(what), suppress(FileNotFoundError):
+                        keep(file)
                         self._files.rm_file(f"{self._root}/{file.path}")
-                except PermissionError as error:
-                    yield Left(file.path, f"cannot be removed: {error.strerror or error}")
+                except (NotTaken, PermissionError) as error:
+                    yield Left(file.path, f"cannot be {what}: {getattr(error, 'strerror', None) or error}")
+
+    def write(self, path: str, content: bytes) -> None:
+        """Write a new file."""
+        with self._blame_network("written"):
+            self._write(path, [content])
+
+    def _write(self, path: str, chunks: Iterable[bytes]) -> None:
+        target = f"{self._root}/{path}"
+        self._files.makedirs(target.rpartition("/")[0], exist_ok=True)  # nothing to an object store
+        with self._files.open(target, "wb") as file:
+            for chunk in chunks:
+                file.write(chunk)
 
 
 def _stamp_remote(information: dict[str, Any]) -> str:

@@ -6,18 +6,21 @@ sizes, names that can be written down. Each file is taken, or waits, or is left 
 at once, when none of them was written to for some seconds.
 """
 
+import csv
 import errno
 import hashlib
+import io
 import os
+import secrets
 import time
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
 from relearn import paths
 from relearn.errors import NotTaken, SourceError
-from relearn.retraining.arrivals import Arrival, Found, Left, Waiting
-from relearn.retraining.folders import Folder, LocalFolder, RemoteFolder, Seen
+from relearn.retraining.arrivals import Arrival, Found, Left, Unused, Waiting, format_time
+from relearn.retraining.folders import REJECTED, Folder, LocalFolder, RemoteFolder, Seen
+from relearn.runtime.text import escape_controls
 from relearn.storage.files import hash_file, write_file
 
 # Of one retraining; the rest waits for the next.
@@ -31,6 +34,7 @@ N_COPIES = 3
 EXTRAS = {"s3": ("s3", "s3a"), "gs": ("gs", "gcs"), "azure": ("az", "abfs"), "ssh": ("ssh", "sftp")}
 # The clock of another machine may be ahead by this much at least.
 MAX_AHEAD_SECONDS = 60
+NOW = float("-inf")  # as `settle_seconds`: whatever was written to last is taken
 
 
 class Landing:
@@ -89,14 +93,41 @@ class Landing:
         """Return what becomes of each file, by path.
 
         Nothing is ready while one of the files was written to within `settle_seconds`. A file whose time lies further
-        ahead than that never settles, so it is left.
+        ahead than that never settles, so it is left. A folder that is missing is empty; so an object store shows an
+        empty prefix, too.
 
         Raises
         ------
         SourceError
-            The folder is missing, cannot be listed, or holds more than `MAX_LISTED` files. (An empty prefix of an
-            object store looks missing.)
+            The folder cannot be listed, or holds more than `MAX_LISTED` files.
         """
+        try:
+            seen, left = self._list()
+        except FileNotFoundError:
+            return Found([], [], [], is_missing=True)
+        now = time.time()
+        arriving: list[Left] = []
+        files: list[Waiting] = []
+        settled_at = now
+        for file, changed in sorted(seen):
+            age_seconds = float("inf") if changed is None else now - changed
+            if changed is not None and -age_seconds > max(settle_seconds, MAX_AHEAD_SECONDS):
+                reason = f"its time of change lies in the future: {format_time(changed)}; `touch` it"
+                left.append(Left(file.path, reason))
+            elif age_seconds < settle_seconds:
+                ago = f"{age_seconds:,.0f} s ago" if age_seconds >= 0 else f"{-age_seconds:,.0f} s ahead of the clock"
+                arriving.append(Left(file.path, f"written to {ago}; retrain.settle_seconds: {settle_seconds:g}"))
+                settled_at = max(settled_at, now - age_seconds + settle_seconds)
+            else:
+                files.append(file)
+        if arriving:
+            others = [Left(file.path, "waits until the others have arrived") for file in files]
+            return Found([], [*arriving, *others], sorted(left), settled_at)
+        ready, waiting = _choose_ready(files)
+        return Found(ready, waiting, sorted(left))
+
+    def _list(self) -> tuple[list[Seen], list[Left]]:
+        """Return the files that may be taken, and those that are left."""
         seen: list[Seen] = []
         left: list[Left] = []
         for n_listed, entry in enumerate(self._folder.find(), start=1):
@@ -111,24 +142,7 @@ class Landing:
                 left.append(entry)
             else:
                 seen.append(entry)
-        now = time.time()
-        arriving: list[Left] = []
-        files: list[Waiting] = []
-        for file, changed in sorted(seen):
-            age_seconds = float("inf") if changed is None else now - changed
-            if changed is not None and -age_seconds > max(settle_seconds, MAX_AHEAD_SECONDS):
-                reason = f"its time of change lies in the future: {_spell_time(changed)}; `touch` it"
-                left.append(Left(file.path, reason))
-            elif age_seconds < settle_seconds:
-                ago = f"{age_seconds:,.0f} s ago" if age_seconds >= 0 else f"{-age_seconds:,.0f} s ahead of the clock"
-                arriving.append(Left(file.path, f"written to {ago}; retrain.settle_seconds: {settle_seconds:g}"))
-            else:
-                files.append(file)
-        if arriving:
-            others = [Left(file.path, "waits until the others have arrived") for file in files]
-            return Found([], [*arriving, *others], sorted(left))
-        ready, waiting = _choose_ready(files)
-        return Found(ready, waiting, sorted(left))
+        return seen, left
 
     def copy_in(self, files: Iterable[Waiting], source: Path) -> tuple[list[Arrival], list[Left]]:
         """Copy files to the same paths below `source`; if other bytes have the name, the hash becomes part of it.
@@ -167,6 +181,25 @@ class Landing:
     def remove(self, arrivals: Iterable[Arrival]) -> list[Left]:
         """Remove what was copied; return what stays: it changed, or cannot be removed."""
         return list(self._folder.remove([arrival.waiting for arrival in arrivals]))
+
+    def reject(self, unused: Sequence[Unused]) -> tuple[str, list[Left]]:
+        """Move what cannot be used to a new folder below `rejected`, and write a table of the reasons beside it.
+
+        Returns
+        -------
+        The path of the new folder, and what stays: it changed, or cannot be moved.
+        """
+        batch = f"{REJECTED}/{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(4)}"
+        table = io.StringIO()
+        writer = csv.writer(table, lineterminator="\n")
+        writer.writerow(("path", "reason"))
+        writer.writerows((entry.arrival.waiting.path, escape_controls(entry.reason)) for entry in unused)
+        files = [entry.arrival.waiting for entry in unused]
+        try:
+            self._folder.write(f"{batch}.csv", table.getvalue().encode())
+        except OSError as error:
+            return batch, [Left(file.path, f"cannot be moved: {error.strerror or error}") for file in files]
+        return batch, list(self._folder.move(files, batch))
 
 
 def find_landing(root: Path, address: str | None) -> Landing | None:
@@ -215,10 +248,3 @@ def check_room(files: Iterable[Waiting], source: Path) -> None:
             got=f"{free / 1e9:,.1f} GB",
             advice="free some, or take the largest files out",
         )
-
-
-def _spell_time(seconds: float) -> str:
-    try:
-        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
-    except (ValueError, OverflowError, OSError):  # after the year 9999
-        return f"{seconds:.3g} s after 1970"

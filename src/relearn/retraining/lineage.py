@@ -18,6 +18,7 @@ from relearn.inference.classifier import RECORD
 from relearn.repository.committed import read_committed
 from relearn.repository.git import find_commit
 from relearn.repository.tags import TAG, list_tags, name_tag
+from relearn.runtime.text import count_nouns
 from relearn.storage.files import hash_bytes, hash_file, parse_json, read_json
 
 ENVIRONMENT = Path("requirements.lock")
@@ -203,5 +204,6 @@ def describe_lineage(lineage: Lineage) -> list[str]:
         f"record_sha256 {lineage.record['record_sha256']}",
         f"environment  keras {extractor['keras']}, {extractor['backend']}, Pillow {extractor['pillow']}, "
         f"{ENVIRONMENT} sha256 {lineage.environment_sha256}",
-        f"evaluation   accuracy {lineage.metrics['accuracy_score']:.4f} of {lineage.metrics['n_images']:,} images",
+        f"evaluation   accuracy {lineage.metrics['accuracy_score']:.4f} of "
+        f"{count_nouns(lineage.metrics['n_images'], 'image')}",
     ]

@@ -7,6 +7,8 @@ from relearn.params.pipeline import RetrainParams
 from relearn.retraining.records import Record
 
 NOTHING_NEW = "nothing new"
+# Checks that more images can pass.
+SHORTAGES = {"min_images", "every_class_in_every_split"}
 
 
 class Facts(NamedTuple):
@@ -15,7 +17,7 @@ class Facts(NamedTuple):
     Attributes
     ----------
     record
-        The newest record; None before the first.
+        The newest record with the base's own parameters; None before the first.
     is_promotion
         Whether that record promoted the production model.
     has_new_base
@@ -28,6 +30,10 @@ class Facts(NamedTuple):
         Whether an earlier run found nothing new in what waits.
     sources_sha256, production_sha256
         Of the `.dvc` files of this run and of the production model; None until the data is fetched, and without one.
+    has_overrides
+        Whether the run was given other parameters than the base's.
+    is_forced
+        Whether to run though nothing is new.
     """
 
     record: Record | None
@@ -38,6 +44,8 @@ class Facts(NamedTuple):
     was_fruitless: bool
     sources_sha256: str | None = None
     production_sha256: str | None = None
+    has_overrides: bool = False
+    is_forced: bool = False
 
 
 class Skip(NamedTuple):
@@ -56,11 +64,17 @@ class Run(NamedTuple):
 def plan_run(facts: Facts) -> Skip | Run:
     """Decide whether to retrain: first by what has arrived, then, with `sources_sha256`, by what it did to the data.
 
-    A new base always runs. Otherwise something must have arrived that no record has judged: images wait, or imports
-    may have brought some. Once the data is there, it must differ from the production model's and the newest record's.
+    A new base, other parameters and force always run. Otherwise something must have arrived that no record has judged:
+    images wait, or imports may have brought some. Once the data is there, it must differ from that of the production
+    model and of the newest record.
     """
-    if facts.has_new_base:
-        return Run(("the base has new commits",))
+    always = {
+        "the base has new commits": facts.has_new_base,
+        "it was given other parameters": facts.has_overrides,
+        "it was forced": facts.is_forced,
+    }
+    if any(always.values()):
+        return Run(tuple(reason for reason, holds in always.items() if holds))
     if facts.sources_sha256 is not None:
         return _plan_by_data(facts)
     is_known = was_tried(facts) or facts.was_fruitless
@@ -98,31 +112,40 @@ def describe_old_news(facts: Facts, tried_sha256: str | None) -> str:
 
 
 class Ending(NamedTuple):
-    """How a retraining ended: the name of its state, whether it failed, and the message."""
+    """How a retraining ended: the name of its state, whether it failed, the message, and a name for the run."""
 
     name: str
     has_failed: bool
     message: str
+    title: str
 
 
 def plan_ending(
-    decision: Mapping[str, Any], version: str | None, waiting: Sequence[object], params: RetrainParams
+    decision: Mapping[str, Any], version: str | None, waiting: Sequence[object], params: RetrainParams, is_dry: bool
 ) -> Ending:
     """Return how a retraining ends by what `relearn decide` wrote.
 
     Parameters
     ----------
     version
-        The production model from then on.
+        The production model from then on; in a dry run the one that there is.
     waiting
         What waited in the landing folder.
+    is_dry
+        Whether nothing was recorded.
     """
-    verdict = f"{decision['verdict']}: {decision['reason']}"
-    if decision["promoted"]:
-        return Ending("Promoted", False, f"{version} is the production model, {verdict}")
-    message = f"{version or 'nothing'} stays the production model, {verdict}"
-    if decision["verdict"] != "blocked by data":
-        return Ending("NotPromoted", False, message)
+    promoted, verdict, version = decision["promoted"], decision["verdict"], version or "nothing"
+    if is_dry:
+        title = f"dry run, {'would be promoted' if promoted else f'{version} would stay'}, {verdict}"
+        return Ending("DryRun", False, f"{title}: {decision['reason']}; nothing is recorded", title)
+    title = f"{version} {'promoted' if promoted else 'stays'}, {verdict}"
+    if promoted:
+        return Ending("Promoted", False, f"{version} is the production model, {verdict}: {decision['reason']}", title)
+    message = f"{version} stays the production model, {verdict}: {decision['reason']}"
+    if verdict != "blocked by data":
+        return Ending("NotPromoted", False, message, title)
     if waiting:
-        message += f"; correct it, or take it out of {params.landing}"
-    return Ending("Blocked", True, message)
+        failed = {check.partition(":")[0] for check in decision["failed_checks"]}
+        first = f"add images to {params.landing}" if failed and failed <= SHORTAGES else "correct it"
+        message += f"; {first}, or take it out of {params.landing}"
+    return Ending("Blocked", True, message, title)

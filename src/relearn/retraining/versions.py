@@ -72,6 +72,16 @@ def read_images(root: Path, version: str) -> dict[str, str]:
     return dict(read_csv(path, IMAGES_HEADER)) if path.exists() else {}
 
 
+def read_excluded(root: Path, version: str) -> dict[str, str]:
+    """Return why files of a version's source are not in its data, by path; nothing if no place has that list."""
+    tag = name_tag(version)
+    try:
+        text = decode_text(read_committed(root, tag, paths.EXCLUDED), f"{paths.EXCLUDED} of {tag}")
+    except AbsentFile:
+        return {}
+    return {row["path"]: row["reason"] for row in csv.DictReader(io.StringIO(text))}
+
+
 def list_gone(root: Path, worktree: Path, version: str) -> list[Exclusion]:
     """Return the images of a version that are not in the data of a worktree, by path in the source, and why.
 
