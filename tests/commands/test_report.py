@@ -10,6 +10,7 @@ from relearn.storage.files import write_csv, write_json
 def test_report_tells_the_headlines_and_the_weakest_class(workspace):
     metrics = {"n_images": 1200, "n_classes": 3, "majority_baseline_score": 0.5, "lowest_recall_score": 0.25}
     metrics |= {"accuracy_score": 0.9, "accuracy_score_ci95_low": 0.85, "accuracy_score_ci95_high": 0.93}
+    metrics |= {"f1_score": 1.0, "f1_score_ci95_low": 1.0, "f1_score_ci95_high": 1.0}
     metrics |= {"log_loss": 0.2, "log_loss_ci95_low": 0.1, "log_loss_ci95_high": 0.3}
     write_json(paths.EVALUATION_METRICS, metrics)
     rows = [("cat", 800, 1, 0.95, 1), ("dog", 400, 1, 0.25, 1), ("rare", 0, 0, 0, 0)]
@@ -17,6 +18,7 @@ def test_report_tells_the_headlines_and_the_weakest_class(workspace):
     assert describe_evaluation() == [
         "1,200 evaluation images of 3 classes",
         "  accuracy           0.900  95 % interval 0.850 to 0.930",
+        "  f1                 1.000  no interval: too few mistakes",
         "  log loss           0.200  95 % interval 0.100 to 0.300",
         "  majority baseline  0.500",
         "  weakest class      dog: recall 0.250 of 400 images",

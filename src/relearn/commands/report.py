@@ -22,7 +22,9 @@ def describe_evaluation(root: Path = Path()) -> list[str]:
     lines = [f"{count_nouns(metrics['n_images'], 'evaluation image')}{groups} of {metrics['n_classes']} classes"]
     for key in (name.removesuffix("_ci95_low") for name in metrics if name.endswith("_ci95_low")):
         name = key.removesuffix("_score").replace("_", " ")
-        interval = f"95 % interval {metrics[f'{key}_ci95_low']:.3f} to {metrics[f'{key}_ci95_high']:.3f}"
+        low, high = metrics[f"{key}_ci95_low"], metrics[f"{key}_ci95_high"]
+        # Of images that are all right, each resample is all right, which says nothing of other images.
+        interval = f"95 % interval {low:.3f} to {high:.3f}" if low < high else "no interval: too few mistakes"
         lines.append(f"  {name:18} {metrics[key]:.3f}  {interval}")
     lines.append(f"  {'majority baseline':18} {metrics['majority_baseline_score']:.3f}")
     judged = [row for row in classes if int(row[1]) > 0]
