@@ -90,7 +90,7 @@ def read_source(source: str, current: RestructureParams) -> Source:
     known = read_assignments(paths.SPLITS)
     paths.MANIFEST.parent.mkdir(exist_ok=True)
     with (
-        Inspections(paths.find_inspections(), params.max_pixels) as inspections,
+        Inspections(paths.find_inspections(), params.max_megapixels * 1_000_000) as inspections,
         TemporaryDirectory(prefix=".init-", dir=paths.MANIFEST.parent) as folder,
     ):
         # Near duplicates are looked at again: in the folder itself, or in what was unpacked of an archive.
@@ -346,8 +346,10 @@ def run_init(source: str, network: str, ask: Callable[[str], bool], *, is_added:
         write_params(after)
     if is_added:
         track_source(source)
-    keep = "" if is_added else f" `dvc add {shlex.quote(source)}` keeps the images by their hash."
-    show(f"Next: `make repro`.{keep}")
+    keep = f"`dvc add {shlex.quote(source)}` keeps the images by their hash."
+    if Path(source).is_absolute():
+        keep = "Below data/raw/ DVC could keep the images by their hash."
+    show("Next: `make repro`." if is_added else f"Next: `make repro`. {keep}")
 
 
 def show(*lines: str) -> None:

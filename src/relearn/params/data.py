@@ -67,11 +67,6 @@ class RestructureParams(Block):
     duplicates: Literal["exclude", "keep"]
     max_megapixels: Annotated[int, Field(gt=0, le=250)]  # `limits.MAX_PIXELS`
 
-    @property
-    def max_pixels(self) -> int:
-        """Return the pixels of the largest image that is read."""
-        return self.max_megapixels * 1_000_000
-
     @model_validator(mode="after")
     def _suit_layout(self) -> "RestructureParams":
         if self.layout == "food5k" and not self.labels:

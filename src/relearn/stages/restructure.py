@@ -50,7 +50,10 @@ def run(params: RestructureParams) -> None:
     source = Path(params.source)
     check_source(source)
     known = read_assignments(paths.SPLITS)
-    with write_folder(paths.DATASET) as folder, Inspections(paths.find_inspections(), params.max_pixels) as inspections:
+    with (
+        write_folder(paths.DATASET) as folder,
+        Inspections(paths.find_inspections(), params.max_megapixels * 1_000_000) as inspections,
+    ):
         spool = Spool(folder / ".spool")
         reader = SourceReader(params, inspections, spool)
         images, excluded = reader.inspect_files()
