@@ -103,8 +103,9 @@ def write_images(folder: Path, names: list[str], first_seed: int = 0) -> None:
 
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to work in, with the repository's params.yaml."""
-    shutil.copy(ROOT / "params.yaml", tmp_path / "params.yaml")
+    """An empty folder to work in, with the repository's params.yaml and the file of own checks that it names."""
+    for name in ("params.yaml", "expectations.json"):
+        shutil.copy(ROOT / name, tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -16,6 +16,7 @@ def make_params(**rules):
     """The repository's rules with small changes: `make_params(min_images={"min": 3})`."""
     block = read_params(ROOT / "params.yaml").validate_.model_dump()
     block["min_images"]["min"], block["modes"]["allowed"] = 2, ["RGB", "L"]
+    block["suite"] = str(ROOT / block["suite"])
     for name, change in rules.items():
         block[name] |= change
     return ValidateParams.model_validate(block)

@@ -56,46 +56,19 @@ def _run_stage(name: str, *shared_blocks: str) -> None:
     importlib.import_module(f"relearn.stages.{name}").run(*blocks)
 
 
-@app.command(rich_help_panel="Stages")
-def restructure() -> None:
-    """Bring the images of any layout into data/dataset/SPLIT/CLASS/, and write a manifest."""
-    _run_stage("restructure")
+def _add_stage(name: str, text: str, *shared_blocks: str) -> None:
+    @app.command(name, help=text, rich_help_panel="Stages")
+    def _run() -> None:
+        _run_stage(name, *shared_blocks)
 
 
-@app.command(rich_help_panel="Stages")
-def validate() -> None:
-    """Check the images; bad data stops the pipeline."""
-    _run_stage("validate")
-
-
-@app.command(rich_help_panel="Stages")
-def finetune() -> None:
-    """Train the upper part of the network, if finetune.epochs says so."""
-    _run_stage("finetune", "augment", "extract")
-
-
-@app.command(rich_help_panel="Stages")
-def extract() -> None:
-    """Run every image through the network once, and keep its features."""
-    _run_stage("extract", "augment")
-
-
-@app.command(rich_help_panel="Stages")
-def verify() -> None:
-    """Check the features before anything learns from them."""
-    _run_stage("verify")
-
-
-@app.command(rich_help_panel="Stages")
-def train() -> None:
-    """Fit heads on the features, and choose one."""
-    _run_stage("train")
-
-
-@app.command(rich_help_panel="Stages")
-def evaluate() -> None:
-    """Evaluate the classifier on the evaluation (test) split."""
-    _run_stage("evaluate")
+_add_stage("restructure", "Bring the images of any layout into data/dataset/SPLIT/CLASS/, and write a manifest.")
+_add_stage("validate", "Check the images; bad data stops the pipeline.")
+_add_stage("finetune", "Train the upper part of the network, if finetune.epochs says so.", "augment", "extract")
+_add_stage("extract", "Run every image through the network once, and keep its features.", "augment")
+_add_stage("verify", "Check the features before anything learns from them.")
+_add_stage("train", "Fit heads on the features, and choose one.")
+_add_stage("evaluate", "Evaluate the classifier on the evaluation (test) split.")
 
 
 @app.command()
@@ -182,6 +155,17 @@ def report() -> None:
     from relearn.commands.report import describe_evaluation
 
     _print(*describe_evaluation())
+
+
+@app.command()
+def suite(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the files go; it is made.")],
+) -> None:
+    """Write the checks of the images as suites of Great Expectations, with the tables that they are about."""
+    from relearn.commands.suite import export_suites
+
+    target = (enter_root(needs_params=True) / folder).absolute()
+    _print(*export_suites(target, read_params(paths.PARAMS).validate_))
 
 
 @app.command(rich_help_panel="Retraining")

@@ -1,6 +1,7 @@
 """What the gate wants of the images: a row for each check. Its rule is the field of that name in the parameters."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -8,6 +9,7 @@ import pandas as pd
 from relearn import paths
 from relearn.dataset.manifest import ManifestRow
 from relearn.errors import IntegrityError
+from relearn.gates import suites
 from relearn.gates.expectations import Check, Finding, Row, Table, describe_findings, expect, has_errors, run_checks
 from relearn.gates.minimum import advise_more_images
 from relearn.gates.tables import Data, make_tables
@@ -264,11 +266,16 @@ def check_data(data: Data, params: ValidateParams) -> list[Finding]:
     Raises
     ------
     IntegrityError
-        The columns are wrong, and their check is no error.
+        The columns are wrong, and their check is no error; or there is no suite of own checks.
+    ParamsError
+        The suite of own checks is none.
     """
-    tables, rules = {"manifest": Table(data.manifest, "images")}, dict(params)
+    tables, checks, rules = {"manifest": Table(data.manifest, "images")}, dict(CHECKS), params.rules
     if list(data.manifest.columns) == COLUMNS:
         tables |= make_tables(data, params)
+        tables["own"] = Table(tables["images"].frame[list(suites.COLUMNS)], "images")
+        own_checks, own_rules = suites.read_own_checks(Path(params.suite))
+        checks, rules = checks | own_checks, rules | own_rules
     elif params.columns.severity == "error":
         rules = {"columns": params.columns}
     else:
@@ -278,7 +285,7 @@ def check_data(data: Data, params: ValidateParams) -> list[Finding]:
             got=", ".join(data.manifest.columns),
             advice="run `dvc repro --force restructure`",
         )
-    findings = run_checks(tables, CHECKS, rules)
+    findings = run_checks(tables, checks, rules)
     if not data.is_accepted:
         return findings
     return [

@@ -19,7 +19,8 @@ N_ROWS_NAMED = 20  # in the report; the terminal names fewer
 N_ROWS_SHOWN = 3
 N_LINES = 15  # of failed checks on the terminal
 
-# What Great Expectations calls the thresholds of a rule.
+# What Great Expectations calls the severities, and the thresholds of a rule.
+SEVERITIES = {"error": "critical", "warn": "warning"}
 OPTIONS = {"min": "min_value", "max": "max_value", "allowed": "value_set"}
 
 Row = Mapping[Hashable, Any]
@@ -166,17 +167,8 @@ def _run_suite(
 ) -> dict[str, Any]:
     """Run the checks of one table; return the results by the names of the checks."""
     batch = _open_batch(table, frame)
-    import great_expectations as gx
-
-    suite = gx.ExpectationSuite(name=table)
-    for name, rule in rules.items():
-        expectation = checks[name].expect(rule)
-        expectation.meta = {"check": name}
-        # Expectations that are equal but for their meta are merged; their descriptions differ.
-        expectation.description = f"{name}: {checks[name].describe(rule)}"
-        suite.add_expectation(expectation)
     outcome = batch.validate(
-        suite,
+        make_suite(table, checks, rules),
         # Listing every row that failed takes 20 s a check on a million rows; the first ones take none.
         result_format={
             "result_format": "BASIC",
@@ -187,13 +179,35 @@ def _run_suite(
     return {result.expectation_config.meta["check"]: result for result in outcome.results}
 
 
-def _open_batch(table: str, frame: pd.DataFrame) -> Any:
-    """Return a frame as a batch of a context that leaves nothing on the disk and calls nobody."""
+def make_suite(name: str, checks: Mapping[str, Check], rules: Mapping[str, Rule]) -> Any:
+    """Return the suite of Great Expectations that has these checks with these rules."""
+    suite = start_quietly().ExpectationSuite(name=name)
+    from great_expectations.expectations.metadata_types import FailureSeverity
+
+    for check, rule in rules.items():
+        expectation = checks[check].expect(rule)
+        expectation.meta = {"check": check}
+        # Expectations that are equal but for their meta are merged; their descriptions differ.
+        expectation.description = f"{check}: {checks[check].describe(rule)}"
+        expectation.severity = FailureSeverity(SEVERITIES[rule.severity])
+        suite.add_expectation(expectation)
+    return suite
+
+
+def start_quietly() -> Any:
+    """Import Great Expectations so that it calls nobody."""
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     import great_expectations as gx
-    from great_expectations.data_context.types.base import ProgressBarsConfig
 
     logging.getLogger("great_expectations.data_context.types.base").setLevel(logging.WARNING)
+    return gx
+
+
+def _open_batch(table: str, frame: pd.DataFrame) -> Any:
+    """Return a frame as a batch of a context that leaves nothing on the disk and calls nobody."""
+    gx = start_quietly()
+    from great_expectations.data_context.types.base import ProgressBarsConfig
+
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
     asset = context.data_sources.add_pandas("tables").add_dataframe_asset(table)

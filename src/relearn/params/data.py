@@ -162,8 +162,12 @@ class NearDuplicates(Rule):
 
 
 class ValidateParams(Block):
-    """What the images must be before anything learns from them: a rule for each check, in the order of the report."""
+    """What the images must be before anything learns from them: a rule for each check, in the order of the report.
 
+    The checks of the file `suite` come after them.
+    """
+
+    suite: str
     columns: Rule
     complete: Rule
     types: Rule
@@ -192,6 +196,11 @@ class ValidateParams(Block):
     vanished_classes: Rule
     new_classes: Rule
     shrinkage: MaximumShare
+
+    @property
+    def rules(self) -> dict[str, Rule]:
+        """The rules by the names of their checks, in order."""
+        return {name: rule for name, rule in self if isinstance(rule, Rule)}
 
 
 class VerifyParams(Block):
