@@ -222,9 +222,9 @@ def test_from_the_first_to_the_rollback(server, repository, tmp_path, webhook):
     assert f"; 1 file that cannot be used, now in {landing}/rejected/" in message
     assert ": 0/no image.png (not an image (" in message
     assert "; 200 new images in data/raw/photos of classifier@v2.0.0; `relearn adopt` brings data, " in message
-    told, tags = read_last_name(server)
-    assert re.fullmatch("v2 promoted, (better|no clear difference)", told)
-    assert {"Promoted", "v2", told.partition(", ")[2]} == set(tags)
+    title, tags = read_last_name(server)
+    assert re.fullmatch("v2 promoted, (better|no clear difference)", title)
+    assert {"Promoted", "v2", title.partition(", ")[2]} == set(tags)
     assert read_person(repository) == before
     lie = {path.relative_to(landing).as_posix() for path in landing.rglob("*") if not path.is_dir()}
     (reasons, rejected) = sorted(lie - set(hostile), key=len)
