@@ -37,7 +37,9 @@ DVC = read_yaml(ROOT / "dvc.yaml")["stages"]
 STAGES = list(DVC)
 # They hand over to the stages and decide nothing that ends up in a file.
 # What finds the place and reads the arguments of any command, and decides no output of a stage.
-COMMAND_LINE = {f"relearn.commands.{name}" for name in ("arguments", "place", "shortage")} | {"relearn.repository.root"}
+COMMAND_LINE = {f"relearn.commands.{name}" for name in ("arguments", "lines", "place", "shortage")} | {
+    "relearn.repository.root"
+}
 ENTRY = {"relearn.__main__", "relearn.cli", "relearn"} | COMMAND_LINE
 
 
@@ -332,9 +334,12 @@ def test_pipeline_reads_and_writes_what_dvc_yaml_says(clone, set_params):
                 continue
             # `.NAME.PID.partial` is what NAME is called until it is complete.
             inside = re.sub(r"(^|/)\.([^/]+)\.\d+\.partial", r"\1\2", path.relative_to(clone).as_posix())
-            if inside.startswith(("data/", "reports/", "metrics/", "models/", "images/")):
+            if inside.startswith(("data/", "reports/", "metrics/", "models/", "images/", "expectations.json")):
                 (written if for_writing else read).add(inside)
-        deps = {dep.replace("${restructure.source}", "images") for dep in DVC[stage]["deps"]}
+        deps = {
+            dep.replace("${restructure.source}", "images").replace("${validate.suite}", "expectations.json")
+            for dep in DVC[stage]["deps"]
+        }
         outputs = set(list_outputs(stage))
         assert {path for path in read if not is_below(path, deps | outputs)} == set()
         assert {path for path in written if not is_below(path, outputs)} == set()

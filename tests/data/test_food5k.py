@@ -41,9 +41,9 @@ def set_params_of_dvc(changes):
 
 @pytest.mark.long
 def test_food5k_with_pretrained_vgg16(shared, clone, tmp_path):
-    """The classic recipe: 25,088 features, in bfloat16 if the processor has it; of every sixth photo."""
+    """The classic recipe: 25,088 features, in bfloat16 if the processor has it; of every fifth photo."""
     source = shared / "data" / "Food-5K"
-    for path in sorted(source.rglob("*.jpg"))[::6]:
+    for path in sorted(source.rglob("*.jpg"))[::5]:
         copied = tmp_path / "Food-5K" / path.relative_to(source)
         copied.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, copied)
@@ -53,8 +53,8 @@ def test_food5k_with_pretrained_vgg16(shared, clone, tmp_path):
     assert "25,088 features per image, 14,714,688 parameters" in answer.stderr
     assert execute(clone, "dvc", "exp", "apply", "food5k-vgg16").returncode == 0
     metrics = json.loads((clone / "metrics" / "evaluation.json").read_text())
-    assert metrics["n_images"] == 50
-    assert metrics["accuracy_score"] >= 0.9
+    assert metrics["n_images"] == 60
+    assert metrics["accuracy_score"] >= 0.85
 
 
 @pytest.mark.long

@@ -23,7 +23,7 @@ from relearn.params.pipeline import read_params
             {"restructure.group_by": "column", "restructure.group_column": "x"},
             "restructure: wanted layout csv for group_by column, got class_folders",
         ),
-        ({"restructure.group_by": "near_duplicates"}, "restructure.group_by: wanted one of 'none', 'folder', 'column'"),
+        ({"restructure.group_by": "faces"}, "restructure.group_by: wanted one of 'none', 'folder', 'column'"),
         ({"restructure.group_pattern": "(?P<group>"}, "restructure: wanted a regular expression as group_pattern: "),
         ({"restructure.group_pattern": "(x)"}, "restructure: wanted group_pattern with a part (?P<group>...), such as"),
         (

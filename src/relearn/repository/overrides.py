@@ -14,7 +14,7 @@ def override_params(text: str, overrides: Sequence[str]) -> str:
     Parameters
     ----------
     overrides
-        Such as `extract.network=vgg16` or `train.logistic_regression.C=[0.1,1]`.
+        Such as `extract.network=vgg16` or `train.scale=false`.
 
     Raises
     ------
