@@ -49,7 +49,7 @@ UV = take() { value="$$2"; [ "$$value" ] || value=$$($(PIP) config get global.$$
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-fast test-long check format food5k strategies pretrain flow ui retrain schedule lock clean
+.PHONY: help setup repro test test-all test-fast test-long check format food5k strategies pretrain flow ui retrain schedule lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 12
@@ -82,6 +82,9 @@ test: $(READY)  ## run the tests, several at once: a quarter of an hour on two c
 
 test-long: $(READY)  ## run the other tests: kills, clusters, retraining, set-up, more networks, real photos
 	RELEARN_LONG_TESTS=1 $(BIN)/pytest $(PARALLEL) -m "long or campaign"
+
+test-all: export RELEARN_ALL_TESTS = 1
+test-all: test test-long  ## run every test, the largest networks and the pretraining too
 
 test-fast: $(READY)  ## run the tests that need neither TensorFlow, nor DVC, nor a Prefect server: under a minute
 	$(BIN)/pytest $(PARALLEL) -m "not slow"

@@ -99,13 +99,14 @@ def write_data(n_rows, is_good):
     np.save(paths.HASHES, np.zeros((n_rows, N_HASHES, HASH_BYTES), np.uint8))
     write_csv(paths.EXCLUDED, Exclusion._fields, [])
     write_assignments(paths.SPLITS, {})
-    write_json(paths.SOURCE, {"source": "source", "n_files": n_rows, **hash_tables()})
+    write_json(paths.SOURCE, {"source": "source", "n_files": n_rows, "lost_classes": {}, **hash_tables()})
 
 
 def measure_suite(n_rows, kind):
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        shutil.copy(ROOT / "params.yaml", folder)
+        for name in ("params.yaml", "expectations.json"):
+            shutil.copy(ROOT / name, folder)
         write_data(n_rows, kind == "good")
         command = [sys.executable, "-m", "relearn", "validate"]
         seconds, answer = measure(lambda: subprocess.run(command, capture_output=True, text=True, check=False))

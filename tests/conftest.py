@@ -55,14 +55,13 @@ LARGE = {
     *("efficientnet_b6", "efficientnet_b7", "efficientnet_v2_l", "efficientnet_v2_m", "nasnet_large"),
     *("resnet101", "resnet101_v2", "resnet152", "resnet152_v2"),
 }
-LARGE_TOO = pytest.mark.skipif(
-    os.environ.get("RELEARN_LARGE_NETWORKS") != "1", reason="RELEARN_LARGE_NETWORKS is not 1"
-)
+# What hardly changes, or has a relative that is run: `make test-all` runs it.
+RARE = pytest.mark.skipif(os.environ.get("RELEARN_ALL_TESTS") != "1", reason="RELEARN_ALL_TESTS is not 1")
 
 
 def mark_large(networks: Iterable[str]) -> list[Any]:
     """Return the networks, of which the large ones are tried only if that is asked for."""
-    return [pytest.param(name, marks=LARGE_TOO) if name in LARGE else name for name in networks]
+    return [pytest.param(name, marks=RARE) if name in LARGE else name for name in networks]
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from conftest import (
+    RARE,
     ROOT,
     SMALL,
     VGG16,
@@ -110,7 +111,9 @@ def start_extract(clone, address):
     return subprocess.Popen(command, cwd=clone, env=environment, stderr=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize("n_workers", [2, *(pytest.param(n, marks=pytest.mark.long) for n in (1, 4))])
+@pytest.mark.parametrize(
+    "n_workers", [2, pytest.param(1, marks=[pytest.mark.long, RARE]), pytest.param(4, marks=pytest.mark.long)]
+)
 def test_features_are_those_of_one_machine(local, clone, cluster_of, n_workers):
     address, _, _ = cluster_of(n_workers)
     answer = extract(clone, address)
@@ -120,7 +123,7 @@ def test_features_are_those_of_one_machine(local, clone, cluster_of, n_workers):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("sent", [pytest.param(signal.SIGKILL, marks=RARE), signal.SIGSTOP])
 def test_batches_of_a_worker_that_is_lost_or_hangs_are_computed_by_another(local, clone, cluster_of, sent):
     address, _, workers = cluster_of(2)
     with start_extract(clone, address) as child:

@@ -16,7 +16,7 @@ from PIL import Image
 import cifar10
 import prepare
 import pretrain
-from conftest import ROOT, encode_image, read_yaml
+from conftest import RARE, ROOT, encode_image, read_yaml
 from relearn.errors import ParamsError, SourceError
 from relearn.networks.mini_vgg import MiniVGG, preprocess_input
 from relearn.storage.files import read_csv, read_json
@@ -244,6 +244,7 @@ def read_results():
     return {path.as_posix(): path.read_bytes() for path in files}
 
 
+@RARE
 @pytest.mark.long
 @pytest.mark.slow
 def test_a_killed_pretraining_ends_with_the_same_bytes(folder):
@@ -273,6 +274,7 @@ def test_a_killed_pretraining_ends_with_the_same_bytes(folder):
     assert read_results() == undisturbed
 
 
+@RARE
 @pytest.mark.long
 @pytest.mark.slow
 def test_another_recipe_does_not_go_on_from_a_checkpoint(folder, set_params):
@@ -290,6 +292,7 @@ def test_another_recipe_does_not_go_on_from_a_checkpoint(folder, set_params):
     )
 
 
+@RARE
 @pytest.mark.long
 @pytest.mark.slow
 def test_a_training_that_cannot_be_ends_in_one_line(folder, set_params):
