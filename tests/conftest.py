@@ -49,10 +49,12 @@ def choose(short: Any, long: Any) -> Any:
     return long if IS_LONG else short
 
 
-# They have smaller relatives of the same code, and take a minute of a core each.
+# They have smaller relatives of the same code, and take up to a minute of a core each.
 LARGE = {
-    *("convnext_base", "convnext_large", "convnext_xlarge", "densenet169", "densenet201", "efficientnet_b5"),
-    *("efficientnet_b6", "efficientnet_b7", "efficientnet_v2_l", "efficientnet_v2_m", "nasnet_large"),
+    *("convnext_base", "convnext_large", "convnext_xlarge", "densenet169", "densenet201", "efficientnet_b3"),
+    *("efficientnet_b4", "efficientnet_b5", "efficientnet_b6", "efficientnet_b7", "efficientnet_v2_b1"),
+    *("efficientnet_v2_b2", "efficientnet_v2_b3", "efficientnet_v2_l", "efficientnet_v2_m", "efficientnet_v2_s"),
+    *("inception_resnet_v2", "nasnet_large"),
     *("resnet101", "resnet101_v2", "resnet152", "resnet152_v2"),
 }
 # What hardly changes, or has a relative that is run: `make test-all` runs it.
