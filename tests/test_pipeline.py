@@ -395,11 +395,11 @@ def test_images_keep_their_splits_as_others_come_and_go(clone, set_params):
     assert repro(clone, "restructure").returncode == 0
     assert (clone / "data" / "splits.csv").read_bytes() == content
     assert "data/splits.csv" in git(clone, "status", "--porcelain")  # git has it, DVC's cache has not
-    # Cut anew, without the file, some images get another split.
+    # Cut again, without the file, some images get another split.
     (clone / "data" / "splits.csv").unlink()
     assert repro(clone, "restructure").returncode == 0
-    anew = {row.sha256: row.split for row in read_manifest(clone / "data" / "manifest.csv")}
-    assert any(given[sha256] != split for sha256, split in anew.items())
+    again = {row.sha256: row.split for row in read_manifest(clone / "data" / "manifest.csv")}
+    assert any(given[sha256] != split for sha256, split in again.items())
 
 
 @pytest.mark.slow

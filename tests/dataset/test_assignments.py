@@ -42,7 +42,7 @@ def test_damaged_file_is_one_clear_error(tmp_path, rows, problem):
     path.write_text("\n".join(["sha256,split,group", *rows]))
     with pytest.raises(IntegrityError, match=problem) as caught:
         read_assignments(path)
-    assert str(caught.value).endswith("restores it; without the file all images are cut anew")
+    assert str(caught.value).endswith("restores it; without the file all images are cut again")
 
 
 @pytest.mark.parametrize("content", [b"", b"path,label\n", b"\xff\xfe", b"sha256,split,group\n\xff,training,\n"])

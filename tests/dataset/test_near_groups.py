@@ -36,7 +36,7 @@ def find_groups(hashes, images=None):
 
 
 def make_film(n_frames, n_bits=8):
-    """Return hashes of which each differs from the one before in so many bits of the high terms, never the same."""
+    """Return hashes of which each differs from the one before in a few bits of the high terms, never the same."""
     hashes = draw_hashes(np.random.default_rng(0), n_frames)
     terms = np.arange(HASH_TERMS**2).reshape(HASH_TERMS, HASH_TERMS)
     bits = np.unpackbits(hashes[0, 0])

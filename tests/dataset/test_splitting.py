@@ -247,7 +247,7 @@ def test_changed_fractions_move_nothing_and_are_reported():
     assert read_splits(second) == read_splits(first)
     assert second.remarks == [
         f"{split} has 10 of 50 images or groups {what} than restructure.fractions asks for, because images keep their "
-        "split; without data/splits.csv all are cut anew"
+        "split; without data/splits.csv all are cut again"
         for split, what in (("evaluation", "fewer"), ("training", "more"))
     ]
 

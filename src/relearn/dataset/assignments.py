@@ -11,7 +11,7 @@ from relearn.storage.files import hash_bytes, read_csv, write_csv
 
 N_DIGITS = 16  # of a hash, which are enough to distinguish images: two of a million share them by chance in 1e-7 cases
 DIGITS = re.compile(f"[0-9a-f]{{{N_DIGITS}}}")
-ADVICE = "`git checkout HEAD data/splits.csv` restores it; without the file all images are cut anew"
+ADVICE = "`git checkout HEAD data/splits.csv` restores it; without the file all images are cut again"
 
 
 class Assignment(NamedTuple):

@@ -193,7 +193,7 @@ class Cutter:
         """Return one line for each split that is far from its fraction, because images keep their splits."""
         return [
             f"{split} has {abs(n):,} of {self._n_cut:,} images or groups {'fewer' if n > 0 else 'more'} than "
-            f"restructure.fractions asks for, because images keep their split; without {paths.SPLITS} all are cut anew"
+            f"restructure.fractions asks for, because images keep their split; without {paths.SPLITS} all are cut again"
             for split, n in self._n_missing.items()
             if abs(n) > MAX_GAP * self._n_cut
         ]

@@ -20,7 +20,7 @@ def compute_wilson_interval(n_right: int, n_images: int, confidence: float = CON
 
 
 def compute_recall_margin(n_images: int) -> float:
-    """Return how many percentage points the recall of a class with so many images may be off.
+    """Return how many percentage points the recall of a class may be off, by its number of images.
 
     It is half of Wilson's interval for a recall of one half, where that is widest.
     """

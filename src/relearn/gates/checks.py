@@ -250,7 +250,7 @@ ADVICE = {
     "lost_classes": f"{paths.EXCLUDED} has the reasons: convert these files, or take the classes out of the source",
     "every_class_in_every_split": "add images of these classes, or take the classes out of the source",
     "groups_across_splits": "bring each group into one split of the source; or, if the images were cut before "
-    f"restructure.group_by was set, delete {paths.SPLITS}, so that all are cut anew",
+    f"restructure.group_by was set, delete {paths.SPLITS}, so that all are cut again",
     "excluded_share": f"{paths.EXCLUDED} has the reasons: convert or remove these files, or raise "
     "validate.excluded_share.max",
 }
