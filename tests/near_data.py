@@ -12,7 +12,7 @@ def draw_hashes(rng, n_images):
 
 
 def plant(rng, hashes, image, other, window, n_low, n_all):
-    """Make a window of `other` differ from the whole of `image` in that number of bits, some of them of the low terms."""
+    """Make a window of `other` differ from the whole of `image` in `n_all` bits, `n_low` of them of low terms."""
     bits = np.unpackbits(hashes[image, 0])
     is_low = np.zeros((HASH_TERMS, HASH_TERMS), bool)
     is_low[:8, :8] = True
