@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -88,13 +89,13 @@ def read_source(source: str, current: RestructureParams) -> Source:
         raise SourceError(where=place, wanted="images", got=f"none in {count_files(len(files))}", advice=advice)
     params = fit_layout(source, found, current)
     known = read_assignments(paths.SPLITS)
-    paths.MANIFEST.parent.mkdir(exist_ok=True)
-    with (
-        Inspections(paths.find_inspections(), params.max_megapixels * 1_000_000) as inspections,
-        TemporaryDirectory(prefix=".init-", dir=paths.MANIFEST.parent) as folder,
-    ):
-        # Near duplicates are looked at again: in the folder itself, or in what was unpacked of an archive.
-        spool = None if place.is_dir() else Spool(Path(folder) / "spool")
+    with ExitStack() as stack:
+        inspections = stack.enter_context(Inspections(paths.find_inspections(), params.max_megapixels * 1_000_000))
+        spool = None
+        if not place.is_dir():  # near duplicates are looked at again, in what was unpacked
+            paths.MANIFEST.parent.mkdir(exist_ok=True)
+            folder = stack.enter_context(TemporaryDirectory(prefix=".init-", dir=paths.MANIFEST.parent))
+            spool = Spool(Path(folder) / "spool")
         reader = SourceReader(params, inspections, spool)
         images, excluded = reader.inspect_files()
         found_at = {image.seen.sha256: place / image.path for image in images}

@@ -153,13 +153,17 @@ def run_checks(tables: Mapping[str, Table], checks: Mapping[str, Check], rules: 
     """
     results: dict[str, Any] = {}
     for name, table in tables.items():
-        asked = {key: rule for key, rule in rules.items() if checks[key].table == name and rule.severity != "off"}
-        if asked:
+        if asked := choose_rules(name, checks, rules):
             results |= _run_suite(name, table.frame, checks, asked)
     return [
         _read_result(name, checks[name], rule, results.get(name), tables[checks[name].table])
         for name, rule in rules.items()
     ]
+
+
+def choose_rules(table: str, checks: Mapping[str, Check], rules: Mapping[str, Rule]) -> dict[str, Rule]:
+    """Return the rules of the checks of a table that are not off."""
+    return {name: rule for name, rule in rules.items() if checks[name].table == table and rule.severity != "off"}
 
 
 def _run_suite(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from relearn.dataset.manifest import ManifestRow
 from relearn.errors import ParamsError
-from relearn.gates.expectations import Check, Row, Table, make_suite, start_quietly
+from relearn.gates.expectations import Check, Row, Table, choose_rules, make_suite, start_quietly
 from relearn.params.data import Rule
 from relearn.storage.files import read_json, write_csv, write_json
 
@@ -76,12 +76,8 @@ def write_suites(
     folder.mkdir(parents=True, exist_ok=True)
     start_quietly().get_context(mode="ephemeral")  # without one no suite can be made
     for name, table in tables.items():
-        asked = {key: rule for key, rule in rules.items() if checks[key].table == name and rule.severity != "off"}
-        if not asked:
-            continue
-        write_csv(folder / f"{name}.csv", list(table.frame.columns), table.frame.itertuples(index=False))
-        path = folder / f"{name}.json"
-        suite = make_suite(name, checks, asked).to_json_dict()
-        write_json(path, suite)
-        written.append(path)
+        if asked := choose_rules(name, checks, rules):
+            write_csv(folder / f"{name}.csv", list(table.frame.columns), table.frame.itertuples(index=False))
+            written.append(folder / f"{name}.json")
+            write_json(written[-1], make_suite(name, checks, asked).to_json_dict())
     return written

@@ -25,7 +25,7 @@ from pillow_heif.as_plugin import HeifImageFile
 
 from relearn.errors import DamagedImage, ImageError, OutOfMemory, UnsupportedImage
 from relearn.images.formats import describe_other, prepare, recognize_format
-from relearn.images.heif import Colors, read_greatest_size
+from relearn.images.heif import convert_colors, read_colors, read_greatest_size
 from relearn.images.limits import DRAFT_PIXELS, LARGE_PIXELS, MAX_EXIF_BYTES, MAX_PIXELS
 from relearn.images.png import check_png_rows, scale_png_transparency
 from relearn.images.tiff import TiffReader, check_tiff_strips
@@ -199,7 +199,7 @@ def _load_in_turn(size: tuple[int, int], max_pixels: int, load: Callable[[], Dec
 
 def _load(image: ImageFile.ImageFile, content: bytes, file_format: str, size: tuple[int, int]) -> DecodedImage:
     mode = image.mode
-    colors = Colors(image, content) if file_format in ("AVIF", "HEIC") else None
+    colors = read_colors(image, content) if file_format in ("AVIF", "HEIC") else {}
     if isinstance(image, TiffReader):
         check_tiff_strips(image, content)
         image.info.pop("xmp", None)  # Pillow searches it for an orientation, and fails if it is not text
@@ -208,9 +208,7 @@ def _load(image: ImageFile.ImageFile, content: bytes, file_format: str, size: tu
     if file_format == "PNG":
         check_png_rows(image, content)
         scale_png_transparency(image, content)
-    rgb = _convert_to_rgb(image)
-    if colors is not None:
-        rgb = colors.convert(rgb)
+    rgb = convert_colors(_convert_to_rgb(image), colors)
     if box is not None:
         _blank_outside(rgb, box)
     orientation = _read_orientation(image)

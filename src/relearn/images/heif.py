@@ -4,7 +4,9 @@ import io
 import math
 import re
 import struct
+from collections.abc import Mapping
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pillow_heif
@@ -37,8 +39,8 @@ def read_greatest_size(content: bytes) -> tuple[int, int]:
     return max(sizes, key=math.prod, default=(0, 0))
 
 
-class Colors:
-    """How the colors of a HEIC or AVIF file become sRGB.
+def read_colors(image: Image.Image, content: bytes) -> dict[str, Any]:
+    """Return what a HEIC or AVIF file says of its colors, for `convert_colors`.
 
     Raises
     ------
@@ -47,31 +49,24 @@ class Colors:
     UnsupportedImage
         It is of high dynamic range: the picture for ordinary screens is not in it.
     """
+    try:
+        # Pillow's reader of AVIF does not tell the colors; libheif reads them from the header of either format.
+        info = image.info if image.format == "HEIF" else pillow_heif.open_heif(io.BytesIO(content)).info
+    except (OSError, ValueError, SyntaxError, RuntimeError, EOFError, IndexError) as error:
+        raise DamagedImage(str(error)) from None
+    if info.get("nclx_profile", {}).get("transfer_characteristics") in _HIGH_DYNAMIC_RANGE:
+        raise UnsupportedImage("high dynamic range (PQ or HLG)", advice="save it as JPEG")
+    return {key: info[key] for key in ("icc_profile", "nclx_profile") if info.get(key)}
 
-    def __init__(self, image: Image.Image, content: bytes) -> None:
-        try:
-            # Pillow's reader of AVIF does not tell the colors; libheif reads them from the header of either format.
-            info = image.info if image.format == "HEIF" else pillow_heif.open_heif(io.BytesIO(content)).info
-        except (OSError, ValueError, SyntaxError, RuntimeError, EOFError, IndexError) as error:
-            raise DamagedImage(str(error)) from None
-        self._profile: bytes = info.get("icc_profile") or b""
-        self._primaries = info.get("nclx_profile", {})
-        if self._primaries.get("transfer_characteristics") in _HIGH_DYNAMIC_RANGE:
-            raise UnsupportedImage("high dynamic range (PQ or HLG)", advice="save it as JPEG")
 
-    def convert(self, rgb: Image.Image) -> Image.Image:
-        """Return an RGB image in sRGB.
-
-        Raises
-        ------
-        DamagedImage
-            The color profile cannot be read.
-        """
-        if self._profile:
-            return _apply_profile(rgb, self._profile)
-        if self._primaries.get("color_primaries", 2) not in _SRGB_PRIMARIES:
-            return _change_primaries(rgb, self._primaries)
-        return rgb
+def convert_colors(rgb: Image.Image, colors: Mapping[str, Any]) -> Image.Image:
+    """Return an RGB image in sRGB; raise `DamagedImage` if its color profile cannot be read."""
+    if "icc_profile" in colors:
+        return _apply_profile(rgb, colors["icc_profile"])
+    primaries = colors.get("nclx_profile", {})
+    if primaries.get("color_primaries", 2) not in _SRGB_PRIMARIES:
+        return _change_primaries(rgb, primaries)
+    return rgb
 
 
 def _apply_profile(rgb: Image.Image, content: bytes) -> Image.Image:

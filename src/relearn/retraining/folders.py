@@ -143,34 +143,33 @@ class LocalFolder:
 
     def remove(self, files: Sequence[Waiting]) -> Iterator[Left]:
         """Remove the files that have not changed, and yield those that stay."""
+        return self._take(files, "removed", lambda folder, _, name: os.unlink(name, dir_fd=folder))
+
+    def move(self, files: Sequence[Waiting], batch: str) -> Iterator[Left]:
+        """Move the files that have not changed to the same paths below a new folder, and yield those that stay."""
+
+        def _rename(folder: int, parts: Sequence[str], name: str) -> None:
+            with self._open_folder([*batch.split("/"), *parts], is_made=True) as target:
+                os.rename(name, name, src_dir_fd=folder, dst_dir_fd=target)
+
+        return self._take(files, "moved", _rename)
+
+    def _take(
+        self, files: Sequence[Waiting], what: str, take: Callable[[int, Sequence[str], str], None]
+    ) -> Iterator[Left]:
+        """Take the files that have not changed out of their folders, which are open then; yield those that stay."""
         for file in files:
             *parts, name = file.path.split("/")
             try:
                 with self._open_folder(parts) as folder:
                     if format_stamp(os.stat(name, dir_fd=folder, follow_symlinks=False)) == file.stamp:
-                        os.unlink(name, dir_fd=folder)
+                        take(folder, parts, name)
                     else:
                         yield Left(file.path, CHANGED)
             except FileNotFoundError:
                 continue
             except OSError as error:
-                yield Left(file.path, f"cannot be removed: {error.strerror}")
-
-    def move(self, files: Sequence[Waiting], batch: str) -> Iterator[Left]:
-        """Move the files that have not changed to the same paths below a new folder, and yield those that stay."""
-        for file in files:
-            *parts, name = file.path.split("/")
-            target_parts = [*batch.split("/"), *parts]
-            try:
-                with self._open_folder(parts) as source, self._open_folder(target_parts, is_made=True) as target:
-                    if format_stamp(os.stat(name, dir_fd=source, follow_symlinks=False)) == file.stamp:
-                        os.rename(name, name, src_dir_fd=source, dst_dir_fd=target)
-                    else:
-                        yield Left(file.path, CHANGED)
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                yield Left(file.path, f"cannot be moved: {error.strerror}")
+                yield Left(file.path, f"cannot be {what}: {error.strerror}")
 
     def write(self, path: str, content: bytes) -> None:
         """Write a new file; its folder is made if it is missing."""
