@@ -12,16 +12,16 @@ from typing import Annotated
 import typer
 
 from relearn import paths
+from relearn.commands import store
 from relearn.commands.arguments import (
     ask_person,
-    check_feature_sets,
     check_name,
     check_network,
     check_revision,
     check_version,
     show_version,
 )
-from relearn.commands.lines import LineFormatter
+from relearn.commands.lines import LineFormatter, print_lines
 from relearn.commands.place import check_code, enter_root, locate
 from relearn.commands.shortage import check_address_space, describe_shortage, is_shortage
 from relearn.errors import RelearnError
@@ -36,6 +36,7 @@ app = typer.Typer(
     "The stages read params.yaml; `dvc repro` runs those that are out of date, in order. Run it in a clone, or in any "
     "folder of one.",
 )
+app.add_typer(store.app, name="store")
 Base = Annotated[str, typer.Option(help="The retrained branch, whose params.yaml counts.", callback=check_name)]
 
 
@@ -154,7 +155,7 @@ def report() -> None:
     enter_root()
     from relearn.commands.report import describe_evaluation
 
-    _print(*describe_evaluation())
+    print_lines(*describe_evaluation())
 
 
 @app.command()
@@ -165,7 +166,7 @@ def suite(
     from relearn.commands.suite import export_suites
 
     target = (enter_root(needs_params=True) / folder).absolute()
-    _print(*export_suites(target, read_params(paths.PARAMS).validate_))
+    print_lines(*export_suites(target, read_params(paths.PARAMS).validate_))
 
 
 @app.command(rich_help_panel="Retraining")
@@ -190,7 +191,7 @@ def decide(
     if output:
         with write_file(here / output) as file:
             file.write(describe_json(outcome).encode())
-    _print(describe_outcome(outcome))
+    print_lines(describe_outcome(outcome))
 
 
 @app.command(rich_help_panel="Retraining")
@@ -206,7 +207,7 @@ def rollback(
     from relearn.retraining.rollback import roll_back
     from relearn.retraining.settings import read_settings
 
-    _print(*roll_back(Path(), read_settings(Path(), base).branch, version))
+    print_lines(*roll_back(Path(), read_settings(Path(), base).branch, version))
 
 
 @app.command(rich_help_panel="Retraining")
@@ -222,7 +223,7 @@ def adopt(
     from relearn.retraining.adoption import adopt
     from relearn.retraining.settings import read_settings
 
-    _print(*adopt(Path(), read_settings(Path(), base).branch, version))
+    print_lines(*adopt(Path(), read_settings(Path(), base).branch, version))
 
 
 @app.command(rich_help_panel="Retraining")
@@ -258,7 +259,7 @@ def lineage(
     here = enter_root()
     if image is None:
         found = find_lineage(locate(here, model) if model else str(paths.RELEASE / CURRENT))
-        _print(format_json.dumps(found._asdict(), indent=2) if json else "\n".join(describe_lineage(found)))
+        print_lines(format_json.dumps(found._asdict(), indent=2) if json else "\n".join(describe_lineage(found)))
         return
     sha256 = find_image_hash(locate(here, image))
     uses, unknown = find_image_uses(sha256)
@@ -266,7 +267,7 @@ def lineage(
         print(format_json.dumps({"sha256": sha256, "splits": dict(uses)}, indent=2))
     else:
         none = [] if unknown else [f"no classifier that was promoted has seen {sha256}"]
-        _print(*[f"{tag}  {split}" for tag, split in uses] or none)
+        print_lines(*[f"{tag}  {split}" for tag, split in uses] or none)
     check_all_known(unknown)
 
 
@@ -283,7 +284,7 @@ def mistakes(
     here = enter_root()
     page = here / output if output else paths.MISTAKES_PAGE
     n_mistakes = write_mistakes(page)
-    _print(describe_markdown(md) if md else f"{page}: {count_nouns(n_mistakes, 'mistake')}")
+    print_lines(describe_markdown(md) if md else f"{page}: {count_nouns(n_mistakes, 'mistake')}")
 
 
 @app.command()
@@ -300,55 +301,7 @@ def views(
     page = here / output if output else paths.VIEWS_PAGE
     params = read_params(paths.PARAMS)
     n_images = write_views(page, params.extract, params.augment, images)
-    _print(f"{page}: {N_VIEWS} views of {count_nouns(n_images, 'image')}")
-
-
-store = typer.Typer(no_args_is_help=True, help="Show, check and prune the feature store.")
-app.add_typer(store, name="store")
-
-
-@store.command("show")
-def show_store() -> None:
-    """Show what the store holds: one line per feature set, the last used first."""
-    enter_root()
-    from relearn.features.store import describe_store
-
-    _print(*describe_store(paths.find_feature_store()))
-
-
-@store.command("check")
-def check_store() -> None:
-    """Read every feature, and remove those with a wrong hash."""
-    enter_root()
-    from relearn.features.store import open_store
-
-    with open_store(paths.find_feature_store()) as opened:
-        print(f"{opened.remove_damaged():,} damaged, removed")
-
-
-@store.command("prune")
-def prune_store(
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="NAME...", help="Names that `show` prints.", callback=check_feature_sets),
-    ] = None,
-    unused_days: Annotated[float | None, typer.Option(min=0, help="Feature sets unused for this many days.")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All feature sets.")] = False,
-) -> None:
-    """Remove feature sets; features that are needed again are computed again."""
-    from relearn.features.store import open_store, remove_store
-
-    if bool(names or unused_days is not None) == everything:
-        raise typer.BadParameter("wanted names or --unused-days, or else --all")
-    enter_root()
-    if everything:
-        print(f"all removed, {remove_store(paths.find_feature_store()) / 1e6:,.1f} MB given back")
-        return
-    with open_store(paths.find_feature_store()) as opened:
-        chosen = opened.choose_feature_sets(names or [], unused_days)
-        before = opened.measure_bytes()
-        opened.prune(chosen)
-        print(f"{len(chosen)} removed, {(before - opened.measure_bytes()) / 1e6:,.1f} MB given back")
+    print_lines(f"{page}: {N_VIEWS} views of {count_nouns(n_images, 'image')}")
 
 
 def main() -> None:
@@ -372,10 +325,6 @@ def main() -> None:
             raise
         where = f"{error.filename}: " if error.filename else ""
         _fail(f"{where}{error.strerror or error}")
-
-
-def _print(*lines: str) -> None:
-    print(escape_lines("\n".join(lines)))
 
 
 def _fail(message: str, exit_code: int = RelearnError.exit_code) -> None:

@@ -11,3 +11,8 @@ class LineFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the record's lines, escaped."""
         return escape_lines(super().format(record))
+
+
+def print_lines(*lines: str) -> None:
+    """Print lines on stdout, control characters escaped."""
+    print(escape_lines("\n".join(lines)))
