@@ -70,7 +70,7 @@ STRATEGIES = (
 class Outcome(NamedTuple):
     """What a strategy brought and cost.
 
-    metrics : of the evaluation split
+    metrics, accuracy_interval : of the evaluation split
     right : (images,) bool, of the same images for all strategies
     seconds, cpu_seconds : of the whole pipeline
     n_images : how many went through the network, views of them too
@@ -79,6 +79,7 @@ class Outcome(NamedTuple):
 
     name: str
     metrics: dict[str, Any]
+    accuracy_interval: tuple[float, float]
     right: np.ndarray
     seconds: float
     cpu_seconds: float
@@ -110,6 +111,7 @@ def run_strategy(strategy: Strategy, arguments: list[str]) -> Outcome:
     return Outcome(
         name=strategy.name,
         metrics=read_json_of(strategy.name, paths.EVALUATION_METRICS),
+        accuracy_interval=read_json_of(strategy.name, paths.INTERVALS)["accuracy_score"],
         right=read_revision(strategy.name).right,
         seconds=seconds,
         cpu_seconds=cpu_seconds,
@@ -159,12 +161,12 @@ def describe_table(outcomes: list[Outcome]) -> str:
     ]
     first = outcomes[0]
     for outcome in outcomes:
-        metrics, name = outcome.metrics, "accuracy_score"
-        interval = f"{metrics[f'{name}_ci95_low']:.4f} to {metrics[f'{name}_ci95_high']:.4f}"
+        metrics, (low, high) = outcome.metrics, outcome.accuracy_interval
         p_value = "" if outcome is first else f"{compare_paired(first.right, outcome.right).p_value:.2g}"
         lines.append(
-            f"| {outcome.name} | {metrics[name]:.4f} | {interval} | {metrics['log_loss']:.4f} | {p_value} | "
-            f"{outcome.seconds:.0f} | {outcome.cpu_seconds:.0f} | {outcome.n_images:,} |"
+            f"| {outcome.name} | {metrics['accuracy_score']:.4f} | {low:.4f} to {high:.4f} | "
+            f"{metrics['log_loss']:.4f} | {p_value} | {outcome.seconds:.0f} | "
+            f"{outcome.cpu_seconds:.0f} | {outcome.n_images:,} |"
         )
     notes = [
         f"{outcome.name}, from {outcome.tuning['first_layer']} on: {outcome.tuning['reason']}"

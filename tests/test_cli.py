@@ -118,6 +118,7 @@ cli.main()
 
 def test_names_in_a_report_do_not_steer_a_terminal(workspace):
     write_json(paths.EVALUATION_METRICS, {"n_images": 2, "n_classes": 2, "majority_baseline_score": 0.5})
+    write_json(paths.INTERVALS, {})
     write_csv(paths.CLASS_REPORT, CLASS_HEADER, [("\x1b[2J", 1, 0, 0, 0), ("b", 1, 1, 1, 1)])
     answer = CliRunner().invoke(cli.app, ["report"])
     assert "weakest class      \\u001b[2J: recall 0.000 of 1 image\n" in answer.output

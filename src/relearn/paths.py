@@ -70,6 +70,7 @@ TRAINING_METRICS = Path("metrics/training.json")
 SEARCH = Path("reports/search.csv")
 
 EVALUATION_METRICS = Path("metrics/evaluation.json")
+INTERVALS = Path("reports/intervals.json")
 PREDICTIONS = Path("reports/predictions.csv")
 CLASS_REPORT = Path("reports/classes.csv")
 MISTAKES_PAGE = Path("reports/mistakes.html")

@@ -26,6 +26,7 @@ def below(workspace, monkeypatch):
     """A folder below the root, to stand in; what the commands read is at the root."""
     shutil.copy(ROOT / "dvc.yaml", "dvc.yaml")
     write_json(paths.EVALUATION_METRICS, {"n_images": 2, "n_classes": 2, "majority_baseline_score": 0.5})
+    write_json(paths.INTERVALS, {})
     write_csv(paths.CLASS_REPORT, CLASS_HEADER, [("a", 1, 0, 0, 0), ("b", 1, 1, 1, 1)])
     write_csv(paths.PREDICTIONS, (*HEADER, "probability_a", "probability_b"), [("a/0.png", "0" * 64, "a", "b", 0, 1)])
     (workspace / "notes" / "deep").mkdir(parents=True)

@@ -9,10 +9,9 @@ from relearn.storage.files import write_csv, write_json
 
 def test_report_tells_the_headlines_and_the_weakest_class(workspace):
     metrics = {"n_images": 1200, "n_classes": 3, "majority_baseline_score": 0.5, "lowest_recall_score": 0.25}
-    metrics |= {"accuracy_score": 0.9, "accuracy_score_ci95_low": 0.85, "accuracy_score_ci95_high": 0.93}
-    metrics |= {"f1_score": 1.0, "f1_score_ci95_low": 1.0, "f1_score_ci95_high": 1.0}
-    metrics |= {"log_loss": 0.2, "log_loss_ci95_low": 0.1, "log_loss_ci95_high": 0.3}
+    metrics |= {"accuracy_score": 0.9, "f1_score": 1.0, "log_loss": 0.2}
     write_json(paths.EVALUATION_METRICS, metrics)
+    write_json(paths.INTERVALS, {"accuracy_score": (0.85, 0.93), "f1_score": (1.0, 1.0), "log_loss": (0.1, 0.3)})
     rows = [("cat", 800, 1, 0.95, 1), ("dog", 400, 1, 0.25, 1), ("rare", 0, 0, 0, 0)]
     write_csv(paths.CLASS_REPORT, CLASS_HEADER, rows)
     assert describe_evaluation() == [
@@ -27,6 +26,7 @@ def test_report_tells_the_headlines_and_the_weakest_class(workspace):
 
 def test_report_of_another_folder(workspace, tmp_path_factory, monkeypatch):
     write_json(paths.EVALUATION_METRICS, {"n_images": 1, "n_classes": 1, "majority_baseline_score": 1.0})
+    write_json(paths.INTERVALS, {})
     write_csv(paths.CLASS_REPORT, CLASS_HEADER, [("cat", 1, 1, 1, 1)])
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     assert describe_evaluation(workspace)[0] == "1 evaluation image of 1 classes"

@@ -1,3 +1,4 @@
+import itertools
 import logging
 
 import numpy as np
@@ -76,21 +77,21 @@ def test_calibration_error_of_certain_and_right_is_zero():
 
 
 def test_metrics_file_is_flat_and_bounded():
-    metrics = compute_metrics(make_judged(), PARAMS)
+    metrics, intervals = compute_metrics(make_judged(), PARAMS)
     assert metrics["n_images"] == 200
     for name in ("accuracy_score", "balanced_accuracy_score", "macro_f1_score", "roc_auc_score", "log_loss"):
-        assert metrics[f"{name}_ci95_low"] < metrics[name] < metrics[f"{name}_ci95_high"]
-    assert all(value == round(value, 6) for value in metrics.values())
+        low, high = intervals[name]
+        assert low < metrics[name] < high
+    assert all(value == round(value, 6) for value in (*metrics.values(), *itertools.chain(*intervals.values())))
     assert metrics["majority_baseline_score"] < metrics["accuracy_score"]
 
 
 def test_wilson_interval_of_a_perfect_score_is_not_empty():
     """97 right of 97: Wilson's lower end is n / (n + z^2)."""
     judged = make_judged(97, noise=0.01)
-    metrics = compute_metrics(judged, PARAMS)
+    metrics, intervals = compute_metrics(judged, PARAMS)
     assert metrics["accuracy_score"] == 1
-    assert metrics["accuracy_score_ci95_low"] == pytest.approx(97 / (97 + 1.959964**2), abs=1e-6)
-    assert metrics["accuracy_score_ci95_high"] == 1
+    assert intervals["accuracy_score"] == (pytest.approx(97 / (97 + 1.959964**2), abs=1e-6), 1)
 
 
 def test_images_of_a_group_count_together_in_every_interval():
@@ -101,21 +102,19 @@ def test_images_of_a_group_count_together_in_every_interval():
     )
     alone = compute_metrics(one, by_group)
     grouped = compute_metrics(copies, by_group)
-    assert (alone["n_images"], grouped["n_images"], grouped["n_groups"]) == (60, 600, 60)
+    assert (alone.metrics["n_images"], grouped.metrics["n_images"], grouped.metrics["n_groups"]) == (60, 600, 60)
     for name in ("accuracy_score", "balanced_accuracy_score", "log_loss", "roc_auc_score"):
-        widths = [found[f"{name}_ci95_high"] - found[f"{name}_ci95_low"] for found in (alone, grouped)]
+        widths = [np.ptp(found.intervals[name]) for found in (alone, grouped)]
         assert widths[1] == pytest.approx(widths[0], rel=0.2), name
     by_image = compute_metrics(copies, PARAMS)
-    assert by_image["n_groups"] == 60
-    width = by_image["roc_auc_score_ci95_high"] - by_image["roc_auc_score_ci95_low"]
-    assert width < 0.5 * widths[0]
+    assert by_image.metrics["n_groups"] == 60
+    assert np.ptp(by_image.intervals["roc_auc_score"]) < 0.5 * widths[0]
 
 
 def test_interval_of_a_perfect_score_is_that_of_the_groups():
     judged = make_judged(97, noise=0.01)._replace(groups=np.arange(97) % 10)
-    metrics = compute_metrics(judged, PARAMS.model_copy(update={"resample": "groups"}))
-    assert metrics["accuracy_score_ci95_low"] == pytest.approx(10 / (10 + 1.959964**2), abs=1e-6)
-    assert metrics["accuracy_score_ci95_high"] == 1
+    intervals = compute_metrics(judged, PARAMS.model_copy(update={"resample": "groups"})).intervals
+    assert intervals["accuracy_score"] == (pytest.approx(10 / (10 + 1.959964**2), abs=1e-6), 1)
 
 
 def bootstrap(judged, params=PARAMS):
@@ -181,7 +180,7 @@ def test_class_without_evaluation_images():
     )
     for name in ("balanced_accuracy_score", "macro_f1_score", "roc_auc_score", "log_loss"):
         assert compute(name, padded) == pytest.approx(compute(name, judged)), name
-    assert compute_metrics(padded, PARAMS)["lowest_recall_score"] > 0
+    assert compute_metrics(padded, PARAMS).metrics["lowest_recall_score"] > 0
 
 
 def test_one_class_alone_has_no_curve():

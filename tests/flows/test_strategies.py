@@ -12,13 +12,10 @@ from relearn.params.pipeline import read_params
 
 
 def make_outcome(name, right, **tuning):
-    metrics = {
-        "accuracy_score": np.mean(right),
-        "accuracy_score_ci95_low": 0.5,
-        "accuracy_score_ci95_high": 1.0,
-        "log_loss": 0.25,
-    }
-    return Outcome(name, metrics, np.array(right), 12.4, 20.6, 1234, {"tuned": False, "reason": "epochs is 0"} | tuning)
+    metrics = {"accuracy_score": np.mean(right), "log_loss": 0.25}
+    return Outcome(
+        name, metrics, (0.5, 1.0), np.array(right), 12.4, 20.6, 1234, {"tuned": False, "reason": "epochs is 0"} | tuning
+    )
 
 
 def test_each_row_is_compared_with_the_first():

@@ -9,7 +9,7 @@ from relearn.storage.files import read_csv, read_json
 
 
 def describe_evaluation(root: Path = Path()) -> list[str]:
-    """Return lines of text on `metrics/evaluation.json` and `reports/classes.csv` below `root`.
+    """Return lines of text on the metrics of the evaluation, their intervals and the classes below `root`.
 
     Raises
     ------
@@ -17,12 +17,12 @@ def describe_evaluation(root: Path = Path()) -> list[str]:
         One of them is missing or damaged.
     """
     metrics = read_json(root / paths.EVALUATION_METRICS, ("n_images", "n_classes", "majority_baseline_score"))
+    intervals = read_json(root / paths.INTERVALS, ())
     classes = read_csv(root / paths.CLASS_REPORT, CLASS_HEADER)
     groups = f" in {count_nouns(metrics['n_groups'], 'group')}" if "n_groups" in metrics else ""
     lines = [f"{count_nouns(metrics['n_images'], 'evaluation image')}{groups} of {metrics['n_classes']} classes"]
-    for key in (name.removesuffix("_ci95_low") for name in metrics if name.endswith("_ci95_low")):
+    for key, (low, high) in intervals.items():
         name = key.removesuffix("_score").replace("_", " ")
-        low, high = metrics[f"{key}_ci95_low"], metrics[f"{key}_ci95_high"]
         # Of images that are all right, each resample is all right, which says nothing of other images.
         interval = f"95 % interval {low:.3f} to {high:.3f}" if low < high else "no interval: too few mistakes"
         lines.append(f"  {name:18} {metrics[key]:.3f}  {interval}")

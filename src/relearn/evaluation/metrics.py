@@ -30,6 +30,16 @@ class Judged(NamedTuple):
     groups: np.ndarray | None = None
 
 
+class Measured(NamedTuple):
+    """Metrics, fractions from 0 to 1, and the ends of the 95 % interval of each headline one; at most 6 decimals.
+
+    They are the content of `metrics/evaluation.json` and of `reports/intervals.json`.
+    """
+
+    metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+
+
 # Takes resamples (resamples, images), each the numbers of as many images of every class as there are; returns the value
 # for each, (resamples,) float64.
 Metric = Callable[[np.ndarray], np.ndarray]
@@ -59,35 +69,33 @@ def judge(
     return Judged(classes, np.array([column[label] for label in labels]), columns, exact)
 
 
-def compute_metrics(judged: Judged, params: EvaluateParams) -> dict[str, float]:
-    """Compute the content of `metrics/evaluation.json`: fractions from 0 to 1, at most 6 decimals.
+def compute_metrics(judged: Judged, params: EvaluateParams) -> Measured:
+    """Compute the metrics of judged images, and the intervals of the headline ones.
 
-    Each headline number has a 95 % interval: Wilson's for accuracy, for the others the percentiles of a bootstrap
-    stratified by class, which draws images or groups. If it draws groups, accuracy has percentiles too, or, where all
-    images or none are right, Wilson's interval of as many images as there are groups. The baseline always predicts the
-    most frequent class of these images. If a class has no image, balanced accuracy, F1 and ROC AUC are means over the
-    others.
+    The baseline always predicts the most frequent class of these images. If a class has no image, balanced accuracy, F1
+    and ROC AUC are means over the others. The interval of the accuracy is Wilson's, that of the others the percentiles
+    of a bootstrap stratified by class, which draws images or groups. If it draws groups, accuracy has percentiles too,
+    or, where all images or none are right, Wilson's interval of as many images as there are groups.
     """
     n_images = len(judged.labels)
     n_right = int((judged.labels == judged.predicted).sum())
     headlines = prepare_metrics(judged, params.n_bins)
-    intervals = bootstrap_intervals(judged, headlines, params)
-    low, high = compute_accuracy_interval(judged, params)
+    intervals = {"accuracy_score": compute_accuracy_interval(judged, params)}
+    intervals |= bootstrap_intervals(judged, headlines, params)
+    _, recalls, _, n_per_class = score_classes(judged)
     metrics: dict[str, float] = {
         "n_images": n_images,
         **({} if judged.groups is None else {"n_groups": len(np.unique(judged.groups))}),
         "n_classes": len(judged.classes),
         "accuracy_score": n_right / n_images,
-        "accuracy_score_ci95_low": low,
-        "accuracy_score_ci95_high": high,
+        **{name: compute_value(metric, judged) for name, metric in headlines.items()},
+        "lowest_recall_score": float(recalls[n_per_class > 0].min()),
+        "majority_baseline_score": float(n_per_class.max() / n_images),
     }
-    for name, metric in headlines.items():
-        metrics[name] = compute_value(metric, judged)
-        metrics[f"{name}_ci95_low"], metrics[f"{name}_ci95_high"] = intervals[name]
-    _, recalls, _, n_per_class = score_classes(judged)
-    metrics["lowest_recall_score"] = float(recalls[n_per_class > 0].min())
-    metrics["majority_baseline_score"] = float(n_per_class.max() / n_images)
-    return {key: round(value, 6) for key, value in metrics.items()}
+    return Measured(
+        {name: round(value, 6) for name, value in metrics.items()},
+        {name: (round(low, 6), round(high, 6)) for name, (low, high) in intervals.items()},
+    )
 
 
 def compute_accuracy_interval(judged: Judged, params: EvaluateParams) -> tuple[float, float]:

@@ -61,9 +61,7 @@ def summarize_training(
 
 
 def _measure_accuracy(name: str, right: np.ndarray) -> dict[str, float]:
-    low, high = compute_wilson_interval(int(right.sum()), len(right))
-    key = f"{name}_accuracy_score"
-    return {key: round(float(right.mean()), 6), f"{key}_ci95_low": round(low, 6), f"{key}_ci95_high": round(high, 6)}
+    return {f"{name}_accuracy_score": round(float(right.mean()), 6)}
 
 
 def tabulate_search(trials: list[Trial], verdicts: list[str]) -> list[tuple[object, ...]]:

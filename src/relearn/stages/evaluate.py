@@ -34,7 +34,7 @@ N_CURVE_POINTS = 500
 
 
 def run(params: EvaluateParams) -> None:
-    """Write `metrics/evaluation.json`, `reports/predictions.csv`, `reports/classes.csv` and four plots.
+    """Write the metrics, their intervals, the predictions, a report of the classes, and four plots.
 
     Raises
     ------
@@ -49,8 +49,9 @@ def run(params: EvaluateParams) -> None:
     judged = judge(predictions.classes, predictions.labels, predictions.probabilities)._replace(groups=groups)
     if groups is not None and params.resample == "groups":
         warn_of_few_groups(judged, groups)
-    metrics = compute_metrics(judged, params)
+    metrics, intervals = compute_metrics(judged, params)
     write_json(paths.EVALUATION_METRICS, metrics)
+    write_json(paths.INTERVALS, intervals)
     write_csv(paths.CLASS_REPORT, CLASS_HEADER, report_classes(judged))
     write_plots(judged)
     log.info(
@@ -58,8 +59,7 @@ def run(params: EvaluateParams) -> None:
         metrics["n_images"],
         f" in {metrics['n_groups']:,} groups" if "n_groups" in metrics else "",
         metrics["accuracy_score"],
-        metrics["accuracy_score_ci95_low"],
-        metrics["accuracy_score_ci95_high"],
+        *intervals["accuracy_score"],
         metrics["majority_baseline_score"],
     )
 
