@@ -441,7 +441,7 @@ def measure_heads(clone):
         metrics = json.loads((clone / "metrics" / "evaluation.json").read_text())
         training = json.loads((clone / "metrics" / "training.json").read_text())
         size = (clone / "models" / "classifier" / "head.onnx").stat().st_size
-        low, high = (metrics[f"accuracy_score_ci95_{end}"] for end in ("low", "high"))
+        low, high = json.loads((clone / "reports" / "intervals.json").read_text())["accuracy_score"]
         print(
             f"| `{head}` | {metrics['accuracy_score']:.4f} | {low:.4f} to {high:.4f} | {metrics['log_loss']:.4f} | "
             f"{training['validation_accuracy_score']:.4f} | {seconds:.1f} | {size / 1e3:,.0f} kB |",

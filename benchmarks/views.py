@@ -37,6 +37,7 @@ AUGMENT = {
 def write_params(source, weights, size, n_views, options):
     params = YAML(typ="safe", pure=True).load(ROOT / "params.yaml")
     params["restructure"]["source"] = str(source)
+    params["validate"]["suite"] = str(ROOT / "expectations.json")
     params["augment"] |= options
     params["extract"] |= {"views": n_views}
     if weights is None:
@@ -69,6 +70,7 @@ def run(source, weights, size, n_views, options):
                 raise RuntimeError(answer.stderr)
         n_images = sum(1 for _ in (paths.FEATURES / "index.csv").open()) - 1
         metrics = json.loads(paths.EVALUATION_METRICS.read_text())
+        metrics["interval"] = json.loads(paths.INTERVALS.read_text())["accuracy_score"]
         metrics["C"] = json.loads(paths.TRAINING_METRICS.read_text())["C"]
         return seconds, n_images, metrics, read_predictions(paths.PREDICTIONS)
 
@@ -85,7 +87,7 @@ def main():
         seconds, n_images, metrics, answers = run(Path(source).resolve(), weights, int(size), n_views, options)
         first = first or answers
         p_value = compare_paired(first.right, answers.right).p_value
-        low, high = metrics["accuracy_score_ci95_low"], metrics["accuracy_score_ci95_high"]
+        low, high = metrics["interval"]
         print(
             f"| {n_views} | {metrics['accuracy_score']:.4f} | {low:.4f} to {high:.4f} | {metrics['log_loss']:.4f} | "
             f"{metrics['C']:g} | {p_value:.3f} | {seconds['extract']:.1f} | {seconds['train']:.1f} | {n_images:,} |",
