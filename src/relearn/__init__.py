@@ -8,8 +8,8 @@ from os import PathLike
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from relearn.explanation.explainer import Explainer
     from relearn.features.arrays import Features
-    from relearn.inference.predictor import Predictor
 
 __all__ = ["__version__", "load", "load_features"]
 
@@ -18,8 +18,8 @@ __version__: str
 
 def load(
     folder: "str | PathLike[str]" = "models/classifier", weights: "str | PathLike[str] | None" = None
-) -> "Predictor":
-    """Load a classifier, whose `predict` and `features` take images.
+) -> "Explainer":
+    """Load a classifier, whose `predict`, `features` and `explain` take images.
 
     Parameters
     ----------
@@ -35,9 +35,9 @@ def load(
     """
     from pathlib import Path
 
-    from relearn.inference.predictor import Predictor
+    from relearn.explanation.explainer import Explainer
 
-    return Predictor(Path(folder), None if weights is None else Path(weights))
+    return Explainer(Path(folder), None if weights is None else Path(weights), is_lazy=False)
 
 
 def load_features(

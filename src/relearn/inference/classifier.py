@@ -171,6 +171,18 @@ def read_classifier(folder: Path) -> Classifier:
         raise IntegrityError("no classifier there", where=folder, advice="run `dvc repro`, or `dvc pull` one")
     record = read_record(folder / RECORD)
     path = folder / HEAD
+    head = read_head(path, record)
+    return Classifier(record, open_head(head, record.extractor["n_features"], record.classes, path), path)
+
+
+def read_head(path: Path, record: HeadRecord) -> bytes:
+    """Read the bytes of a head, and check their hash.
+
+    Raises
+    ------
+    IntegrityError
+        The file is missing or too large, or has another hash than the record says.
+    """
     if not path.is_file():
         raise IntegrityError("no such file", where=path, advice="run `dvc repro train`")
     _check_size(path, MAX_HEAD_BYTES)
@@ -178,7 +190,7 @@ def read_classifier(folder: Path) -> Classifier:
     if (found := hash_bytes(head)) != record.head_sha256:
         wanted = f"sha256 {record.head_sha256} ({RECORD})"
         raise IntegrityError(where=path, wanted=wanted, got=found, advice="run `dvc repro --force train`")
-    return Classifier(record, open_head(head, record.extractor["n_features"], record.classes, path), path)
+    return head
 
 
 def read_record(path: Path) -> ClassifierRecord:

@@ -5,6 +5,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,6 +52,8 @@ class Predictor:
         The classifier's folder. Its hashes are checked before anything in it is parsed.
     weights
         The network's weights file, if it is no longer at the path that the classifier records.
+    is_lazy
+        Whether the network waits until it is needed.
 
     Attributes
     ----------
@@ -63,13 +66,22 @@ class Predictor:
         The classifier is damaged, or its network cannot be built as it was.
     """
 
-    def __init__(self, folder: Path, weights: Path | None = None) -> None:
+    def __init__(self, folder: Path, weights: Path | None = None, *, is_lazy: bool = False) -> None:
         self._classifier = read_classifier(folder)
-        if weights is None and (folder / TUNED_WEIGHTS).is_file():
-            weights = folder / TUNED_WEIGHTS
-        self._extractor = build_extractor(read_extractor_record(folder, self._classifier.record.extractor), weights)
+        self._weights = find_tuned_weights(folder) if weights is None else weights
+        self._recorded = read_extractor_record(folder, self._classifier.record.extractor)
         self._network_lock = threading.Lock()
         self.classes = self._classifier.classes
+        if not is_lazy:
+            self.build_network()
+
+    def build_network(self) -> None:
+        """Build the network now, which takes seconds, if it is not there yet."""
+        _ = self._extractor
+
+    @cached_property
+    def _extractor(self) -> Extractor:
+        return build_extractor(self._recorded, self._weights)
 
     def predict(self, images: Iterable[ImageLike]) -> Any:
         """Predict the classes of images.
@@ -107,14 +119,7 @@ class Predictor:
         Images and errors are those of `predict`.
         """
         images = check_images(images)
-
-        def _prepare(numbered: tuple[int, ImageLike]) -> np.ndarray:
-            try:
-                return self._prepare(read_image(numbered[1]))
-            except ImageError as error:
-                raise ImageError(str(error), where=describe_image(*numbered)) from None
-
-        rows = list(self._compute_rows(self._map_ahead(_prepare, list(enumerate(images)))))
+        rows = list(self._compute_rows(self._prepare_all(images)))
         return np.array(rows, self._extractor.dtype).reshape(len(images), self._extractor.n_features)
 
     def predict_files(self, inputs: Sequence[str], *, is_online: bool = False) -> Answers:
@@ -159,6 +164,17 @@ class Predictor:
             answers.append(Answer(readable.popleft(), label, [round(float(p), 6) for p in probabilities]))
         return Answers(self.classes, answers, failures)
 
+    def _prepare_all(self, images: Sequence[ImageLike]) -> Iterator[np.ndarray]:
+        """Yield images as the network's input; the error about one that cannot be read says which one it is."""
+
+        def _prepare(numbered: tuple[int, ImageLike]) -> np.ndarray:
+            try:
+                return self._prepare(read_image(numbered[1]))
+            except ImageError as error:
+                raise ImageError(str(error), where=describe_image(*numbered)) from None
+
+        return self._map_ahead(_prepare, list(enumerate(images)))
+
     def _prepare(self, image: bytes | Image.Image) -> np.ndarray:
         if isinstance(image, bytes):
             return self._extractor.read_image(image)
@@ -184,6 +200,11 @@ class Predictor:
 def predict_files(inputs: Sequence[str], folder: Path, weights: Path | None = None) -> Answers:
     """Predict files once; see `Predictor` and its `predict_files`."""
     return Predictor(folder, weights).predict_files(inputs)
+
+
+def find_tuned_weights(folder: Path) -> Path | None:
+    """Return the weights of a tuned network in the folder of what was made by them, if there are some."""
+    return folder / TUNED_WEIGHTS if (folder / TUNED_WEIGHTS).is_file() else None
 
 
 def build_extractor(record: ExtractorRecord, weights: Path | None) -> Extractor:
@@ -236,8 +257,8 @@ def build_extractor(record: ExtractorRecord, weights: Path | None) -> Extractor:
     return extractor
 
 
-def read_extractor_record(folder: Path, record: Any) -> ExtractorRecord:
-    """Check the extractor's record in a `classifier.json`.
+def read_extractor_record(folder: Path, record: Any, name: str = f"{RECORD}: extractor") -> ExtractorRecord:
+    """Check the extractor's record in a `classifier.json`, or in another file that errors call `name`.
 
     Raises
     ------
@@ -248,10 +269,10 @@ def read_extractor_record(folder: Path, record: Any) -> ExtractorRecord:
         return ExtractorRecord.model_validate(record)
     except ValidationError as error:
         problem = error.errors()[0]
-        key = ".".join(str(part) for part in ("extractor", *problem["loc"]))
+        key = ".".join(map(str, (folder / name, *problem["loc"])))
         raise IntegrityError(
             problem["msg"],
-            where=f"{folder / RECORD}: {key}",
+            where=key,
             advice="an earlier relearn may have made it: run `dvc repro --force train`, or `make retrain` for one in "
             "release/",
         ) from None

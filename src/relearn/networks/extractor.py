@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,8 @@ class Extractor(ImageReader):
     Attributes
     ----------
     n_features, batch_size : int
+    map_shape : (height, width, channels) or None
+        The shape of the feature map that is pooled; None if the layer's output has no positions.
     dtype : numpy.dtype
         The type of the features.
     record : ExtractorRecord
@@ -69,10 +71,13 @@ class Extractor(ImageReader):
         if is_supported(params.precision):
             self._model = transform_convolutions(keras, self._model)
         self.n_features: int = model.output.shape[-1]
+        shape = self._model.output._keras_history.operation.input.shape[1:]
+        self.map_shape: tuple[int, int, int] | None = tuple(shape) if len(shape) == 3 else None
         backend_name, backend_version = find_backend()
         self.record = ExtractorRecord(
             **params.model_dump(include=set(NetworkParams.model_fields)),
             n_features=self.n_features,
+            feature_map=None if self.map_shape is None else list(self.map_shape),
             n_parameters=model.count_params(),
             network_sha256=hash_network(model),
             constants=list_constants(keras, self._model),
@@ -111,9 +116,38 @@ class Extractor(ImageReader):
         """
         return self._run(*self.stack_images(images))
 
+    def compute_maps(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Run the network once over at most `batch_size` prepared images, for a layer whose output has positions.
+
+        Returns
+        -------
+        maps : ndarray of shape (len(images), *map_shape), float32
+            The layer's output before the pooling.
+        features : ndarray of shape (len(images), n_features)
+            Those of `compute_features`.
+
+        Raises
+        ------
+        UnfitFeature, MemoryError
+            As in `compute_features`.
+        """
+        batch, n_images = self.stack_images(images)
+        with name_shortage(self.batch_size):
+            maps, features = self._model_with_maps.predict_on_batch(batch)
+        return np.asarray(maps, np.float32)[:n_images], self._store(features, n_images)
+
+    @cached_property
+    def _model_with_maps(self) -> Any:
+        pooled = self._model.output
+        return type(self._model)(self._model.input, [pooled._keras_history.operation.input, pooled])
+
     def _run(self, batch: np.ndarray, n_images: int) -> np.ndarray:
         with name_shortage(self.batch_size):
             computed = self._model.predict_on_batch(batch)
+        return self._store(computed, n_images)
+
+    def _store(self, computed: Any, n_images: int) -> np.ndarray:
+        """Return the features of the images of a batch in the type that they are stored in."""
         features = np.asarray(computed, np.float32)[:n_images]
         with np.errstate(over="ignore"):
             stored = features.astype(self.dtype)

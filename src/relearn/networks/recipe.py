@@ -1,9 +1,11 @@
 """The recipe of a feature: all that decides it apart from the image."""
 
+import math
 from importlib.metadata import version
-from typing import Any
+from typing import Annotated, Any, Self
 
 import numpy as np
+from pydantic import Field, model_validator
 
 from relearn.networks.hardware import choose_precision, describe_hardware, find_backend
 from relearn.params.block import Sha256
@@ -19,6 +21,9 @@ class ExtractorRecord(NetworkParams):
 
     Attributes
     ----------
+    feature_map
+        Height, width and channels of the layer's output before the pooling; None if it has no positions, or if an
+        earlier relearn wrote the record.
     network_sha256
         Hash of the layers, their settings, their connections and their weights; see `hash_network`.
     constants
@@ -26,12 +31,24 @@ class ExtractorRecord(NetworkParams):
     """
 
     n_features: int
+    feature_map: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=3, max_length=3)] | None = None
     n_parameters: int
     network_sha256: Sha256
     constants: list[dict[str, str | float | list[float]]]
     pillow: str
     keras: str
     backend: str
+
+    @model_validator(mode="after")
+    def _check_feature_map(self) -> Self:
+        if self.feature_map is not None:
+            n_features = math.prod(self.feature_map) if self.pooling == "flatten" else self.feature_map[-1]
+            if n_features != self.n_features:
+                shape = " x ".join(map(str, self.feature_map))
+                raise ValueError(
+                    f"wanted a feature_map of {self.n_features:,} features with pooling {self.pooling}, got {shape}"
+                )
+        return self
 
 
 def describe_recipe(params: NetworkParams) -> dict[str, Any]:
