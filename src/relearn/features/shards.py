@@ -214,32 +214,55 @@ def iterate_shards(folder: Path, split: str | None = None) -> Iterator[tuple[lis
     for row in index:
         by_shard[row.shard].append(row)
     n_rows = 0
-    for shard, sha256, n_images, n_features, _ in read_csv(folder / SHARDS, SHARDS_HEADER):
-        in_shard = by_shard[shard]
-        if not in_shard:
-            continue
-        path = folder / shard
-        if not path.is_file():
-            problem = f"no such file, though {SHARDS} names it"
-            raise IntegrityError(problem, where=path, advice="run `dvc repro extract`")
-        if hash_file(path) != sha256:
-            wanted = f"sha256 {sha256} ({SHARDS})"
-            raise IntegrityError(where=path, wanted=wanted, got="other bytes", advice=RECOMPUTE)
-        try:
-            values = np.load(path, allow_pickle=False)
-        except (ValueError, EOFError) as error:
-            raise IntegrityError(where=path, wanted="an array", got=error, advice=RECOMPUTE) from None
-        n_found = sum(row.view == "0" for row in in_shard)
-        if (str(n_found), n_features) != (n_images, str(values.shape[-1])) or values.shape[:-1] != (len(in_shard),):
-            wanted = f"{len(in_shard)} rows of {n_features}"
-            raise IntegrityError(where=path, wanted=wanted, got=values.shape, advice=RECOMPUTE)
-        if [row.row for row in in_shard] != [str(number) for number in range(len(in_shard))]:
-            raise IntegrityError(f"the rows of {shard} are not in order", where=folder / INDEX, advice=RECOMPUTE)
-        n_rows += len(values)
-        yield in_shard, values
+    for line in read_csv(folder / SHARDS, SHARDS_HEADER):
+        if in_shard := by_shard[line[0]]:
+            n_rows += len(in_shard)
+            yield in_shard, _read_shard(folder, line, in_shard)
     if n_rows != len(index):
         wanted = f"{len(index)} rows in the shards ({INDEX})"
         raise IntegrityError(where=folder, wanted=wanted, got=n_rows, advice=RECOMPUTE)
+
+
+def _read_shard(folder: Path, line: Sequence[str], in_shard: Sequence[IndexRow]) -> np.ndarray:
+    """Read a shard after checking it against its line in the list of shards and its rows in the index."""
+    shard, sha256, n_images, n_features, _ = line
+    path = folder / shard
+    if not path.is_file():
+        problem = f"no such file, though {SHARDS} names it"
+        raise IntegrityError(problem, where=path, advice="run `dvc repro extract`")
+    if hash_file(path) != sha256:
+        wanted = f"sha256 {sha256} ({SHARDS})"
+        raise IntegrityError(where=path, wanted=wanted, got="other bytes", advice=RECOMPUTE)
+    try:
+        values: np.ndarray = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise IntegrityError(where=path, wanted="an array", got=error, advice=RECOMPUTE) from None
+    n_found = sum(row.view == "0" for row in in_shard)
+    if (str(n_found), n_features) != (n_images, str(values.shape[-1])) or values.shape[:-1] != (len(in_shard),):
+        wanted = f"{len(in_shard)} rows of {n_features}"
+        raise IntegrityError(where=path, wanted=wanted, got=values.shape, advice=RECOMPUTE)
+    if [row.row for row in in_shard] != [str(number) for number in range(len(in_shard))]:
+        raise IntegrityError(f"the rows of {shard} are not in order", where=folder / INDEX, advice=RECOMPUTE)
+    return values
+
+
+def read_image_features(folder: Path, sha256: str) -> np.ndarray:
+    """Read the features of one image, (n_features,), from its shard alone.
+
+    Raises
+    ------
+    IntegrityError
+        The image has no features there, or as in `iterate_shards`.
+    """
+    index = read_index(folder)
+    shard, number = next(((row.shard, row.row) for row in index if (row.sha256, row.view) == (sha256, "0")), ("", ""))
+    for line in read_csv(folder / SHARDS, SHARDS_HEADER):
+        if line[0] == shard:
+            values = _read_shard(folder, line, [row for row in index if row.shard == shard])
+            return np.asarray(values[int(number)])
+    raise IntegrityError(
+        where=folder, wanted=f"features of image {sha256}", got="none", advice="run `dvc repro extract`"
+    )
 
 
 def read_features(folder: Path, split: str, memory_bytes: int | None = None) -> SplitFeatures:
