@@ -4,12 +4,11 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
-from relearn.errors import TrainingError
 from relearn.heads.fitted import Head
+from relearn.heads.folds import FoldImages, cut_folds
 from relearn.heads.kinds import KINDS, fit_heads
 from relearn.heads.options import Options
 from relearn.heads.scoring import compute_scores, judge_scores
@@ -96,23 +95,7 @@ def assign_folds(data: TrainingData) -> np.ndarray:
     TrainingError
         A class has fewer images or groups than there are folds.
     """
-    from sklearn.model_selection import StratifiedGroupKFold
-
     labels = data.labels[data.is_image]
-    n_folds, unit = data.params.n_folds, "images" if data.n_groups is None else "groups"
-    units = labels if data.n_groups is None else [label for label, _ in set(zip(labels, data.groups, strict=True))]
-    n_units = np.bincount(units)
-    rarest = int(n_units.argmin())
-    if n_units[rarest] < n_folds:
-        raise TrainingError(
-            where="training",
-            wanted=f"at least {n_folds} {unit} of every class (train.n_folds)",
-            got=f"{n_units[rarest]} of class {data.classes[rarest]}",
-            advice="lower train.n_folds or set train.select_by to validation",
-        )
-    fold_of = np.empty(data.n_images, np.int64)
-    # A head that was fitted on an image knows its copies.
-    folds: Any = StratifiedGroupKFold(n_folds, shuffle=True, random_state=data.params.seed)
-    for fold, (_, held_out) in enumerate(folds.split(fold_of, labels, data.groups)):
-        fold_of[held_out] = fold
+    images = FoldImages("training", data.classes, labels, data.groups, data.n_groups is not None)
+    fold_of = cut_folds(images, data.params, "lower train.n_folds or set train.select_by to validation")
     return np.repeat(fold_of, 1 + data.n_views)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from relearn.features.shards import ShardsOnDisk, SplitFeatures
+from relearn.heads.blas import hold_blas
 from relearn.heads.calibration import check_calibration, choose_calibration
 from relearn.heads.diagnostics import check_converged, warn_of_grid_ends
 from relearn.heads.export import export_head
@@ -66,18 +67,12 @@ def train_head(
         Training or validation lacks a class or all images, the features are constant or do not fit into memory, or the
         exported head does not predict as the fitted one.
     """
-    # Both bring a BLAS of their own, and only what is loaded can be held to one thread.
-    import scipy.linalg  # noqa: F401
-    import sklearn.linear_model  # noqa: F401
-    from threadpoolctl import threadpool_limits
-
     check_labels(training.labels, validation.labels)
     if params.search:
         log.info("train.search is set: train.head %s is not used", params.head)
     if isinstance(training.blocks, ShardsOnDisk):
         log.info("the features are larger than train.memory_limit_mb allows: they are read from the disk")
-    # With two threads BLAS adds in another order, and the last bits of a model change.
-    with threadpool_limits(1):
+    with hold_blas():
         return _train_head(prepare_data(training, validation, params, groups))
 
 
