@@ -41,6 +41,7 @@ class HeadKind(NamedTuple):
     number_bytes : memory per number of the training features, its own copies included; or a function that counts all
     columns : what it reads `TrainingData.coordinates` for, if at all
     max_iter : the option that limits its iterations
+    stops_by_validation : whether validation decides when its fit ends
     """
 
     options: type[Options]
@@ -49,6 +50,7 @@ class HeadKind(NamedTuple):
     number_bytes: int | Callable[[TrainingData], int] = 0
     columns: Literal["fastest", "uncorrelated"] | None = None
     max_iter: str = "max_iter"
+    stops_by_validation: bool = False
 
     def count_bytes(self, data: TrainingData) -> int:
         """Return the memory that a fit needs for the features."""
@@ -107,6 +109,7 @@ KINDS = {
         {"units": 1, "dropout": -1, "weight_decay": -1},
         number_bytes=24,
         max_iter="epochs",
+        stops_by_validation=True,
     ),
 }
 
