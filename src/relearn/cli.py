@@ -18,6 +18,7 @@ from relearn.commands.arguments import (
     check_name,
     check_network,
     check_revision,
+    check_split,
     check_version,
     show_version,
 )
@@ -118,6 +119,65 @@ def predict(
     print_answers(result, "json" if json else "csv" if csv else "table")
     if result.failures:
         raise typer.Exit(1)
+
+
+@app.command()
+def explain(
+    inputs: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Files, folders, globs, https:// or -.")],
+    *,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write a page with the maps there.")] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(help="The class to explain.", show_default="the predicted one", callback=check_name),
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="The folder of the classifier.", show_default=str(paths.CLASSIFIER))
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="The network's weights file, if it has moved since the training.")
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Read no https:// address.")] = False,
+) -> None:
+    """Show which places of new images speak for their predicted classes."""
+    from relearn.commands.explain import describe_explained, explain_files, write_explained
+    from relearn.commands.predict import log_failures
+
+    here = enter_root(is_needed=model is None and not paths.CLASSIFIER.exists())
+    from relearn.explanation.explainer import Explainer
+
+    folder, weights = here / model if model else paths.CLASSIFIER, here / weights if weights else None
+    explainer = Explainer(folder, weights, is_lazy=False)
+    os.chdir(here)  # the classifier's own paths start from the root, those of the images here
+    explained, failures = explain_files(explainer, inputs, label, is_online=not offline)
+    print_lines(*describe_explained(explained))
+    if output:
+        write_explained(output, explained)
+        print_lines(f"{output}: {count_nouns(len(explained), 'map')}")
+    log_failures(failures)
+    if failures:
+        raise typer.Exit(1)
+
+
+@app.command()
+def similar(
+    image: Annotated[
+        str, typer.Argument(metavar="IMAGE", help="A file, or the SHA-256 of an image.", callback=check_name)
+    ],
+    k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many.")] = 5,
+    split: Annotated[
+        str | None, typer.Option(help="Only images of this split.", show_default="all", callback=check_split)
+    ] = None,
+    page: Annotated[Path | None, typer.Option(help="Write a page with the pictures there.")] = None,
+) -> None:
+    """Show the images of the dataset that are the most similar to an image, by their features."""
+    here = enter_root()
+    from relearn.commands.similar import describe_similar, find_similar, write_similar
+
+    found = find_similar(locate(here, image), k, split)
+    print_lines(*describe_similar(found))
+    if page:
+        write_similar(here / page, found)
+        print_lines(f"{here / page}: {count_nouns(len(found.neighbors), 'similar image')}")
 
 
 @app.command()

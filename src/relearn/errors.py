@@ -3,7 +3,7 @@
 | exit code | family |
 |---|---|
 | 0 | done |
-| 1 | done in part: some inputs of `relearn predict` could not be read as images |
+| 1 | done in part: some inputs of `relearn predict` or `relearn explain` could not be read as images |
 | 2 | wrong usage: an argument or an option |
 | 3 | wrong parameters: `params.yaml` or a variable |
 | 4 | bad data: sources, images, a gate that did not pass, features that no head can be fitted on |

@@ -5,8 +5,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
-from conftest import ROOT, SHARED, draw_image
+from conftest import ROOT, SHARED, draw_image, write_images
+from relearn import cli
 from relearn.errors import ImageError, IntegrityError, ParamsError
 from relearn.explanation.explainer import Explainer
 from relearn.features.shards import FeatureHashes
@@ -234,3 +236,15 @@ def test_wrong_arguments_are_named(flat):
         explainer.explain([image], features=np.zeros((1, 5)))
     with pytest.raises(ImageError, match=r"images\[1\] \(gone\.png\): "):
         explainer.explain([image, "gone.png"])
+    with pytest.raises(ImageError, match=r"^not an image"):
+        explainer.prepare(b"text")
+
+
+def test_command_explains_with_a_classifier(flat, workspace):
+    write_images(workspace, ["0.png", "1.png"])
+    answer = CliRunner().invoke(cli.app, ["explain", "0.png", "1.png", "--model", str(flat), "-o", "page.html"])
+    assert answer.exit_code == 0, answer.output
+    wanted = Explainer(flat).explain(["0.png", "1.png"])
+    for line, found in zip(answer.stdout.splitlines(), wanted, strict=False):
+        assert line.endswith(f"{found.label}  {found.probability:6.1%}  {found.text}")
+    assert (workspace / "page.html").read_text().count("<img ") == 4

@@ -37,6 +37,15 @@ def check_revision(value: str) -> str:
     return value
 
 
+def check_split(value: str | None) -> str | None:
+    """Refuse what is no split."""
+    from relearn.dataset.manifest import SPLITS
+
+    if value is not None and value not in SPLITS:
+        raise typer.BadParameter(f"wanted {', '.join(SPLITS[:-1])} or {SPLITS[-1]}, got {value!r}")
+    return value
+
+
 def check_version(value: str | None) -> str | None:
     """Refuse what is no version and no tag of one."""
     from relearn.repository.tags import VERSION

@@ -3,6 +3,7 @@
 import csv
 import logging
 import sys
+from collections.abc import Sequence
 
 from relearn.inference.addresses import hide_secrets
 from relearn.inference.predictor import Answers
@@ -26,7 +27,12 @@ def print_answers(result: Answers, form: str) -> None:
                 writer.writerow((show(answer.path), show(answer.label), *(f"{p:.6f}" for p in answer.probabilities)))
         case _:
             _print_table(result)
-    for path, reason in result.failures:
+    log_failures(result.failures)
+
+
+def log_failures(failures: Sequence[tuple[str, str]]) -> None:
+    """Log what cannot be read, each with the reason."""
+    for path, reason in failures:
         log.error("%s: %s", escape_controls(hide_secrets(path)), escape_controls(reason))
 
 

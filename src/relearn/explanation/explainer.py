@@ -12,7 +12,7 @@ from relearn.explanation.maps import Explanation, map_evidence
 from relearn.explanation.occlusion import estimate_evidence, hide_boxes, list_boxes
 from relearn.explanation.wording import describe_evidence
 from relearn.inference.classifier import read_head
-from relearn.inference.inputs import ImageLike, check_images
+from relearn.inference.inputs import ImageLike, check_images, read_image
 from relearn.inference.predictor import Predictor
 from relearn.networks.reading import group_items
 
@@ -76,9 +76,14 @@ class Explainer(Predictor):
         return [self._map(self._head, *arrays, label) for arrays, label in zip(found, wanted, strict=True)]
 
     def prepare(self, image: ImageLike) -> np.ndarray:
-        """Return the pixels that the network sees: uint8 of shape (image_size_px, image_size_px, 3)."""
-        (pixels,) = self._prepare_all([image])
-        return np.asarray(pixels)
+        """Return the pixels that the network sees: uint8 of shape (image_size_px, image_size_px, 3).
+
+        Raises
+        ------
+        ImageError
+            It cannot be read; the text is the reason alone.
+        """
+        return self._prepare(read_image(image))
 
     def _find_map_shape(self) -> tuple[int, ...] | None:
         recorded = self._recorded.feature_map

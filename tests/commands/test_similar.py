@@ -1,0 +1,88 @@
+import re
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from conftest import draw_image, encode_image, restructure, write_rows
+from relearn import cli, paths
+from relearn.commands import similar
+from relearn.dataset.manifest import read_manifest
+from relearn.errors import ImageError, IntegrityError
+
+pytestmark = pytest.mark.usefixtures("forty")
+
+
+@pytest.fixture
+def rows():
+    """Features of the forty images, of which the second of the manifest is nearly the first."""
+    restructure()
+    values = np.random.default_rng(0).normal(size=(40, 16)).astype(np.float32)
+    values[1] = values[0] + 0.01
+    write_rows(paths.FEATURES, read_manifest(paths.MANIFEST), values)
+    return values
+
+
+def relearn(*arguments):
+    answer = CliRunner().invoke(cli.app, ["similar", *map(str, arguments)])
+    if answer.exception and not isinstance(answer.exception, SystemExit):
+        raise answer.exception
+    return answer
+
+
+def test_an_image_of_the_dataset_is_named_and_is_not_its_own_neighbor(rows):
+    first, second = read_manifest(paths.MANIFEST)[:2]
+    for name in (paths.DATASET / first.path, first.sha256, first.sha256.upper()):
+        lines = relearn(name, "-k", 3).stdout.splitlines()
+        assert len(lines) == 4
+        assert lines[0].split() == ["the", "same", first.path, first.label, first.split]
+        similarity, *rest = lines[1].split()
+        assert rest == [second.path, second.label, second.split]
+        assert 0.99 < float(similarity) <= 1
+        assert [float(line.split()[0]) for line in lines[1:]] == sorted(
+            (float(line.split()[0]) for line in lines[1:]), reverse=True
+        )
+
+
+def test_only_the_split_is_searched(rows):
+    manifest = read_manifest(paths.MANIFEST)
+    lines = relearn(manifest[0].sha256, "-k", 40, "--split", "evaluation").stdout.splitlines()
+    assert {line.split()[-1] for line in lines[1:]} == {"evaluation"}
+    assert len(lines) == 1 + sum(row.split == "evaluation" for row in manifest)
+    answer = relearn("x.png", "--split", "test")
+    assert answer.exit_code == 2
+    assert "wanted training, validation or evaluation, got 'test'" in re.sub(r"[\s│]+", " ", answer.output)
+
+
+def test_the_network_computes_what_is_not_in_the_dataset(rows, tmp_path, monkeypatch):
+    (tmp_path / "new.png").write_bytes(encode_image(draw_image(99)))
+    monkeypatch.setattr(similar, "compute_features", lambda content: rows[7])
+    (line,) = relearn(tmp_path / "new.png", "-k", 1).stdout.splitlines()
+    seventh = read_manifest(paths.MANIFEST)[7]
+    assert line.split() == ["1.0000", seventh.path, seventh.label, seventh.split]
+
+
+def test_the_page_needs_nothing_but_itself(rows):
+    first = read_manifest(paths.MANIFEST)[0]
+    answer = relearn(first.sha256, "--page", "similar.html")
+    assert answer.stdout.splitlines()[-1] == "similar.html: 5 similar images"
+    page = (paths.DATASET.parent.parent / "similar.html").read_text()
+    assert page.count('<img src="data:image/jpeg;base64,') == 6
+    assert page.count(f'alt="an image of {first.label}"') >= 1
+    assert f"the same as {first.path}, {first.label}, {first.split}" in page
+    assert "http" not in page
+    assert "prefers-color-scheme: dark" in page
+
+
+def test_what_is_no_image_is_one_line(rows, tmp_path):
+    (tmp_path / "text.png").write_text("text")
+    with pytest.raises(ImageError, match=r"text\.png: not an image"):
+        relearn(tmp_path / "text.png")
+    with pytest.raises(ImageError, match=r"gone\.png: "):
+        relearn("gone.png")
+
+
+def test_features_are_needed(rows):
+    (paths.FEATURES / "index.csv").write_text("changed")
+    with pytest.raises(IntegrityError, match=r"index\.csv: wanted sha256"):
+        relearn("x.png")
