@@ -49,7 +49,7 @@ UV = take() { value="$$2"; [ "$$value" ] || value=$$($(PIP) config get global.$$
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-all test-fast test-long check format food5k strategies pretrain flow ui retrain schedule lock clean
+.PHONY: help setup repro test test-all test-fast test-long check format food5k strategies pretrain pull-request flow ui retrain schedule lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 12
@@ -106,6 +106,9 @@ strategies: $(READY)  ## compare frozen features, augmented views and fine-tunin
 
 pretrain: $(READY)  ## train mini_vgg on CIFAR-10 again, an hour on two cores; see pretraining/README.md
 	cd pretraining && ../$(BIN)/dvc repro
+
+pull-request: $(READY)  ## write what changes against BASE as a comment with pictures (ADDRESS=where they will be)
+	@$(BIN)/python -m flows.pull_request $(BASE) --address "$(ADDRESS)"
 
 flow: $(READY)  ## run the pipeline as a Prefect flow (PREFECT_API_URL names a server, else a temporary one)
 	@$(BIN)/python -m flows.pipeline

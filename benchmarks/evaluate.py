@@ -53,7 +53,7 @@ def main():
     judged = make_predictions(n_images, n_classes)
     start = time.monotonic()
     found = compute_metrics(
-        judged, EvaluateParams(n_resamples=n_resamples, resample="images", n_bins=15, seed=0)
+        judged, EvaluateParams(n_resamples=n_resamples, resample="images", n_bins=15, n_explained=24, seed=0)
     ).metrics
     print(f"metrics and intervals: {time.monotonic() - start:.1f} s, accuracy {found['accuracy_score']}")
     with tempfile.TemporaryDirectory() as folder, chdir(folder):

@@ -225,7 +225,7 @@ def test_heavy_libraries_are_imported_where_they_are_allowed():
         "prefect": {"flows"},
         "great_expectations": {"gates", "verify"},
         "keras": {"backend", "mini_vgg"},
-        "sklearn": {"heads", "train", "evaluation"},
+        "sklearn": {"heads", "train", "evaluation", "reporting"},
         "tensorflow": {"determinism", "winograd"},  # where another backend is, nothing of it runs
         "dvc": {"committed", "dvc_files", "overrides", "status"},
         "pickle": set(),

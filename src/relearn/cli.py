@@ -215,7 +215,8 @@ def report() -> None:
     enter_root()
     from relearn.commands.report import describe_evaluation
 
-    print_lines(*describe_evaluation())
+    pages = [str(page) for page in (paths.VALIDATION_PAGE, paths.EVALUATION_PAGE) if page.is_file()]
+    print_lines(*describe_evaluation(), *([f"pages: {', '.join(pages)}"] if pages else []))
 
 
 @app.command()
@@ -338,7 +339,7 @@ def mistakes(
     ] = None,
     md: Annotated[int | None, typer.Option(min=1, metavar="N", help="Print the first N as Markdown as well.")] = None,
 ) -> None:
-    """Write a page of the evaluation images that are predicted wrong, the most confident first."""
+    """Write a page of the evaluation images that are predicted wrong, the worst first."""
     from relearn.commands.mistakes import describe_markdown, write_mistakes
 
     here = enter_root()

@@ -13,7 +13,7 @@ from relearn.stages import train
 from relearn.stages.evaluate import check_labels, run, write_plots
 from relearn.storage.files import read_csv, read_json
 
-PARAMS = EvaluateParams(n_resamples=200, resample="images", n_bins=15, seed=0)
+PARAMS = EvaluateParams(n_resamples=200, resample="images", n_bins=15, n_explained=24, seed=0)
 
 
 def make_judged(n_images, n_classes):

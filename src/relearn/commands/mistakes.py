@@ -2,31 +2,22 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
 
 from relearn import paths
 from relearn.evaluation.predictions import read_predictions
-from relearn.images.thumbnails import draw_picture
+from relearn.explanation.drawing import draw_scale
+from relearn.reporting.mistakes import draw, rank_mistakes, show_mistakes
+from relearn.reporting.rendering import render_page
 from relearn.runtime.text import escape_markdown
 from relearn.storage.files import write_file
 
-TEMPLATE = Path(__file__).with_name("mistakes.html")
-N_SHOWN = 500
+N_SHOWN = 48  # with their evidence and similar images
+N_OTHERS = 500  # with a picture
 N_KINDS_SHOWN = 10  # pairs of label and prediction
 
 
-class Mistake(NamedTuple):
-    """An image that was predicted wrong, the probability of the predicted class, and its picture as a data URI."""
-
-    path: str
-    label: str
-    predicted: str
-    confidence: float
-    uri: str
-
-
-def find_mistakes(n_shown: int = N_SHOWN) -> tuple[list[Mistake], int, int]:
-    """Return the most confident mistakes of `reports/predictions.csv`, and the numbers of all mistakes and images.
+def write_mistakes(path: Path) -> int:
+    """Write the page, which needs no other file, and return the number of mistakes.
 
     Raises
     ------
@@ -34,44 +25,36 @@ def find_mistakes(n_shown: int = N_SHOWN) -> tuple[list[Mistake], int, int]:
         There are no predictions, or they are damaged.
     """
     predictions = read_predictions(paths.PREDICTIONS)
-    wrong = []
-    for row, is_right in enumerate(predictions.right):
-        if not is_right:
-            predicted = predictions.predicted[row]
-            confidence = float(predictions.probabilities[row, predictions.classes.index(predicted)])
-            wrong.append((confidence, predictions.paths[row], predictions.labels[row], predicted))
-    wrong.sort(key=lambda mistake: (-mistake[0], mistake[1]))
-    shown = [Mistake(path, label, predicted, p, draw_picture(path)) for p, path, label, predicted in wrong[:n_shown]]
-    return shown, len(wrong), len(predictions.paths)
-
-
-def write_mistakes(path: Path) -> int:
-    """Write the page, which needs no other file, and return the number of mistakes."""
-    from jinja2 import Environment, StrictUndefined
-
-    shown, n_mistakes, n_images = find_mistakes()
-    kinds = Counter((mistake.label, mistake.predicted) for mistake in shown)
+    mistakes = rank_mistakes(predictions)
+    kinds = Counter((mistake.label, mistake.predicted) for mistake in mistakes)
     ranked = sorted(kinds.items(), key=lambda kind: (-kind[1], kind[0]))
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        mistakes=shown,
+    others = mistakes[N_SHOWN : N_SHOWN + N_OTHERS]
+    page = render_page(
+        "mistakes.html",
+        n_mistakes=len(mistakes),
+        n_images=len(predictions.paths),
+        n_left=max(0, len(mistakes) - N_SHOWN - N_OTHERS),
         kinds=ranked[:N_KINDS_SHOWN],
         n_more=len(ranked[N_KINDS_SHOWN:]),
-        n_mistakes=n_mistakes,
-        n_images=n_images,
-        n_shown=N_SHOWN,
+        shown=show_mistakes(mistakes[:N_SHOWN]),
+        others=[(mistake, draw(mistake.path)) for mistake in others],
+        scale=draw_scale(),
     )
     with write_file(path) as file:
-        file.write(page.encode())
-    return n_mistakes
+        file.write(page)
+    return len(mistakes)
 
 
 def describe_markdown(n_shown: int) -> str:
-    """Return the most confident mistakes as Markdown, each picture in the text itself."""
-    shown, n_mistakes, n_images = find_mistakes(n_shown)
-    lines = [f"{n_mistakes:,} of {n_images:,} evaluation images are wrong" + "; the most confident:" * bool(shown), ""]
-    for mistake in shown:
+    """Return the worst mistakes as Markdown, each with its picture and its evidence map in the text itself."""
+    predictions = read_predictions(paths.PREDICTIONS)
+    mistakes = rank_mistakes(predictions)
+    found = f"{len(mistakes):,} of {len(predictions.paths):,} evaluation images are wrong"
+    lines = [found + "; the worst:" * bool(mistakes), ""]
+    for mistake, uri, evidence, _ in show_mistakes(mistakes[:n_shown]):
         path, predicted = escape_markdown(mistake.path), escape_markdown(mistake.predicted)
         text = f"{path}, predicted as {predicted} ({100 * mistake.confidence:.1f} %)"
-        lines += [f"![]({mistake.uri}) {text}" if mistake.uri else text, ""]
+        pictures = [f"![]({picture})" for picture in (uri, evidence.uri if evidence else "") if picture]
+        text += f"; {escape_markdown(evidence.text)}" if evidence else ""
+        lines += [" ".join([*pictures, text]), ""]
     return "\n".join(lines)

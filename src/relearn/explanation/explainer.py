@@ -35,6 +35,11 @@ class Explainer(Predictor):
         """Whether `explain` runs the network even if it is given the features."""
         return self._head is None or self._recorded.pooling != "flatten" or self._recorded.feature_map is None
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether the maps of `explain` add up to the score, and are no estimates."""
+        return self._head is not None and self._find_map_shape() is not None
+
     def explain(
         self,
         images: Iterable[ImageLike],

@@ -20,6 +20,7 @@ class EvaluateParams(Block):
     n_resamples: Annotated[int, Field(ge=100, le=1_000_000)]
     resample: Literal["images", "groups"]
     n_bins: Annotated[int, Field(ge=2, le=1000)]
+    n_explained: Annotated[int, Field(ge=0, le=120)]
     seed: Seed
 
 

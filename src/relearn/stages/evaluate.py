@@ -21,9 +21,10 @@ from relearn.evaluation.metrics import (
 )
 from relearn.evaluation.predictions import Predictions, write_predictions
 from relearn.features.shards import describe_features, read_features
-from relearn.inference.classifier import read_classifier
+from relearn.inference.classifier import Classifier, read_classifier
 from relearn.params.pipeline import EvaluateParams
-from relearn.storage.files import write_csv, write_json
+from relearn.reporting.page import draw_evaluation
+from relearn.storage.files import write_csv, write_file, write_json
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ N_CURVE_POINTS = 500
 
 
 def run(params: EvaluateParams) -> None:
-    """Write the metrics, their intervals, the predictions, a report of the classes, and four plots.
+    """Write the metrics, their intervals, the predictions, a report of the classes, four plots, and the page.
 
     Raises
     ------
@@ -43,17 +44,21 @@ def run(params: EvaluateParams) -> None:
     IntegrityError
         Features, classifier and manifest do not belong together.
     """
-    predictions = predict_evaluation()
+    classifier = read_classifier(paths.CLASSIFIER)
+    predictions = predict_evaluation(classifier)
     write_predictions(paths.PREDICTIONS, predictions)
     groups = number_groups(predictions.sha256, params)
     judged = judge(predictions.classes, predictions.labels, predictions.probabilities)._replace(groups=groups)
     if groups is not None and params.resample == "groups":
         warn_of_few_groups(judged, groups)
-    metrics, intervals = compute_metrics(judged, params)
+    measured = compute_metrics(judged, params)
+    metrics, intervals = measured
     write_json(paths.EVALUATION_METRICS, metrics)
     write_json(paths.INTERVALS, intervals)
     write_csv(paths.CLASS_REPORT, CLASS_HEADER, report_classes(judged))
     write_plots(judged)
+    with write_file(paths.EVALUATION_PAGE) as file:
+        file.write(draw_evaluation(predictions, judged, measured, classifier.record, params))
     log.info(
         "%d evaluation images%s: accuracy %.4f (95 %% interval %.4f to %.4f), majority baseline %.4f",
         metrics["n_images"],
@@ -91,9 +96,8 @@ def warn_of_few_groups(judged: Judged, groups: np.ndarray) -> None:
         log.warning("evaluate.resample: class %s has %d groups; of so few the intervals are too narrow", name, n_groups)
 
 
-def predict_evaluation() -> Predictions:
+def predict_evaluation(classifier: Classifier) -> Predictions:
     """Predict the images of the evaluation split from their features, in the order of the manifest."""
-    classifier = read_classifier(paths.CLASSIFIER)
     if (classifier.record.features, classifier.record.extractor) != describe_features(paths.FEATURES):
         raise IntegrityError(
             where=paths.CLASSIFIER,

@@ -1,0 +1,1 @@
+"""What was found about a classifier, on pages."""

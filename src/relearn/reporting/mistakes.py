@@ -1,0 +1,142 @@
+"""The images that a classifier got wrong, the worst first, each with what explains it."""
+
+import logging
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from relearn import paths
+from relearn.dataset.manifest import read_manifest
+from relearn.errors import RelearnError
+from relearn.evaluation.predictions import Predictions
+from relearn.explanation.drawing import draw_explanation
+from relearn.explanation.explainer import Explainer
+from relearn.features.neighbors import Neighbor, find_neighbors
+from relearn.features.shards import read_features
+from relearn.images.thumbnails import encode_picture, open_picture
+
+log = logging.getLogger(__name__)
+
+N_NEIGHBORS = 3
+LARGE_PX, SMALL_PX = 160, 96
+
+
+class Mistake(NamedTuple):
+    """An image that was predicted wrong.
+
+    row : its number among the predictions
+    loss : -ln(probability of the label), at most that of float64's epsilon
+    confidence, label_probability : the probabilities of the predicted class and of the label
+    """
+
+    row: int
+    path: str
+    label: str
+    predicted: str
+    loss: float
+    confidence: float
+    label_probability: float
+
+
+class Evidence(NamedTuple):
+    """A map over a photo, as a data URI, and what it shows, in words."""
+
+    uri: str
+    text: str
+
+
+class Shown(NamedTuple):
+    """A mistake with its picture, evidence, and the most similar training images with theirs."""
+
+    mistake: Mistake
+    uri: str
+    evidence: Evidence | None
+    neighbors: list[tuple[Neighbor, str]]
+
+
+def rank_mistakes(predictions: Predictions) -> list[Mistake]:
+    """Return all mistakes by their loss, the largest first; those of the same loss by their paths.
+
+    A label that the classifier does not know has a probability of 0.
+    """
+    mistakes = []
+    columns = {name: column for column, name in enumerate(predictions.classes)}
+    for row in np.flatnonzero(~predictions.right).tolist():
+        label, predicted = predictions.labels[row], predictions.predicted[row]
+        probabilities = predictions.probabilities[row]
+        given = float(probabilities[columns[label]]) if label in columns else 0.0
+        loss = -float(np.log(max(given, np.finfo(np.float64).eps)))
+        mistakes.append(
+            Mistake(
+                row, predictions.paths[row], label, predicted, loss, float(probabilities[columns[predicted]]), given
+            )
+        )
+    return sorted(mistakes, key=lambda mistake: (-mistake.loss, mistake.path))
+
+
+def draw(path: str, side_px: int = SMALL_PX) -> str:
+    """Return an image of the dataset as a small data URI, empty if it cannot be read."""
+    rgb = open_picture(path, 2 * side_px)
+    return "" if rgb is None else encode_picture(rgb, side_px)
+
+
+def show_mistakes(mistakes: Sequence[Mistake]) -> list[Shown]:
+    """Return mistakes of the last evaluation with picture, evidence and neighbors.
+
+    What cannot be made here, because features or the network are missing, is left out, which is logged.
+    """
+    if not mistakes:
+        return []
+    try:
+        features = read_rows([mistake.row for mistake in mistakes])
+        neighbors = find_pictured_neighbors(features)
+    except RelearnError as error:
+        log.warning("no similar images and no evidence maps: %s", error)
+        return [Shown(mistake, draw(mistake.path, LARGE_PX), None, []) for mistake in mistakes]
+    evidence = explain_mistakes(mistakes, features)
+    pictures = [draw(mistake.path, LARGE_PX) for mistake in mistakes]
+    return [Shown(*parts) for parts in zip(mistakes, pictures, evidence, neighbors, strict=True)]
+
+
+def find_pictured_neighbors(features: np.ndarray) -> list[list[tuple[Neighbor, str]]]:
+    """Return the most similar training images of each row of features, with their pictures."""
+    manifest = read_manifest(paths.MANIFEST)
+    found = find_neighbors(paths.FEATURES, manifest, features, n_neighbors=N_NEIGHBORS, split="training")
+    return [[(neighbor, draw(neighbor.image.path)) for neighbor in row] for row in found]
+
+
+def read_rows(rows: Sequence[int]) -> np.ndarray:
+    """Return the features of evaluation images by their numbers, (len(rows), n_features)."""
+    wanted = np.asarray(rows)
+    evaluation = read_features(paths.FEATURES, "evaluation", memory_bytes=0)
+    features, start = None, 0
+    for block in evaluation.blocks:
+        if features is None:
+            features = np.empty((len(rows), block.shape[1]), block.dtype)
+        inside = (wanted >= start) & (wanted < start + len(block))
+        features[inside] = block[wanted[inside] - start]
+        start += len(block)
+    return np.empty((0, 0)) if features is None else features
+
+
+def explain_mistakes(mistakes: Sequence[Mistake], features: np.ndarray) -> list[Evidence | None]:
+    """Return what spoke for the predicted class of each mistake.
+
+    It is None if the map would be an estimate, for which the network would run 50 times per image, or if the network
+    cannot be built here, which is logged.
+    """
+    images = [paths.DATASET / mistake.path for mistake in mistakes]
+    labels = [mistake.predicted for mistake in mistakes]
+    try:
+        explainer = Explainer(paths.CLASSIFIER)
+        if not explainer.is_exact:
+            return [None] * len(mistakes)
+        explanations = explainer.explain(images, labels, features)
+    except RelearnError as error:
+        log.warning("no evidence maps: %s", error)
+        return [None] * len(mistakes)
+    return [
+        Evidence(draw_explanation(image, explanation, LARGE_PX), explanation.text)
+        for image, explanation in zip(images, explanations, strict=True)
+    ]
