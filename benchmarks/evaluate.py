@@ -52,9 +52,8 @@ def main():
     n_images, n_classes, n_resamples = (int(n) for n in sys.argv[1:] + ["5000", "500", "1000"][len(sys.argv[1:]) :])
     judged = make_predictions(n_images, n_classes)
     start = time.monotonic()
-    found = compute_metrics(
-        judged, EvaluateParams(n_resamples=n_resamples, resample="images", n_bins=15, n_explained=24, seed=0)
-    ).metrics
+    params = EvaluateParams(by="split", n_resamples=n_resamples, resample="images", n_bins=15, n_explained=24, seed=0)
+    found = compute_metrics(judged, params).metrics
     print(f"metrics and intervals: {time.monotonic() - start:.1f} s, accuracy {found['accuracy_score']}")
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
         start = time.monotonic()

@@ -52,6 +52,7 @@ class Strategy(NamedTuple):
             "train.search": "[]",
             "extract.views": self.views,
             "finetune.epochs": self.epochs,
+            "evaluate.by": "split",  # folds cannot judge a network that was tuned
         }
         if self.views and augment.is_off:
             values |= SAFE_VIEWS

@@ -70,7 +70,7 @@ _add_stage("finetune", "Train the upper part of the network, if finetune.epochs 
 _add_stage("extract", "Run every image through the network once, and keep its features.", "augment")
 _add_stage("verify", "Check the features before anything learns from them.")
 _add_stage("train", "Fit heads on the features, and choose one.")
-_add_stage("evaluate", "Evaluate the classifier on the evaluation (test) split.")
+_add_stage("evaluate", "Evaluate the classifier on the evaluation (test) split, or in folds of all images.", "train")
 
 
 @app.command()
@@ -339,7 +339,7 @@ def mistakes(
     ] = None,
     md: Annotated[int | None, typer.Option(min=1, metavar="N", help="Print the first N as Markdown as well.")] = None,
 ) -> None:
-    """Write a page of the evaluation images that are predicted wrong, the worst first."""
+    """Write a page of the evaluated images that are predicted wrong, the worst first."""
     from relearn.commands.mistakes import describe_markdown, write_mistakes
 
     here = enter_root()

@@ -120,6 +120,25 @@ def test_small_classes_get_a_minimum_that_they_meet_and_what_it_means(home, caps
     assert read_params(Path("params.yaml")).validate_.min_images.min == 20
 
 
+def test_few_images_to_evaluate_are_judged_in_folds(home, capsys, set_params):
+    write_images(Path("photos"), [*(f"cat/{n}.png" for n in range(100)), *(f"owl/{n}.png" for n in range(30))])
+    _, after = run("photos")
+    line = "  owl has 6 images in evaluation, so evaluate.by becomes folds: all 30 are judged, each by a head that was"
+    assert line in capsys.readouterr().out
+    assert [line.split()[1] for line in after.splitlines() if line.startswith("  by:")] == ["folds"]
+    set_params({"evaluate.by": "split", "finetune.epochs": 2})
+    run("photos")
+    assert read_params(Path("params.yaml")).evaluate.by == "split"
+    set_params({"finetune.epochs": 0, "train.n_folds": 31})
+    run("photos")
+    assert read_params(Path("params.yaml")).evaluate.by == "split"
+    # Another source, which names its splits.
+    set_params({"evaluate.by": "folds"})
+    write_images(Path("named"), [f"{s}/{c}/{n}.png" for s in ("train", "val", "test") for c in "ab" for n in range(6)])
+    run("named")
+    assert read_params(Path("params.yaml")).evaluate.by == "split"
+
+
 def test_a_class_of_one_image_is_named(home, capsys):
     write_images(Path("photos"), [*(f"cat/{n}.png" for n in range(100)), "owl/1.png"])
     run("photos")

@@ -30,7 +30,7 @@ def test_the_page_needs_nothing_but_itself(predictions):
     answer = CliRunner().invoke(cli.app, ["mistakes"])
     assert answer.output == "reports/mistakes.html: 3 mistakes\n"
     page = paths.MISTAKES_PAGE.read_text()
-    assert "3 of 4 evaluation images are wrong" in page
+    assert "3 of 4 evaluated images are wrong" in page
     assert page.count('<img src="data:image/jpeg;base64,') == 2  # without features no evidence and no similar images
     assert "cat predicted as dog (2); dog predicted as cat (1)." in page
     assert "&lt;b&gt;.png" in page
@@ -42,7 +42,7 @@ def test_the_page_needs_nothing_but_itself(predictions):
 
 def test_markdown_has_the_first(predictions):
     text = describe_markdown(2)
-    assert text.startswith("3 of 4 evaluation images are wrong; the worst:\n\n![](data:image/jpeg;base64,")
+    assert text.startswith("3 of 4 evaluated images are wrong; the worst:\n\n![](data:image/jpeg;base64,")
     assert text.count("predicted as") == 2
     assert r"evaluation/dog/gone\.png, predicted as cat (80.0 %)" in text
 
@@ -61,4 +61,4 @@ def test_no_mistakes_and_no_predictions(workspace):
         write_mistakes(paths.MISTAKES_PAGE)
     write_csv(paths.PREDICTIONS, (*HEADER, "probability_a", "probability_b"), [("a/0.png", "0" * 64, "a", "a", 1, 0)])
     assert write_mistakes(paths.MISTAKES_PAGE) == 0
-    assert "0 of 1 evaluation images are wrong" in describe_markdown(5)
+    assert "0 of 1 evaluated images are wrong" in describe_markdown(5)

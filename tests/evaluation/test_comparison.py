@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 
@@ -64,6 +66,20 @@ def test_only_images_that_both_have_are_compared():
     found = compare_predictions("a", "b", make_predictions(range(30)), make_predictions(numbers=range(20, 70)))
     assert (found.n_common, found.n_only_in_first, found.n_only_in_second) == (40, 20, 10)
     assert found.paired.n_only_second == 10
+
+
+def test_folds_are_compared_with_folds_alone():
+    split = make_predictions()
+    folds = make_predictions(range(3))
+    folds = folds._replace(paths=[f"training/{path}" for path in folds.paths])
+    assert compare_predictions("a", "b", folds, folds).are_out_of_fold
+    assert not compare_predictions("a", "b", split, split).are_out_of_fold
+    message = (
+        "evaluate.by: wanted the same for both, got folds for a and split for b; evaluate one of them again, such as "
+        "with `dvc exp run -S evaluate.by=folds`"
+    )
+    with pytest.raises(ComparisonError, match=re.escape(message)):
+        compare_predictions("a", "b", folds, split)
 
 
 def test_copies_within_the_split_are_images_each():

@@ -16,7 +16,7 @@ from relearn.evaluation.metrics import (
 )
 from relearn.params.pipeline import EvaluateParams
 
-PARAMS = EvaluateParams(n_resamples=200, resample="images", n_bins=15, n_explained=24, seed=0)
+PARAMS = EvaluateParams(by="split", n_resamples=200, resample="images", n_bins=15, n_explained=24, seed=0)
 
 
 def make_judged(n_images=200, n_classes=3, seed=0, noise=1.0):
@@ -155,7 +155,9 @@ def test_resamples_give_what_scikit_learn_gives_for_the_rows_drawn(n_images, n_c
             )
         )
     low, high = np.percentile(values, [2.5, 97.5], axis=0)
-    found = bootstrap(judged, EvaluateParams(n_resamples=100, resample="images", n_bins=15, n_explained=24, seed=3))
+    found = bootstrap(
+        judged, EvaluateParams(by="split", n_resamples=100, resample="images", n_bins=15, n_explained=24, seed=3)
+    )
     np.testing.assert_allclose(list(found.values()), np.column_stack([low, high]), rtol=0, atol=1e-12)
 
 

@@ -182,7 +182,7 @@ def test_from_the_first_to_the_rollback(server, repository, tmp_path, webhook):
     assert set(artifacts) == {"verdict", "validation", "verification", "confusion", "mistakes"}
     assert artifacts["verdict"].startswith("## Promoted: first")
     assert artifacts["confusion"].startswith("data:image/svg+xml;base64,")
-    assert "evaluation images are wrong" in artifacts["mistakes"]
+    assert "evaluated images are wrong" in artifacts["mistakes"]
     check_clean(repository)
 
     # Nothing new.

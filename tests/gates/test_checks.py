@@ -230,7 +230,8 @@ def test_error_says_how_many_images_a_class_lacks_and_which_minimum_it_meets():
     line = describe_verdict([few], data.manifest, make_params(min_images={"min": 4}))[1]
     assert line.endswith(
         "and 2 more; add about 7 images of dog, of which 2 go to evaluation, or set validate.min_images.min to 2: with "
-        "as few for evaluation the recall of a class is known to within 41 points"
+        "as few for evaluation the recall of a class is known to within 41 points, unless evaluate.by: folds judges "
+        "all 8 of dog"
     )
     warned = describe_verdict([few._replace(severity="warn")], data.manifest, make_params())[1]
     assert warned.endswith("and 2 more")

@@ -36,7 +36,7 @@ def trained(tmp_path_factory):
         extract.run(params.extract)
         write_json(paths.VERIFICATION_REPORT, {"passed": True, **hash_features(paths.FEATURES)})
         train.run(params.train)
-        evaluate.run(params.evaluate)
+        evaluate.run(params.evaluate, params.train)
     finally:
         os.chdir(before)
     return folder

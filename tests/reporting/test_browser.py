@@ -33,7 +33,7 @@ addEventListener("load", () => {
 def test_page_works_without_any_request(features, tmp_path_factory):
     train.run(make_train_params())
     write_images(paths.DATASET, [row.path for row in read_manifest(paths.MANIFEST)])
-    evaluate.run(PARAMS)
+    evaluate.run(PARAMS, make_train_params())
     page = paths.EVALUATION_PAGE.resolve()
     used = page.with_name("used.html")
     used.write_text(page.read_text().replace(' loading="lazy"', "").replace("</body>", f"{USE}</body>"))

@@ -87,7 +87,7 @@ def test_of_many_classes_the_most_frequent_pairs_are_listed(monkeypatch):
 
 def test_page_says_what_the_files_say(features, caplog):
     train.run(make_train_params())
-    evaluate.run(PARAMS)
+    evaluate.run(PARAMS, make_train_params())
     content = paths.EVALUATION_PAGE.read_bytes()
     text = content.decode()
     assert re.search(r"<h1>\d+\.\d % of 60 evaluation images are right</h1>", text)
@@ -96,7 +96,7 @@ def test_page_says_what_the_files_say(features, caplog):
         assert f'href="#{part}"' in text
     assert not re.search(r"(src|href)=\"(?!data:|#)|url\((?!\"data:)|https?:", text)
     assert text.count("<svg") >= 5
-    evaluate.run(PARAMS)
+    evaluate.run(PARAMS, make_train_params())
     assert paths.EVALUATION_PAGE.read_bytes() == content
     # The network of these features does not exist, and neither do the images.
     n_mistakes = int(re.search(r"(\d+) images? (?:is|are) wrong|No image", text)[1] or 0)
@@ -104,3 +104,18 @@ def test_page_says_what_the_files_say(features, caplog):
     assert any(message.startswith("no evidence maps: ") for message in caplog.messages)
     assert "Without maps" in text
     assert text.count("<article>") == min(n_mistakes, PARAMS.n_explained)
+
+
+def test_page_of_folds_has_all_images(features):
+    params = make_train_params()
+    train.run(params)
+    evaluate.run(PARAMS.model_copy(update={"by": "folds"}), params)
+    text = paths.EVALUATION_PAGE.read_text()
+    assert re.search(r"<h1>\d+\.\d % of 180 images are right</h1>", text)
+    assert f"Out of {params.n_folds} folds: each image was judged by a head that was not fitted on it." in text
+    assert "Without maps, because the heads of the folds are not kept." in text
+    shown = re.findall(r'<article>.*?class="path">(.*?)</span>(.*?)</article>', text, re.DOTALL)
+    assert shown
+    for path, rest in shown:
+        assert path not in rest.partition("most similar")[2]  # an image is not its own neighbor
+    assert "180 images by the first two principal components" in text

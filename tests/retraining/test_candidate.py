@@ -28,11 +28,11 @@ def write_report(path, *findings):
     write_json(path, {"passed": all(f["passed"] for f in findings), "n_images": 3, "findings": findings})
 
 
-def learn():
+def learn(by="split"):
     """Train and evaluate on the features that there are."""
     params = read_params(paths.PARAMS)
     train(params.train)
-    evaluate(params.evaluate.model_copy(update={"n_resamples": 100}))
+    evaluate(params.evaluate.model_copy(update={"n_resamples": 100, "by": by}), params.train)
 
 
 def release(name="v1"):
@@ -156,6 +156,17 @@ def answer_champion(champion):
         v for row, v in zip(read_manifest(paths.MANIFEST), read_values(), strict=True) if row.split == "evaluation"
     ]
     return classifier.predict_labels(classifier.predict_probabilities(np.array(values)))
+
+
+def test_challenger_that_was_evaluated_in_folds_is_judged_itself(champion):
+    rng = np.random.default_rng(1)
+    rewrite(lambda split, label, value: value if split == "evaluation" else rng.normal(size=value.shape), n_new=20)
+    learn()
+    expected = judge_challenger(champion, PARAMS)
+    learn(by="folds")
+    found = judge_challenger(champion, PARAMS)
+    assert (found.decision, found.n_judged) == (expected.decision, 80)
+    assert found.comparison.only_first == expected.comparison.only_first
 
 
 def test_images_that_the_champion_was_trained_on_do_not_count(champion):

@@ -1,19 +1,29 @@
+import re
+
 import numpy as np
 import pytest
 
 from conftest import make_train_params, write_groups
 from relearn import paths
 from relearn.commands.report import describe_evaluation
+from relearn.dataset.assignments import read_groups
 from relearn.dataset.manifest import ManifestRow, write_manifest
 from relearn.errors import IntegrityError, TrainingError
 from relearn.evaluation.metrics import compute_value, judge, prepare_roc_auc
+from relearn.evaluation.predictions import read_predictions
 from relearn.features.shards import seal_features
+from relearn.heads.out_of_fold import predict_out_of_fold
+from relearn.inference.classifier import read_classifier
 from relearn.params.pipeline import EvaluateParams
-from relearn.stages import train
-from relearn.stages.evaluate import check_labels, run, write_plots
+from relearn.stages import evaluate, train
+from relearn.stages.evaluate import check_labels, write_plots
 from relearn.storage.files import read_csv, read_json
 
-PARAMS = EvaluateParams(n_resamples=200, resample="images", n_bins=15, n_explained=24, seed=0)
+PARAMS = EvaluateParams(by="split", n_resamples=200, resample="images", n_bins=15, n_explained=24, seed=0)
+
+
+def run(params=PARAMS, train=None):
+    evaluate.run(params, train or make_train_params())
 
 
 def make_judged(n_images, n_classes):
@@ -109,6 +119,49 @@ def test_groups_are_counted_and_drawn(trained, caplog):
     assert "evaluate.resample: class class 0 has 5 groups; of so few the intervals are too narrow" in caplog.messages
     assert caplog.messages[-1].startswith("60 evaluation images in 5 groups: accuracy ")
     assert describe_evaluation()[0] == "60 evaluation images in 5 groups of 3 classes"
+
+
+def test_folds_judge_every_image_by_a_head_that_was_not_fitted_on_it(trained, caplog):
+    caplog.set_level("INFO")
+    run(PARAMS.model_copy(update={"by": "folds"}))
+    found = read_predictions(paths.PREDICTIONS)
+    parts = list(trained.values())
+    assert found.sha256 == [sha256 for part in parts for sha256 in part.sha256]
+    assert found.are_out_of_fold
+    record = read_classifier(paths.CLASSIFIER).record
+    expected = predict_out_of_fold(parts, record, make_train_params())
+    np.testing.assert_allclose(found.probabilities, expected, atol=1e-6)
+    metrics = read_json(paths.EVALUATION_METRICS)
+    assert (metrics["n_images"], metrics["n_folds"]) == (180, 5)
+    assert metrics["accuracy_score"] == pytest.approx(found.right.mean(), abs=1e-6)
+    assert caplog.messages[-1].startswith("180 images, out of 5 folds: accuracy ")
+    headline = "180 images of 3 classes, out of 5 folds: each judged by a head that was not fitted on it"
+    assert describe_evaluation()[0] == headline
+    run()
+    assert not read_predictions(paths.PREDICTIONS).are_out_of_fold
+    assert "n_folds" not in read_json(paths.EVALUATION_METRICS)
+
+
+def test_folds_keep_groups(trained):
+    images = [sha256 for part in trained.values() for sha256 in part.sha256]
+    write_groups({sha256: f"{number // 12}" for number, sha256 in enumerate(images)})
+    run(PARAMS.model_copy(update={"by": "folds"}))
+    found = read_predictions(paths.PREDICTIONS)
+    record = read_classifier(paths.CLASSIFIER).record
+    groups = read_groups(paths.SPLITS, images)
+    expected = predict_out_of_fold(list(trained.values()), record, make_train_params(), groups)
+    np.testing.assert_allclose(found.probabilities, expected, atol=1e-6)
+    assert read_json(paths.EVALUATION_METRICS)["n_groups"] == len(set(groups))
+
+
+def test_folds_cannot_judge_a_network_that_was_tuned(trained):
+    (paths.FEATURES / paths.TUNED_WEIGHTS).write_bytes(b"weights")
+    message = (
+        "evaluate.by: folds: wanted a network that has not seen the images, got one that finetune trained on them; "
+        "set evaluate.by to split, or finetune.epochs to 0"
+    )
+    with pytest.raises(TrainingError, match=re.escape(message)):
+        run(PARAMS.model_copy(update={"by": "folds"}))
 
 
 def test_manifest_of_other_labels_is_refused(trained):

@@ -195,6 +195,8 @@ def _list_groups(comparison: Comparison) -> list[tuple[str, list[DifferingImage]
 def _describe_rest(comparison: Comparison) -> list[str]:
     rests = ((comparison.first, comparison.n_only_in_first), (comparison.second, comparison.n_only_in_second))
     drawn = [] if comparison.n_groups is None else [f"The intervals draw {comparison.n_groups:,} groups, not images."]
+    if comparison.are_out_of_fold:
+        drawn.append("Both in folds (evaluate.by): each image was predicted by a head that was not fitted on it.")
     return drawn + [
         f"{count_nouns(n, 'evaluation image')} of {name} not compared: missing in the other" for name, n in rests if n
     ]

@@ -36,7 +36,7 @@ def write_mistakes(path: Path) -> int:
         n_left=max(0, len(mistakes) - N_SHOWN - N_OTHERS),
         kinds=ranked[:N_KINDS_SHOWN],
         n_more=len(ranked[N_KINDS_SHOWN:]),
-        shown=show_mistakes(mistakes[:N_SHOWN]),
+        shown=show_mistakes(predictions, mistakes[:N_SHOWN]),
         others=[(mistake, draw(mistake.path)) for mistake in others],
         scale=draw_scale(),
     )
@@ -49,9 +49,9 @@ def describe_markdown(n_shown: int) -> str:
     """Return the worst mistakes as Markdown, each with its picture and its evidence map in the text itself."""
     predictions = read_predictions(paths.PREDICTIONS)
     mistakes = rank_mistakes(predictions)
-    found = f"{len(mistakes):,} of {len(predictions.paths):,} evaluation images are wrong"
+    found = f"{len(mistakes):,} of {len(predictions.paths):,} evaluated images are wrong"
     lines = [found + "; the worst:" * bool(mistakes), ""]
-    for mistake, uri, evidence, _ in show_mistakes(mistakes[:n_shown]):
+    for mistake, uri, evidence, _ in show_mistakes(predictions, mistakes[:n_shown]):
         path, predicted = escape_markdown(mistake.path), escape_markdown(mistake.predicted)
         text = f"{path}, predicted as {predicted} ({100 * mistake.confidence:.1f} %)"
         pictures = [f"![]({picture})" for picture in (uri, evidence.uri if evidence else "") if picture]

@@ -1,6 +1,8 @@
 """`relearn report`: what the last evaluation found, as text."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from relearn import paths
 from relearn.evaluation.metrics import CLASS_HEADER
@@ -20,7 +22,8 @@ def describe_evaluation(root: Path = Path()) -> list[str]:
     intervals = read_json(root / paths.INTERVALS, ())
     classes = read_csv(root / paths.CLASS_REPORT, CLASS_HEADER)
     groups = f" in {count_nouns(metrics['n_groups'], 'group')}" if "n_groups" in metrics else ""
-    lines = [f"{count_nouns(metrics['n_images'], 'evaluation image')}{groups} of {metrics['n_classes']} classes"]
+    images = count_nouns(metrics["n_images"], "image" if "n_folds" in metrics else "evaluation image")
+    lines = [f"{images}{groups} of {metrics['n_classes']} classes{describe_folds(metrics)}"]
     for key, (low, high) in intervals.items():
         name = key.removesuffix("_score").replace("_", " ")
         # Of images that are all right, each resample is all right, which says nothing of other images.
@@ -31,3 +34,10 @@ def describe_evaluation(root: Path = Path()) -> list[str]:
     name, n_images, _, recall, _ = min(judged, key=lambda row: float(row[3]))
     lines.append(f"  {'weakest class':18} {name}: recall {float(recall):.3f} of {count_nouns(int(n_images), 'image')}")
     return lines
+
+
+def describe_folds(metrics: Mapping[str, Any]) -> str:
+    """Return how the images were judged, if in folds; see `evaluate.by`."""
+    if "n_folds" not in metrics:
+        return ""
+    return f", out of {metrics['n_folds']} folds: each judged by a head that was not fitted on it"

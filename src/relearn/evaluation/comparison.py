@@ -44,6 +44,7 @@ class Comparison(NamedTuple):
     differences : accuracy first, with its paired score interval (unless groups are drawn); the others by the bootstrap
     only_first, only_second : images that one alone predicted right, by path
     n_groups : how many groups the common images are in, if the bootstrap drew groups
+    are_out_of_fold : whether both have predicted each image by a head that was not fitted on it (`evaluate.by: folds`)
     caveat : why the predictions are not those of the revisions' parameters and data; empty if they are
     """
 
@@ -58,6 +59,7 @@ class Comparison(NamedTuple):
     only_second: list[DifferingImage]
     n_groups: int | None = None
     caveat: str = ""
+    are_out_of_fold: bool = False
 
     @property
     def verdict(self) -> str:
@@ -84,8 +86,9 @@ def compare_predictions(
     Raises
     ------
     ComparisonError
-        They have no image in common, or one has different labels.
+        They have no image in common, or one has different labels; or one alone has predicted in folds.
     """
+    check_same_way(first, second, a, b)
     rows_a, rows_b = _find_rows(a), _find_rows(b)
     common = sorted(rows_a.keys() & rows_b.keys(), key=lambda image: a.paths[rows_a[image]])
     if not common:
@@ -123,7 +126,20 @@ def compare_predictions(
         _list_images(a, b, right & ~other_right),
         _list_images(a, b, other_right & ~right),
         None if judged.groups is None else len(np.unique(judged.groups)),
+        are_out_of_fold=a.are_out_of_fold,
     )
+
+
+def check_same_way(first: str, second: str, a: Predictions, b: Predictions) -> None:
+    """Raise `ComparisonError` if one predicted the evaluation split, and the other all images in folds."""
+    kinds = ["folds" if predictions.are_out_of_fold else "split" for predictions in (a, b)]
+    if kinds[0] != kinds[1]:
+        raise ComparisonError(
+            where="evaluate.by",
+            wanted="the same for both",
+            got=f"{kinds[0]} for {first} and {kinds[1]} for {second}",
+            advice=f"evaluate one of them again, such as with `dvc exp run -S evaluate.by={kinds[0]}`",
+        )
 
 
 def _find_rows(predictions: Predictions) -> dict[tuple[str, int], int]:

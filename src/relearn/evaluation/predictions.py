@@ -39,6 +39,11 @@ class Predictions(NamedTuple):
         """Whether each image was predicted right, (images,) bool."""
         return np.array([a == b for a, b in zip(self.labels, self.predicted, strict=True)], bool)
 
+    @property
+    def are_out_of_fold(self) -> bool:
+        """Whether all images were predicted, in folds (`evaluate.by`): then those of training are there too."""
+        return any(path.startswith("training/") for path in self.paths)
+
     def select(self, rows: Iterable[int]) -> Self:
         """Return the predictions for some of the images, by their numbers."""
         rows = list(rows)

@@ -24,10 +24,12 @@ def advise_more_images(manifest: pd.DataFrame, rule: Minimum) -> str:
     if not n_in_split:
         return f"add images to {split}, or raise restructure.fractions"
     n_more = math.ceil((rule.min - n_images) * counts["n_images"].sum() / n_in_split)
+    n_of_class = int(counts.loc[counts["label"] == label, "n_images"].sum())
     add = f"add about {n_more:,} images of {label}, of which {rule.min - n_images:,} go to {split}"
     if not n_images:
         return add
     return (
         f"{add}, or set validate.min_images.min to {n_images:,}: with as few for {SPLITS[-1]} the recall of a class is "
-        f"known to within {compute_recall_margin(n_images):.0f} points"
+        f"known to within {compute_recall_margin(n_images):.0f} points, unless evaluate.by: folds judges all "
+        f"{n_of_class:,} of {label}"
     )

@@ -15,8 +15,9 @@ from relearn.params.reading import read_blocks
 
 
 class EvaluateParams(Block):
-    """How sure the report is."""
+    """Which images judge the classifier, and how sure the report is."""
 
+    by: Literal["split", "folds"]
     n_resamples: Annotated[int, Field(ge=100, le=1_000_000)]
     resample: Literal["images", "groups"]
     n_bins: Annotated[int, Field(ge=2, le=1000)]

@@ -1,7 +1,7 @@
 """The images that a classifier got wrong, the worst first, each with what explains it."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from relearn.evaluation.predictions import Predictions
 from relearn.explanation.drawing import draw_explanation
 from relearn.explanation.explainer import Explainer
 from relearn.features.neighbors import Neighbor, find_neighbors
-from relearn.features.shards import read_features
+from relearn.features.shards import iterate_shards
 from relearn.images.thumbnails import encode_picture, open_picture
 
 log = logging.getLogger(__name__)
@@ -81,43 +81,54 @@ def draw(path: str, side_px: int = SMALL_PX) -> str:
     return "" if rgb is None else encode_picture(rgb, side_px)
 
 
-def show_mistakes(mistakes: Sequence[Mistake]) -> list[Shown]:
+def show_mistakes(predictions: Predictions, mistakes: Sequence[Mistake]) -> list[Shown]:
     """Return mistakes of the last evaluation with picture, evidence and neighbors.
 
-    What cannot be made here, because features or the network are missing, is left out, which is logged.
+    What cannot be made here, because features or the network are missing, is left out, which is logged. Out of folds
+    there is no evidence: the heads that made these mistakes are not kept.
     """
     if not mistakes:
         return []
     try:
-        features = read_rows([mistake.row for mistake in mistakes])
-        neighbors = find_pictured_neighbors(features)
+        features = read_rows(predictions, [mistake.row for mistake in mistakes])
+        neighbors = find_pictured_neighbors(features, [predictions.sha256[mistake.row] for mistake in mistakes])
     except RelearnError as error:
         log.warning("no similar images and no evidence maps: %s", error)
         return [Shown(mistake, draw(mistake.path, LARGE_PX), None, []) for mistake in mistakes]
-    evidence = explain_mistakes(mistakes, features)
+    evidence: list[Evidence | None] = [None] * len(mistakes)
+    if not predictions.are_out_of_fold:
+        evidence = explain_mistakes(mistakes, features)
     pictures = [draw(mistake.path, LARGE_PX) for mistake in mistakes]
     return [Shown(*parts) for parts in zip(mistakes, pictures, evidence, neighbors, strict=True)]
 
 
-def find_pictured_neighbors(features: np.ndarray) -> list[list[tuple[Neighbor, str]]]:
-    """Return the most similar training images of each row of features, with their pictures."""
+def find_pictured_neighbors(features: np.ndarray, sha256: list[str]) -> list[list[tuple[Neighbor, str]]]:
+    """Return the most similar training images of each row of features but itself, with their pictures."""
     manifest = read_manifest(paths.MANIFEST)
-    found = find_neighbors(paths.FEATURES, manifest, features, n_neighbors=N_NEIGHBORS, split="training")
+    found = find_neighbors(
+        paths.FEATURES, manifest, features, n_neighbors=N_NEIGHBORS, split="training", left_out=sha256
+    )
     return [[(neighbor, draw(neighbor.image.path)) for neighbor in row] for row in found]
 
 
-def read_rows(rows: Sequence[int]) -> np.ndarray:
-    """Return the features of evaluation images by their numbers, (len(rows), n_features)."""
+def iterate_features(predictions: Predictions) -> Iterator[np.ndarray]:
+    """Yield the features of the predicted images in their order, (rows, n_features) at a time, without views."""
+    split = None if predictions.are_out_of_fold else "evaluation"
+    for rows, values in iterate_shards(paths.FEATURES, split):
+        yield values[[row.view == "0" for row in rows]]
+
+
+def read_rows(predictions: Predictions, rows: Sequence[int]) -> np.ndarray:
+    """Return the features of images by their numbers among the predictions, (len(rows), n_features)."""
     wanted = np.asarray(rows)
-    evaluation = read_features(paths.FEATURES, "evaluation", memory_bytes=0)
-    features, start = None, 0
-    for block in evaluation.blocks:
-        if features is None:
+    features, start = np.empty((len(rows), 0), np.float32), 0
+    for block in iterate_features(predictions):
+        if not features.size:
             features = np.empty((len(rows), block.shape[1]), block.dtype)
         inside = (wanted >= start) & (wanted < start + len(block))
         features[inside] = block[wanted[inside] - start]
         start += len(block)
-    return np.empty((0, 0)) if features is None else features
+    return features
 
 
 def explain_mistakes(mistakes: Sequence[Mistake], features: np.ndarray) -> list[Evidence | None]:

@@ -19,12 +19,11 @@ from relearn.evaluation.metrics import (
 )
 from relearn.evaluation.predictions import Predictions
 from relearn.explanation.drawing import draw_scale
-from relearn.features.shards import read_features
 from relearn.inference.classifier import ClassifierRecord
 from relearn.params.pipeline import EvaluateParams
 from relearn.reporting import charts
 from relearn.reporting.image_map import draw_sprite, map_images
-from relearn.reporting.mistakes import Mistake, draw, rank_mistakes, show_mistakes
+from relearn.reporting.mistakes import Mistake, draw, iterate_features, rank_mistakes, show_mistakes
 from relearn.reporting.rendering import render_page
 from relearn.storage.files import read_csv
 
@@ -78,7 +77,7 @@ def draw_evaluation(
     Parameters
     ----------
     predictions, judged
-        Of the evaluation images, in the order of the manifest.
+        Of the evaluated images, in the order of the manifest.
     """
     mistakes = rank_mistakes(predictions)
     return render_page(
@@ -88,7 +87,7 @@ def draw_evaluation(
         bars=draw_bars(judged, measured, params.n_bins),
         baseline_class=judged.classes[int(np.bincount(judged.labels).argmax())],
         n_mistakes=len(mistakes),
-        shown=show_mistakes(mistakes[: params.n_explained]),
+        shown=show_mistakes(predictions, mistakes[: params.n_explained]),
         matrix=draw_matrix(judged) if len(judged.classes) <= MAX_MATRIX_CLASSES else None,
         pairs=draw_pairs(predictions, mistakes),
         classes=rank_classes(judged),
@@ -238,8 +237,7 @@ def thin(points: np.ndarray) -> np.ndarray:
 
 def draw_map(predictions: Predictions) -> dict[str, Any] | None:
     """Return what the template needs to draw the evaluation images as points; None if they cannot be placed."""
-    evaluation = read_features(paths.FEATURES, "evaluation", memory_bytes=0)
-    found = map_images(evaluation.blocks, len(predictions.paths))
+    found = map_images(iterate_features(predictions), len(predictions.paths))
     if found is None:
         return None
     rows = found.rows.tolist()

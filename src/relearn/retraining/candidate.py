@@ -62,12 +62,14 @@ def judge_challenger(champion: Path | None, params: RetrainParams) -> Outcome:
     images = [row for row in manifest if row.split == "evaluation" and splits.get(row.sha256) in (None, "evaluation")]
     judged = {row.sha256 for row in images}
     predictions = read_predictions(paths.PREDICTIONS)
+    if images and predictions.are_out_of_fold:  # by other heads than the challenger's
+        predictions = predict_evaluation(paths.CLASSIFIER, challenger, images)
     predictions = predictions.select(row for row, sha256 in enumerate(predictions.sha256) if sha256 in judged)
     comparison = None
     paired = Paired(len(images), 0, 0, 1.0)
     errors = count_errors(predictions, splits.keys())
     if images and not incomparable:
-        answers = predict_as_champion(champion, classifier, images)
+        answers = predict_evaluation(champion, classifier, images)
         comparison = compare_predictions("champion", "challenger", answers, predictions)
         paired = comparison.paired
     decision = decide_promotion(params, [], paired, errors, sameness)
@@ -131,8 +133,8 @@ def explain_format(name: str, champion: Classifier, challenger: Classifier) -> s
     )
 
 
-def predict_as_champion(folder: Path, classifier: Classifier, images: list[ManifestRow]) -> Predictions:
-    """Predict evaluation images with the champion, from the challenger's features if both have the same recipe.
+def predict_evaluation(folder: Path, classifier: Classifier, images: list[ManifestRow]) -> Predictions:
+    """Predict evaluation images with a classifier: from the features here, if they have the recipe of its own.
 
     Raises
     ------

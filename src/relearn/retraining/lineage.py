@@ -205,5 +205,6 @@ def describe_lineage(lineage: Lineage) -> list[str]:
         f"environment  keras {extractor['keras']}, {extractor['backend']}, Pillow {extractor['pillow']}, "
         f"{ENVIRONMENT} sha256 {lineage.environment_sha256}",
         f"evaluation   accuracy {lineage.metrics['accuracy_score']:.4f} of "
-        f"{count_nouns(lineage.metrics['n_images'], 'image')}",
+        f"{count_nouns(lineage.metrics['n_images'], 'image')}"
+        + (f", out of {lineage.metrics['n_folds']} folds" if "n_folds" in lineage.metrics else ""),
     ]
