@@ -110,7 +110,7 @@ def check_sums(folder, head, images, n_classes):
     ("network", "pooling", "n_classes"),
     [
         *[("mini_vgg", "avg", 3), ("mini_vgg", "flatten", 2), ("mini_vgg", "max", 3)],
-        *[("vgg16", "avg", 2), ("vgg16", "flatten", 3), ("mobilenet_v2", "avg", 3), ("mobilenet_v2", "flatten", 2)],
+        *[("vgg16", "avg", 2), ("vgg16", "flatten", 3), ("mobilenet_v2", "avg", 3)],
     ],
 )
 def test_maps_sum_to_the_scores(tmp_path, weights, network, pooling, n_classes):

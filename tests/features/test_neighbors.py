@@ -91,6 +91,7 @@ def test_there_may_be_fewer_than_asked_for(tmp_path):
     places, _ = find(tmp_path, manifest, rows[:1], 9, left_out=[manifest[0].sha256])
     assert sorted(places[0]) == [1, 2, 3]
     assert find(tmp_path, manifest, rows[:1], 9, split="validation") == ([[]], [[]])
+    assert find(tmp_path, manifest, rows[:0], 9) == ([], [])
 
 
 def test_zeros_are_similar_to_nothing(tmp_path):

@@ -58,7 +58,7 @@ def find_neighbors(
     """
     images = [row for row in manifest if split in (None, row.split)]
     units = _scale(queries)
-    hidden = np.array([sha256 or "" for sha256 in left_out or [""] * len(units)])
+    hidden = np.array([sha256 or "" for sha256 in left_out or [""] * len(units)], str)
     found = _Best(len(units), n_neighbors)
     start = 0
     for rows, values in iterate_shards(folder, split):
