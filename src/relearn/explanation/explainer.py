@@ -102,24 +102,24 @@ class Explainer(Predictor):
 
     def _map(self, head: LinearHead, feature_map: np.ndarray, row: np.ndarray, label: str | None) -> Explanation:
         probabilities = self._classify(row)
-        label = label or self._classifier.predict_labels(probabilities[np.newaxis])[0]
-        number = self.classes.index(label)
+        chosen = label or self._classifier.predict_labels(probabilities[np.newaxis])[0]
+        number = self.classes.index(chosen)
         coefficients = head.find_coefficients(number)
         grid = map_evidence(self._recorded.pooling, feature_map, coefficients)
         score = coefficients.bias + float(grid.sum())
-        text = describe_evidence(label, grid, is_exact=True)
-        return Explanation(label, score, coefficients.bias, grid, True, text, float(probabilities[number]))
+        text = describe_evidence(chosen, grid, is_exact=True)
+        return Explanation(chosen, score, coefficients.bias, grid, True, text, float(probabilities[number]))
 
     def _estimate(self, images: Sequence[ImageLike], labels: Sequence[str | None]) -> Iterator[Explanation]:
         n_rows = 1 + len(list_boxes(self._recorded.image_size_px))
         rows = self._compute_rows(chain.from_iterable(map(hide_boxes, self._prepare_all(images))))
         for label in labels:
             probabilities = self._classifier.predict_probabilities(np.array(list(islice(rows, n_rows))))
-            label = label or self._classifier.predict_labels(probabilities)[0]  # noqa: PLW2901
-            shares = probabilities[:, self.classes.index(label)]
+            chosen = label or self._classifier.predict_labels(probabilities)[0]
+            shares = probabilities[:, self.classes.index(chosen)]
             score, grid = estimate_evidence(shares)
-            text = describe_evidence(label, grid, is_exact=False)
-            yield Explanation(label, score, score - float(grid.sum()), grid, False, text, float(shares[0]))
+            text = describe_evidence(chosen, grid, is_exact=False)
+            yield Explanation(chosen, score, score - float(grid.sum()), grid, False, text, float(shares[0]))
 
     def _check(self, images: list[ImageLike], labels: list[str | None], features: np.ndarray | None) -> None:
         if len(labels) != len(images):
