@@ -48,7 +48,18 @@ def test_csv_layout(use_layout):
     assert {"training/cat/1.png", "validation/dog/4.png", "evaluation/dog/2.png"} < set(kept)
     assert len(kept) == 4
     assert set(excluded) == {"labels.csv", "unlisted.png"}
+    assert excluded["labels.csv"] == "the table of labels"
     assert excluded["unlisted.png"] == "not listed: labels.csv has no row of this path"
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_a_table_may_have_other_separators(use_layout, separator):
+    use_layout(layout="csv", labels_csv="labels.csv")
+    write_images(Path("source"), ["1.png", "2.png"])
+    rows = [("path", "label", "split"), ("1.png", "cat, striped", "training"), ("2.png", "dog", "evaluation")]
+    Path("source/labels.csv").write_text("".join(f"{separator.join(row)}\n" for row in rows))
+    kept, _ = restructure()
+    assert {path.partition("/")[2] for path in kept} == {"cat, striped/1.png", "dog/2.png"}
 
 
 def test_columns_of_a_table_may_have_other_names(use_layout):

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from relearn.dataset.manifest import SPLITS, describe_alike, fold_names
+from relearn.dataset.manifest import LABELS_TABLE, SPLITS, describe_alike, fold_names
 from relearn.dataset.source_files import explain_hidden, list_some
 from relearn.dataset.sources import iterate_source, read_source_file
 from relearn.errors import MisplacedFile, SourceError
@@ -83,6 +83,8 @@ class Layout:
             case "class_folders", (label, _, *_):
                 return Place(None, label)
             case "csv", _:
+                if path == PurePosixPath(self._params.labels_csv or ""):
+                    raise MisplacedFile(LABELS_TABLE)
                 if path.as_posix() not in self._listed:
                     raise MisplacedFile(f"not listed: {self._params.labels_csv} has no row of this path")
                 return self._listed[path.as_posix()]
@@ -116,6 +118,12 @@ def check_classes(labels: set[str], params: RestructureParams) -> None:
         log.warning("one class only, %r: does restructure.subfolder name the folder above the classes?", *labels)
 
 
+def open_table(text: str) -> "csv.DictReader[str]":
+    """Return the rows of a table, whose columns are separated by what its first line has most of: , ; or tab."""
+    first = text.partition("\n")[0]
+    return csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count))
+
+
 def read_labels(params: RestructureParams, splits: dict[str, str]) -> dict[str, Place]:
     """Read the CSV file of layout `csv`: the path relative to the subfolder, the label, and optionally the split.
 
@@ -132,7 +140,7 @@ def read_labels(params: RestructureParams, splits: dict[str, str]) -> dict[str, 
     except UnicodeDecodeError as error:
         raise SourceError(where=where, wanted="UTF-8", got=error, advice="save it as UTF-8") from None
     columns = params.csv_columns
-    table = csv.DictReader(io.StringIO(text, newline=""))
+    table = open_table(text)
     places: dict[str, Place] = {}
     try:
         needed = [columns.path, columns.label] + [str(params.group_column)] * (params.group_by == "column")

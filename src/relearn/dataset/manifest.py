@@ -41,7 +41,8 @@ COPY_KEPT = "same bytes in a later split"
 EMPTY_FOLDER = "empty folder"
 
 # Kinds of what a person asked for by a name or a parameter, and of what is no file: nothing was lost.
-_NOT_LOST = {"hidden file", "system file", "outside the subfolder", "not listed", EMPTY_FOLDER}
+LABELS_TABLE = "the table of labels"
+_NOT_LOST = {"hidden file", "system file", "outside the subfolder", "not listed", EMPTY_FOLDER, LABELS_TABLE}
 
 
 def describe_lost_classes(lost: Mapping[str, int]) -> list[str]:

@@ -1,13 +1,12 @@
 """What a source looks like: its layout, recognized from the names of its files and from its tables alone."""
 
 import csv
-import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from relearn.dataset.layouts import SPLIT_WORDS
+from relearn.dataset.layouts import SPLIT_WORDS, open_table
 from relearn.dataset.source_files import explain_hidden
 
 # By which a file is counted as an image before it is read, in lower case.
@@ -50,7 +49,9 @@ def recognize_source(files: Iterable[str], read: Callable[[str], bytes]) -> Reco
     images = [path for path in files if PurePosixPath(path).suffix.lower() in SUFFIXES]
     if not images:
         return None
-    tables = sorted((path for path in files if path.lower().endswith(".csv")), key=lambda path: (path.count("/"), path))
+    tables = sorted(
+        (path for path in files if path.lower().endswith((".csv", ".tsv"))), key=lambda path: (path.count("/"), path)
+    )
     for table in tables[:MAX_TABLES]:
         if found := recognize_table(table, read(table), set(images)):
             return found
@@ -106,7 +107,7 @@ def recognize_table(path: str, content: bytes, images: set[str]) -> Recognized |
     Beside it there is a column whose name is one for labels, or else the one with the fewest values.
     """
     try:
-        reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""))
+        reader = open_table(content.decode("utf-8-sig"))
         rows = [row for row, _ in zip(reader, range(N_ROWS_READ), strict=False)]
     except (UnicodeDecodeError, csv.Error):
         return None
