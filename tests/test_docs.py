@@ -2,23 +2,27 @@
 
 import ast
 import json
+import os
 import random
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 import typer
 from ruamel.yaml import YAML
 
-from conftest import ROOT
+from conftest import ROOT, write_images
 from relearn import cli, errors
+from relearn.commands.inventory import describe_source, read_source
 from relearn.commands.report import describe_evaluation
 from relearn.dataset.splitting import choose_split
 from relearn.dataset.stratification import count_shares
 from relearn.params.data import Fractions
-from relearn.params.pipeline import Params
+from relearn.params.pipeline import Params, read_params
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md")])
 PIPELINE = YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"]
@@ -165,7 +169,63 @@ def describe_shares() -> Iterator[str]:
         yield f"| {n_classes} | {n_images} | {mean:.1f} | {min(smallest)} | {zero / 1000:.1%} of the draws | {share} |"
 
 
+CLASSES = ("robin", "wren")
+NAMES = [f"{label}/{number:02}.png" for label in CLASSES for number in range(20)]
+SPLIT_FOLDERS = ("train", "val", "test")
+
+
+def list_table(separator: str, *columns: str, splits: bool = False) -> str:
+    """Return a table of `NAMES`, with their split if wanted."""
+    rows = [(name, name.split("/")[0], SPLIT_FOLDERS[number % 3]) for number, name in enumerate(NAMES)]
+    return "\n".join(separator.join(row[: len(columns)]) for row in [columns, *rows])
+
+
+# What a person may have: the files, beside them a table, and the folder or the archive that they are in.
+LAYOUTS: dict[str, tuple[list[str], dict[str, str]]] = {
+    "birds": (NAMES, {}),
+    "birds.zip": ([f"my birds/{name}" for name in NAMES], {}),
+    "birds.tar.gz": ([f"{split}/{name}" for split in SPLIT_FOLDERS for name in NAMES], {}),
+    "two-splits": ([f"{split}/{name}" for split in ("Train", "Test") for name in NAMES], {}),
+    "numbered": ([f"{split}/{n % 2}_{n}.png" for split in SPLIT_FOLDERS for n in range(20)], {}),
+    "table": (NAMES, {"labels.csv": list_table(",", "path", "label", "split")}),
+    "spreadsheet": (NAMES, {"list.csv": list_table(";", "file", "species")}),
+    "deep": ([f"europe/{name}" for name in NAMES] + [f"asia/{name}" for name in NAMES], {}),
+    "stray": ([*NAMES, "cover.png"], {}),
+    "mixed": ([f"{split}/{name}" for split in ("train", "test", "more") for name in NAMES], {}),
+    "unlabeled": ([name.replace("/", ".") for name in NAMES], {}),
+}
+
+
+def make_source(name: str, files: list[str], tables: dict[str, str]) -> None:
+    """Make a source in the current folder."""
+    folder = Path(name.split(".", maxsplit=1)[0])
+    write_images(folder, files)
+    for table, content in tables.items():
+        (folder / table).write_text(content)
+    if name != folder.name:
+        shutil.make_archive(folder.name, {"zip": "zip", "gz": "gztar"}[name.rpartition(".")[2]], folder)
+
+
+def describe_layouts() -> Iterator[str]:
+    """Show what `relearn init` finds in sources of all layouts, without what it says of formats and of few images."""
+    before, params = Path.cwd(), read_params(ROOT / "params.yaml").restructure
+    yield "```console"
+    for name, (files, tables) in LAYOUTS.items():
+        with TemporaryDirectory() as folder:
+            os.chdir(folder)
+            try:
+                make_source(name, files, tables)
+                source = read_source(name, params)
+            finally:
+                os.chdir(before)
+        examples = [*tables, files[0], files[-1]]
+        yield f"$ relearn init {name:16} # {', '.join(examples)}"
+        yield from (line for line in describe_source(source) if "median of the" not in line and "becomes" not in line)
+    yield "```"
+
+
 GENERATED = {
+    "docs/own-images.md": ("layouts", describe_layouts),
     "docs/splits.md": ("shares", describe_shares),
     "docs/pipeline.md": ("stages", describe_stages),
     "docs/exit-codes.md": ("exit codes", describe_exit_codes),

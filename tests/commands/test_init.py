@@ -111,7 +111,7 @@ def test_small_classes_get_a_minimum_that_they_meet_and_what_it_means(home, caps
     out = capsys.readouterr().out
     smallest = read_params(Path("params.yaml")).validate_.min_images.min
     assert smallest <= 9
-    assert f"so validate.min_images.min becomes {smallest}; with as many for evaluation its recall is known to" in out
+    assert f"so validate.min_images.min becomes {smallest}; by 9 for evaluation its recall is known to within" in out
     # More images: the minimum rises again.
     write_images(
         Path("photos"), [f"{split}/{c}/x{n}.png" for split in ("train", "test") for c in "ab" for n in range(150)]
@@ -137,6 +137,35 @@ def test_few_images_to_evaluate_are_judged_in_folds(home, capsys, set_params):
     write_images(Path("named"), [f"{s}/{c}/{n}.png" for s in ("train", "val", "test") for c in "ab" for n in range(6)])
     run("named")
     assert read_params(Path("params.yaml")).evaluate.by == "split"
+
+
+def test_a_table_of_a_spreadsheet(home, capsys):
+    write_images(Path("photos"), [f"{n}.png" for n in range(60)])
+    Path("photos/list.tsv").write_text("\n".join(["file\tspecies", *(f"{n}.png\t{'ab'[n % 2]}" for n in range(60))]))
+    run("photos")
+    params = read_params(Path("params.yaml")).restructure
+    assert (params.layout, params.labels_csv, params.csv_columns.label) == ("csv", "list.tsv", "species")
+    assert "  not used: 1 file, such as list.tsv (the table of labels)\n" in capsys.readouterr().out
+
+
+def test_odd_classes_are_named(home, capsys):
+    write_images(Path("photos"), [f"robin/{n}.png" for n in range(5)])
+    run("photos")
+    out = capsys.readouterr().out
+    assert "photos: 5 images of 1 class, layout class_folders\n" in out
+    assert "  one class alone: nothing can be learned until there are images of another one\n" in out
+    write_images(Path("sets"), [f"{s}/{c}/{n}.png" for s in ("train", "test", "extra") for c in "ab" for n in range(5)])
+    run("sets")
+    assert (
+        "  test, train: names of splits, but taken for classes, because extra is beside them; if they are splits, move "
+        "the others out of the source\n"
+    ) in capsys.readouterr().out
+
+
+def test_images_without_labels_get_the_layouts(home):
+    write_images(Path("photos"), [f"cat.{n}.png" for n in range(5)])
+    with pytest.raises(SourceError, match=r"see the reasons above; docs/own-images\.md has the layouts: a folder per"):
+        run("photos")
 
 
 def test_a_class_of_one_image_is_named(home, capsys):

@@ -12,18 +12,20 @@ from typing import NamedTuple
 from relearn import paths
 from relearn.dataset.assignments import read_assignments
 from relearn.dataset.inspections import Inspection, Inspections
+from relearn.dataset.layouts import SPLIT_NAMES
 from relearn.dataset.manifest import SPLITS, Exclusion, describe_lost_classes
 from relearn.dataset.near_groups import group_images
 from relearn.dataset.placing import Spool
 from relearn.dataset.reading import SourceReader
 from relearn.dataset.recognition import Recognized, recognize_source
-from relearn.dataset.source_files import count_files
+from relearn.dataset.source_files import count_files, list_some
 from relearn.dataset.sources import iterate_source, read_source_file
 from relearn.dataset.splitting import SourceImage, split_images
 from relearn.errors import SourceError
 from relearn.evaluation.intervals import compute_recall_margin
 from relearn.params.data import RestructureParams
 from relearn.params.pipeline import Params
+from relearn.runtime.text import count_nouns
 
 N_CLASSES_SHOWN = 20
 MOST_EXCLUDED = 0.05  # of the files that could be images, by the gate's own rule
@@ -151,7 +153,8 @@ def describe_source(source: Source) -> list[str]:
     formats = Counter(image.seen.format for image in images).most_common()
     middle = median(min(image.seen.width_px, image.seen.height_px) for image in images)
     lines = [
-        f"{params.source}: {len(images):,} images of {len(source.classes)} classes, layout {params.layout}{where}",
+        f"{params.source}: {count_nouns(len(images), 'image')} of {len(source.classes)} "
+        f"class{'es' if len(source.classes) > 1 else ''}, layout {params.layout}{where}",
         f"  {', '.join(f'{count:,} {name}' for name, count in formats)}; "
         f"{_show_size(sizes[0][1])} to {_show_size(sizes[-1][1])} px, median of the shorter side {middle:.0f} px",
     ]
@@ -162,7 +165,8 @@ def describe_source(source: Source) -> list[str]:
     if len(source.classes) > N_CLASSES_SHOWN:
         lines.append(f"  and {len(source.classes) - N_CLASSES_SHOWN} more classes")
     lines += [f"  no image that can be used: {name}" for name in describe_lost_classes(source.lost)]
-    return [*lines, *_describe_excluded(source.excluded), *_describe_allowed(source), *_describe_smallest(source)]
+    lines += _describe_excluded(source.excluded)
+    return [*lines, *_describe_classes(source), *_describe_allowed(source), *_describe_smallest(source)]
 
 
 def _show_size(seen: Inspection) -> str:
@@ -175,6 +179,20 @@ def _describe_excluded(excluded: Sequence[Exclusion]) -> list[str]:
     return [
         f"  not used: {count_files(count)}, such as {examples[kind].path} ({examples[kind].reason})"
         for kind, count in kinds.most_common()
+    ]
+
+
+def _describe_classes(source: Source) -> list[str]:
+    """Return what is odd about the classes: only one, or some that are called like splits."""
+    if len(source.classes) == 1:
+        return ["  one class alone: nothing can be learned until there are images of another one"]
+    splits = [label for label in source.classes if label.lower() in SPLIT_NAMES]
+    others = [label for label in source.classes if label not in splits]
+    if not splits:
+        return []
+    return [
+        f"  {list_some(splits)}: names of splits, but taken for classes, because {list_some(others)} is beside them; "
+        "if they are splits, move the others out of the source"
     ]
 
 
@@ -204,9 +222,10 @@ def _describe_smallest(source: Source) -> list[str]:
     split, label = min(((s, c) for s in SPLITS for c in source.classes), key=lambda key: source.counts[key])
     if n_images == 0:
         return [f"  {label} has no image in {split}, so the data will not pass the gate: add images of {label}"]
+    n_evaluated = source.counts[SPLITS[-1], label]
     return [
-        f"  {label} has {n_images} images in {split}, so validate.min_images.min becomes {n_images}; with as many for "
-        f"evaluation its recall is known to within {compute_recall_margin(n_images):.0f} points"
+        f"  {label} has {n_images} images in {split}, so validate.min_images.min becomes {n_images}; by {n_evaluated} "
+        f"for evaluation its recall is known to within {compute_recall_margin(n_evaluated):.0f} points"
     ]
 
 
