@@ -22,6 +22,7 @@ import pandas as pd
 from relearn import paths
 from relearn.dataset import inspections
 from relearn.dataset.assignments import write_assignments
+from relearn.dataset.corrections import Corrected
 from relearn.dataset.manifest import SPLITS, Exclusion, hash_tables
 from relearn.dataset.near_duplicates import SecondLook
 from relearn.dataset.near_groups import find_near_groups
@@ -51,6 +52,7 @@ def measure_restructure(source, layout):
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         shutil.copytree(source, "source")
+        shutil.copytree(ROOT / "data", "data", ignore=lambda _, names: set(names) - {"corrections.csv"})
         params = read_params(ROOT / "params.yaml").restructure.model_copy(update={"source": "source", "layout": layout})
         files = sorted(path for path in Path("source").rglob("*") if path.is_file())
         first, _ = measure(run, params)
@@ -98,6 +100,7 @@ def write_data(n_rows, is_good):
     sightings.to_csv(paths.SIGHTINGS, index=False)
     np.save(paths.HASHES, np.zeros((n_rows, N_HASHES, HASH_BYTES), np.uint8))
     write_csv(paths.EXCLUDED, Exclusion._fields, [])
+    write_csv(paths.CORRECTED, Corrected._fields, [])
     write_assignments(paths.SPLITS, {})
     write_json(paths.SOURCE, {"source": "source", "n_files": n_rows, "lost_classes": {}, **hash_tables()})
 
@@ -105,8 +108,9 @@ def write_data(n_rows, is_good):
 def measure_suite(n_rows, kind):
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        for name in ("params.yaml", "expectations.json"):
-            shutil.copy(ROOT / name, folder)
+        for name in ("params.yaml", "expectations.json", "data/corrections.csv"):
+            Path(name).parent.mkdir(exist_ok=True)
+            shutil.copy(ROOT / name, name)
         write_data(n_rows, kind == "good")
         command = [sys.executable, "-m", "relearn", "validate"]
         seconds, answer = measure(lambda: subprocess.run(command, capture_output=True, text=True, check=False))

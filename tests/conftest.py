@@ -102,11 +102,17 @@ def write_images(folder: Path, names: list[str], first_seed: int = 0) -> None:
         (folder / name).write_bytes(encode_image(draw_image(seed)))
 
 
+def copy_settings(folder: Path) -> None:
+    """Copy params.yaml and the files that it names for a person to write: own checks, corrections."""
+    (folder / "data").mkdir(exist_ok=True)
+    for name in ("params.yaml", "expectations.json", "data/corrections.csv"):
+        shutil.copy(ROOT / name, folder / name)
+
+
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to work in, with the repository's params.yaml and the file of own checks that it names."""
-    for name in ("params.yaml", "expectations.json"):
-        shutil.copy(ROOT / name, tmp_path)
+    """An empty folder to work in, with the repository's params.yaml and the files that a person writes."""
+    copy_settings(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

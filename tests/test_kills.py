@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from conftest import SMALL, choose, execute, make_environment, write_images
+from conftest import SMALL, choose, copy_settings, execute, make_environment, write_images
 from relearn.dataset.manifest import SPLITS
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
@@ -35,8 +35,7 @@ def run(folder, stage):
 def test_killed_at_any_moment(tmp_path, set_params, root, stage):
     for folder in (tmp_path / "disturbed", tmp_path / "undisturbed"):
         folder.mkdir()
-        for name in ("params.yaml", "expectations.json"):
-            shutil.copy(root / name, folder)
+        copy_settings(folder)
         set_params(SMALL, folder / "params.yaml")
         names = [f"{split}/{label}/{n}.png" for split in SPLITS for label in ("cat", "dog") for n in range(60)]
         write_images(folder / "images", names)

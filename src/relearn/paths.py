@@ -52,6 +52,7 @@ MANIFEST = Path("data/manifest.csv")
 SIGHTINGS = Path("data/sightings.csv")
 HASHES = Path("data/hashes.npy")
 EXCLUDED = Path("data/excluded.csv")
+CORRECTED = Path("data/corrected.csv")
 SPLITS = Path("data/splits.csv")
 SOURCE = Path("data/source.json")
 

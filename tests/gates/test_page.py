@@ -6,6 +6,7 @@ import pytest
 
 from conftest import write_images
 from relearn import paths
+from relearn.dataset.corrections import Corrected, count_corrections
 from relearn.dataset.manifest import Exclusion
 from relearn.gates.page import N_CLASSES, N_EXCLUDED, draw_bars, draw_page
 
@@ -176,3 +177,21 @@ def test_excluded_copy_is_shown_by_the_one_that_was_kept(tables):
 def test_page_of_a_manifest_without_its_columns(workspace):
     page = draw_page(make_report(), pd.DataFrame({"x": []}), pd.DataFrame({"source_path": []}), [])
     assert "Class balance" in page
+
+
+def test_corrections_are_shown_with_their_pictures(workspace):
+    tables = make_rows(["training/dog/1.png"])
+    rows = [
+        Corrected("", "a" * 64, "keep", "", "", "", ""),
+        Corrected("zip/training/dog/1.png", "b" * 64, "relabel", EVIL, "dog", EVIL, "me"),
+    ]
+    report = make_report() | {"corrections": count_corrections(rows)}
+    page = draw_page(report, *tables, [], rows)
+    assert EVIL not in page
+    reader = Reader(page)
+    text = " ".join(reader.text)
+    assert "Corrections 1 relabel, 1 without image" in text
+    assert f"no image has sha256 {'a' * 64}" in text
+    assert f"relabel {EVIL} \N{RIGHTWARDS ARROW} dog" in text
+    assert reader.pictures.count("training/dog/1.png") == 2  # in the balance, too
+    assert "Corrections" not in Reader(draw_page(make_report(), *tables, [])).text

@@ -6,6 +6,7 @@ import pytest
 from conftest import commit, draw_image, encode_image, git, write_groups
 from gate_data import ROWS, change, make_params, without
 from relearn import paths
+from relearn.dataset.corrections import Corrected
 from relearn.dataset.manifest import TABLES, Exclusion, ManifestRow, SourceDetails, hash_tables
 from relearn.errors import IntegrityError, ValidationFailed
 from relearn.images.fingerprints import HASH_BYTES, N_HASHES, write_hashes
@@ -19,6 +20,7 @@ def write_data(rows):
     write_csv(paths.SIGHTINGS, SourceDetails._fields, [SourceDetails(row.path, row.path, 50.0) for row in rows])
     write_hashes(paths.HASHES, len(rows), [b""] * len(rows))
     write_csv(paths.EXCLUDED, Exclusion._fields, [])
+    write_csv(paths.CORRECTED, Corrected._fields, [])
     write_groups({})
     write_json(paths.SOURCE, {"source": "source", "n_files": len(rows), "lost_classes": {}, **hash_tables()})
     for seed, row in enumerate(rows):
@@ -112,6 +114,8 @@ def test_table_of_another_run_is_reported(workspace, path):
         write_hashes(path, len(ROWS), [bytes([7]) * N_HASHES * HASH_BYTES] * len(ROWS))
     elif path == paths.EXCLUDED:
         write_csv(path, Exclusion._fields, [("x.png", "hidden")])
+    elif path == paths.CORRECTED:
+        write_csv(path, Corrected._fields, [Corrected("x.png", "a", "keep", "cat", "cat", "", "")])
     elif path == paths.SIGHTINGS:
         path.write_text(path.read_text().replace(",50.0", ",51.0", 1))
     else:
@@ -142,7 +146,9 @@ def test_reports_are_the_same_each_time(workspace, monkeypatch):
     assert report["manifest_sha256"] == hash_file(paths.MANIFEST)
 
 
-@pytest.mark.parametrize("path", [paths.MANIFEST, paths.SIGHTINGS, paths.HASHES, paths.EXCLUDED, paths.SOURCE])
+@pytest.mark.parametrize(
+    "path", [paths.MANIFEST, paths.SIGHTINGS, paths.HASHES, paths.EXCLUDED, paths.CORRECTED, paths.SOURCE]
+)
 def test_what_is_missing_is_named(workspace, path):
     write_data(ROWS)
     path.unlink()

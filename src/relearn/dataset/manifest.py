@@ -17,6 +17,7 @@ TABLES = {
     "sightings_sha256": paths.SIGHTINGS,
     "hashes_sha256": paths.HASHES,
     "excluded_sha256": paths.EXCLUDED,
+    "corrected_sha256": paths.CORRECTED,
 }
 
 
@@ -37,12 +38,23 @@ class ManifestRow(NamedTuple):
 # The kind of an exclusion; the rest of its reason says which copy was kept in which split.
 COPY_KEPT = "same bytes in a later split"
 
+# The kind of what a person dropped by `data/corrections.csv`.
+DROPPED = "dropped by a correction"
+
 # The kind of what is listed with the excluded files, but is no file.
 EMPTY_FOLDER = "empty folder"
 
 # Kinds of what a person asked for by a name or a parameter, and of what is no file: nothing was lost.
 LABELS_TABLE = "the table of labels"
-_NOT_LOST = {"hidden file", "system file", "outside the subfolder", "not listed", EMPTY_FOLDER, LABELS_TABLE}
+_NOT_LOST = {
+    "hidden file",
+    "system file",
+    "outside the subfolder",
+    "not listed",
+    DROPPED,
+    EMPTY_FOLDER,
+    LABELS_TABLE,
+}
 
 
 def describe_lost_classes(lost: Mapping[str, int]) -> list[str]:

@@ -1,12 +1,14 @@
 """`reports/validation.html`: what the gate found, on one page with pictures that loads no other file."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from relearn import paths
+from relearn.dataset.corrections import Corrected
 from relearn.dataset.manifest import SPLITS, Exclusion
 from relearn.images.thumbnails import draw_picture
 
@@ -15,6 +17,7 @@ TEMPLATE = Path(__file__).with_name("page.html")
 N_SAMPLES = 4  # of each class
 N_CLASSES = 60  # in the picture of the balance
 N_EXCLUDED = 500
+N_CORRECTED = 200
 
 
 class Thumbnail(NamedTuple):
@@ -35,7 +38,13 @@ class Bar(NamedTuple):
     samples: list[Thumbnail]
 
 
-def draw_page(report: dict[str, Any], manifest: pd.DataFrame, details: pd.DataFrame, excluded: list[Exclusion]) -> str:
+def draw_page(
+    report: dict[str, Any],
+    manifest: pd.DataFrame,
+    details: pd.DataFrame,
+    excluded: list[Exclusion],
+    corrected: Sequence[Corrected] = (),
+) -> str:
     """Return the page as HTML.
 
     Parameters
@@ -65,6 +74,8 @@ def draw_page(report: dict[str, Any], manifest: pd.DataFrame, details: pd.DataFr
         excluded=draw_excluded(excluded[:N_EXCLUDED], rows),
         n_excluded=len(excluded),
         kinds=Counter(exclusion.kind for exclusion in excluded).most_common(),
+        corrected=draw_corrected(corrected[:N_CORRECTED], rows),
+        n_corrected=len(corrected),
         paths=paths,
     )
 
@@ -84,6 +95,13 @@ def draw_excluded(excluded: list[Exclusion], rows: pd.DataFrame) -> list[tuple[E
     kept = {row["source_path"]: row for row in rows[rows["source_path"].isin(copies.values())].to_dict("records")}
     drawn = {path: draw_thumbnail(row) for path, row in kept.items()}
     return [(exclusion, drawn.get(copies.get(exclusion, ""))) for exclusion in excluded]
+
+
+def draw_corrected(corrected: Sequence[Corrected], rows: pd.DataFrame) -> list[tuple[Corrected, Thumbnail | None]]:
+    """Return each correction with a thumbnail, if its image is in the dataset."""
+    wanted = {row.path for row in corrected}
+    found = {row["source_path"]: row for row in rows[rows["source_path"].isin(wanted)].to_dict("records")}
+    return [(row, draw_thumbnail(found[row.path]) if row.path in found else None) for row in corrected]
 
 
 def draw_thumbnail(row: dict[Any, Any]) -> Thumbnail:

@@ -6,6 +6,7 @@ import pandas as pd
 
 from relearn import paths
 from relearn.dataset.assignments import read_groups
+from relearn.dataset.corrections import Corrected
 from relearn.dataset.manifest import TABLES, Exclusion, hash_tables
 from relearn.errors import IntegrityError
 from relearn.gates.reference import find_reference
@@ -38,6 +39,7 @@ def read_data() -> Data:
             advice=AGAIN,
         )
     excluded = [Exclusion(*row) for row in read_csv(paths.EXCLUDED, Exclusion._fields)]
+    corrected = [Corrected(*row) for row in read_csv(paths.CORRECTED, Corrected._fields)]
     for key, found in hash_tables().items():
         if found != record[key]:
             raise IntegrityError(
@@ -50,7 +52,7 @@ def read_data() -> Data:
     before, is_accepted = find_reference(committed, hash_file(paths.MANIFEST), source)
     images = list(manifest["sha256"].fillna("")) if "sha256" in manifest else []
     groups = read_groups(paths.SPLITS, images)
-    return Data(manifest, details, hashes, excluded, source, n_files, before, is_accepted, groups, lost)
+    return Data(manifest, details, hashes, excluded, source, n_files, before, is_accepted, groups, lost, corrected)
 
 
 def read_table(path: Path) -> pd.DataFrame:

@@ -1,7 +1,7 @@
 """The tables that the checks of the images are about, derived from what `restructure` wrote."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from relearn import paths
+from relearn.dataset.corrections import Corrected
 from relearn.dataset.manifest import EMPTY_FOLDER, SPLITS, Exclusion, SourceDetails, find_form, fold_name
 from relearn.errors import IntegrityError
 from relearn.gates.expectations import Table
@@ -27,6 +28,7 @@ class Data(NamedTuple):
 
     groups : of each image, or its own hash; None without groups
     lost : the number of files of each class that has files or a folder in the source, but no image
+    corrected : the files that a correction concerns
     """
 
     manifest: pd.DataFrame
@@ -39,6 +41,7 @@ class Data(NamedTuple):
     is_accepted: bool
     groups: list[str] | None = None
     lost: Mapping[str, int] = MappingProxyType({})
+    corrected: Sequence[Corrected] = ()
 
 
 def check_tables(manifest: pd.DataFrame, details: pd.DataFrame, hashes: np.ndarray) -> None:

@@ -66,6 +66,7 @@ class RestructureParams(Block):
     group_pattern: Annotated[str, Field(max_length=MAX_PATTERN)] | None
     duplicates: Literal["exclude", "keep"]
     max_megapixels: Annotated[int, Field(gt=0, le=250)]  # `limits.MAX_PIXELS`
+    corrections: str
 
     @model_validator(mode="after")
     def _suit_layout(self) -> "RestructureParams":

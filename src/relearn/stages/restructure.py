@@ -8,6 +8,7 @@ from pathlib import Path
 
 from relearn import paths
 from relearn.dataset.assignments import Assignment, read_assignments, write_assignments
+from relearn.dataset.corrections import Corrected, apply_corrections, describe_corrections, read_corrections
 from relearn.dataset.inspections import Inspections
 from relearn.dataset.layouts import check_classes
 from relearn.dataset.manifest import (
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 def run(params: RestructureParams) -> None:
-    """Write `data/dataset/`, `data/manifest.csv` and the tables beside it: source details, hashes, excluded, source.
+    """Write `data/dataset/`, `data/manifest.csv` and the tables beside it.
 
     `data/splits.csv` is read and written again: an image keeps the split that it was given once.
 
@@ -50,6 +51,7 @@ def run(params: RestructureParams) -> None:
     source = Path(params.source)
     check_source(source)
     known = read_assignments(paths.SPLITS)
+    corrections = read_corrections(Path(params.corrections))
     with (
         write_folder(paths.DATASET) as folder,
         Inspections(paths.find_inspections(), params.max_megapixels * 1_000_000) as inspections,
@@ -59,8 +61,10 @@ def run(params: RestructureParams) -> None:
         images, excluded = reader.inspect_files()
         n_files = len(images) + len(excluded)
         images = group_images(images, params, known, spool.read_content)
-        cut = split_images(images, params, known)
-        excluded += cut.excluded
+        # After the groups: a correction moves no other image to another split.
+        corrected = apply_corrections(images, corrections, Path(params.corrections))
+        cut = split_images(corrected.kept, params, known)
+        excluded += corrected.excluded + cut.excluded
         named = name_images(cut.kept)
         rows = [row for row, _ in named]
         spool.place_images(rows, folder)
@@ -75,8 +79,12 @@ def run(params: RestructureParams) -> None:
     write_csv(paths.SIGHTINGS, SourceDetails._fields, details)
     write_hashes(paths.HASHES, len(named), (base64.b64decode(image.seen.hashes) for _, image in named))
     write_csv(paths.EXCLUDED, Exclusion._fields, sorted(excluded))
+    write_csv(paths.CORRECTED, Corrected._fields, corrected.rows)
     write_json(paths.SOURCE, {"source": params.source, "n_files": n_files, "lost_classes": lost, **hash_tables()})
     _log_summary(source, rows, excluded)
+    for write, text in zip((log.info, log.warning), describe_corrections(corrected.rows), strict=True):
+        if text:
+            write("%s: %s", params.corrections, text)
     _log_assignments(cut, known)
     if lost:
         log.warning("%s: no image was kept of %s", source, list_some(describe_lost_classes(lost)))

@@ -5,6 +5,7 @@ from collections import Counter
 from typing import Any
 
 from relearn import paths
+from relearn.dataset.corrections import count_corrections
 from relearn.errors import ValidationFailed
 from relearn.gates.checks import check_data, describe_verdict
 from relearn.gates.expectations import Finding, has_errors
@@ -32,7 +33,7 @@ def run(params: ValidateParams) -> None:
     report = make_report(data, findings)
     write_json(paths.VALIDATION_REPORT, report)
     with write_file(paths.VALIDATION_PAGE) as file:
-        file.write(draw_page(report, data.manifest, data.details, data.excluded).encode())
+        file.write(draw_page(report, data.manifest, data.details, data.excluded, data.corrected).encode())
     summary = "\n".join(describe_verdict(findings, data.manifest, params))
     if has_errors(findings):
         raise ValidationFailed(summary)
@@ -50,5 +51,6 @@ def make_report(data: Data, findings: list[Finding]) -> dict[str, Any]:
         "n_images": len(data.manifest),
         "classes": count_labels(data.manifest),
         "excluded": dict(sorted(Counter(exclusion.kind for exclusion in data.excluded).items())),
+        "corrections": count_corrections(data.corrected),
         "findings": [finding._asdict() for finding in findings],
     }
