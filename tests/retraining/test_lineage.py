@@ -12,7 +12,7 @@ from relearn import cli
 from relearn.errors import IntegrityError
 from relearn.repository.committed import read_committed
 from relearn.repository.tags import list_tags
-from relearn.retraining.lineage import find_image_uses, find_lineage
+from relearn.retraining.lineage import describe_lineage, find_image_uses, find_lineage
 from relearn.storage.files import hash_bytes
 
 EXTRACTOR = {
@@ -112,6 +112,22 @@ def test_which_classifiers_saw_an_image(repository):
     assert "release/current: wanted a tag" in str(runner.invoke(cli.app, ["lineage"]).exception)
     answer = runner.invoke(cli.app, ["lineage", "v10"])
     assert "images       3 (training 1, validation 1, evaluation 1), data/manifest.csv sha256 " in answer.output
+    assert "corrections  0, sha256 " in answer.output
+
+
+def test_corrections_are_named_with_their_hash(repository):
+    with (repository / "data/corrections.csv").open("a") as file:
+        file.write(
+            "".join(f"{letter * 64},{action},,,\n" for letter, action in (("a", "keep"), ("b", "keep"), ("c", "drop")))
+        )
+    content = (repository / "data/corrections.csv").read_bytes()
+    write(repository, 12, ("a", "training"))
+    found = find_lineage("v12")
+    assert (found.corrections, found.corrections_sha256) == ({"keep": 2, "drop": 1}, hash_bytes(content))
+    assert f"corrections  3 (drop 1, keep 2), sha256 {hash_bytes(content)}" in describe_lineage(found)
+    (repository / "params.yaml").write_text("retrain: {}")  # older than corrections are
+    write(repository, 13, ("a", "training"))
+    assert "corrections  none: the revision has no file of them" in describe_lineage(find_lineage("v13"))
 
 
 def test_what_is_no_image_is_no_answer(workspace):

@@ -15,6 +15,7 @@ from relearn import paths
 from relearn.dataset.manifest import SPLITS
 from relearn.errors import IntegrityError
 from relearn.inference.classifier import RECORD
+from relearn.params.yaml_file import parse_yaml
 from relearn.repository.committed import read_committed
 from relearn.repository.git import find_commit
 from relearn.repository.tags import TAG, list_tags, name_tag
@@ -37,6 +38,8 @@ class Lineage(NamedTuple):
         Of `data/manifest.csv` and of `requirements.lock`.
     params
         The content of `params.yaml`.
+    corrections, corrections_sha256
+        The rows of the file of corrections by action, and its hash; None if the revision has no such file.
     record
         The content of `classifier.json`.
     metrics
@@ -49,6 +52,8 @@ class Lineage(NamedTuple):
     manifest_sha256: str
     environment_sha256: str
     params: str
+    corrections: dict[str, int]
+    corrections_sha256: str | None
     record: dict[str, Any]
     metrics: dict[str, Any]
 
@@ -81,16 +86,29 @@ def read_lineage(revision: str) -> Lineage:
             where=revision, wanted=f"a tag ({known}), another revision of git, or a classifier's folder", got="none"
         )
     manifest = read_committed(Path(), commit, paths.MANIFEST)
+    params = decode_text(read_committed(Path(), commit, paths.PARAMS), f"{paths.PARAMS} of {revision}")
     return Lineage(
         revision if TAG.fullmatch(revision) else None,
         commit,
         parse_images(manifest),
         hash_bytes(manifest),
         hash_bytes(read_committed(Path(), commit, ENVIRONMENT)),
-        decode_text(read_committed(Path(), commit, paths.PARAMS), f"{paths.PARAMS} of {revision}"),
+        params,
+        *_count_corrections(commit, params, revision),
         _read_object(commit, paths.CLASSIFIER / RECORD, ("extractor", "head", "options", "record_sha256")),
         _read_object(commit, paths.EVALUATION_METRICS, ("accuracy_score", "n_images")),
     )
+
+
+def _count_corrections(commit: str, params: str, revision: str) -> tuple[dict[str, int], str | None]:
+    """Return the rows by action of the corrections that the parameters name, and the file's hash, if there is one."""
+    blocks = parse_yaml(params.encode(), f"{paths.PARAMS} of {revision}")
+    block = blocks.get("restructure") if isinstance(blocks, dict) else None
+    if not isinstance(block, dict) or not isinstance(path := block.get("corrections"), str):
+        return {}, None  # older than corrections are
+    content = read_committed(Path(), commit, Path(path))
+    rows = csv.DictReader(io.StringIO(decode_text(content, f"{path} of {revision}")))
+    return Counter(str(row.get("action")) for row in rows), hash_bytes(content)
 
 
 def _read_object(revision: str, path: Path, keys: Sequence[str] = ()) -> dict[str, Any]:
@@ -198,6 +216,7 @@ def describe_lineage(lineage: Lineage) -> list[str]:
         f"{lineage.tag or 'no tag'}, commit {lineage.commit}",
         f"images       {len(lineage.images):,} ({', '.join(f'{split} {counts[split]:,}' for split in SPLITS)}), "
         f"{paths.MANIFEST} sha256 {lineage.manifest_sha256}",
+        f"corrections  {_describe_corrections(lineage)}",
         f"network      {extractor['network']}, weights {extractor['weights']}, "
         f"network_sha256 {extractor['network_sha256']}",
         f"head         {lineage.record['head']} {json.dumps(lineage.record['options'])}, "
@@ -208,3 +227,12 @@ def describe_lineage(lineage: Lineage) -> list[str]:
         f"{count_nouns(lineage.metrics['n_images'], 'image')}"
         + (f", out of {lineage.metrics['n_folds']} folds" if "n_folds" in lineage.metrics else ""),
     ]
+
+
+def _describe_corrections(lineage: Lineage) -> str:
+    if lineage.corrections_sha256 is None:
+        return "none: the revision has no file of them"
+    counts = ", ".join(f"{action} {n:,}" for action, n in sorted(lineage.corrections.items()))
+    return (
+        f"{sum(lineage.corrections.values()):,}{f' ({counts})' if counts else ''}, sha256 {lineage.corrections_sha256}"
+    )
