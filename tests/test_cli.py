@@ -52,7 +52,7 @@ def test_command_refuses_the_code_of_another_clone(workspace):
         IntegrityError, match=r"wanted the code of this folder, .*, got that of .*; run `make setup`, then"
     ):
         cli.app(["restructure"], standalone_mode=False)
-    assert not Path("data").exists()
+    assert not paths.MANIFEST.exists()
 
 
 @pytest.mark.parametrize("command", ["restructure", "validate", "finetune", "extract", "train", "evaluate"])

@@ -349,6 +349,21 @@ def mistakes(
 
 
 @app.command()
+def suspects(
+    n: Annotated[int, typer.Option("--n", min=1, metavar="N", help="The number of labels.")] = 50,
+) -> None:
+    """Write a page and a table of the labels to look at first, because another class is likelier."""
+    from relearn.commands.suspects import describe_suspects, find_suspects, write_suspects
+
+    enter_root(needs_params=True)
+    params = read_params(paths.PARAMS)
+    found = find_suspects(n, params.train, Path(params.restructure.corrections))
+    write_suspects(found)
+    more = [f"evaluation images, apart: {len(found.evaluation):,}"] if found.evaluation else []
+    print_lines(*describe_suspects(found), *more, f"{paths.SUSPECTS_PAGE}, {paths.SUSPECTS}")
+
+
+@app.command()
 def views(
     output: Annotated[
         Path | None, typer.Option(help="Write the page there.", show_default=str(paths.VIEWS_PAGE))

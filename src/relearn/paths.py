@@ -75,6 +75,8 @@ INTERVALS = Path("reports/intervals.json")
 PREDICTIONS = Path("reports/predictions.csv")
 EVALUATION_PAGE = Path("reports/evaluation.html")
 CLASS_REPORT = Path("reports/classes.csv")
+SUSPECTS = Path("reports/suspects.csv")
+SUSPECTS_PAGE = Path("reports/suspects.html")
 MISTAKES_PAGE = Path("reports/mistakes.html")
 VIEWS_PAGE = Path("reports/views.html")
 
