@@ -14,7 +14,7 @@ from relearn.dataset.manifest import SPLITS
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
-N_KILLS = {"restructure": choose(3, 8), "validate": choose(3, 5)}
+N_KILLS = {"restructure": choose(2, 6), "validate": choose(2, 4)}
 
 
 def read_results(folder):

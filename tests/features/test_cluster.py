@@ -112,7 +112,7 @@ def start_extract(clone, address):
 
 
 @pytest.mark.parametrize(
-    "n_workers", [2, pytest.param(1, marks=[pytest.mark.long, RARE]), pytest.param(4, marks=pytest.mark.long)]
+    "n_workers", [2, pytest.param(1, marks=[pytest.mark.long, RARE]), pytest.param(4, marks=[pytest.mark.long, RARE])]
 )
 def test_features_are_those_of_one_machine(local, clone, cluster_of, n_workers):
     address, _, _ = cluster_of(n_workers)

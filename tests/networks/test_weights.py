@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from conftest import ROOT, VGG16, draw_image
+from conftest import RARE, ROOT, VGG16, draw_image
 from relearn.errors import NetworkError
 from relearn.networks.extractor import Extractor
 from relearn.networks.weights import check_weights_file, hash_network, set_random_weights
@@ -22,7 +22,7 @@ def prepare(extractor, n_images):
     return [extractor.prepare_image(draw_image(seed, (50, 40))) for seed in range(n_images)]
 
 
-@pytest.mark.parametrize("network", ["vgg16", "mobilenet_v2", pytest.param("densenet121", marks=pytest.mark.long)])
+@pytest.mark.parametrize("network", ["vgg16", "mobilenet_v2", pytest.param("densenet121", marks=RARE)])
 def test_random_weights_are_seeded_and_keep_the_scale(network):
     first, same, other = (make_extractor(network=network, pooling="avg", seed=seed) for seed in (1, 1, 2))
     assert first.record.network_sha256 == same.record.network_sha256 != other.record.network_sha256
