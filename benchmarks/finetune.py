@@ -233,6 +233,7 @@ def tune_here(list_of_changes):
 def write_params(source, network, weights, size, changes):
     params = YAML(typ="safe", pure=True).load(ROOT / "params.yaml")
     params["restructure"] |= {"source": str(source), "layout": "split_class_folders"}
+    params["restructure"]["corrections"] = str(ROOT / "data" / "corrections.csv")
     params["validate"]["suite"] = str(ROOT / "expectations.json")
     params["extract"] |= {"network": network, "image_size_px": size}
     params["extract"] |= {"weights": str(weights), "weights_sha256": hash_file(weights)}

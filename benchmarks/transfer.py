@@ -74,6 +74,7 @@ def make_params(extractor):
     """Return the repository's parameters with the images of this folder and another extractor."""
     block = read_params(ROOT / "params.yaml").model_dump(by_alias=True)
     block["restructure"] |= {"source": "images", "layout": "csv", "labels_csv": "labels.csv", "labels": {}}
+    block["restructure"]["corrections"] = str(ROOT / "data" / "corrections.csv")
     block["validate"] |= {"min_images": {"severity": "warn", "min": 20}, "suite": str(ROOT / "expectations.json")}
     block["extract"] |= {"image_size_px": 32, "precision": "float32", "feature_dtype": "float32", **extractor}
     return Params.model_validate(block)

@@ -37,6 +37,7 @@ AUGMENT = {
 def write_params(source, weights, size, n_views, options):
     params = YAML(typ="safe", pure=True).load(ROOT / "params.yaml")
     params["restructure"]["source"] = str(source)
+    params["restructure"]["corrections"] = str(ROOT / "data" / "corrections.csv")
     params["validate"]["suite"] = str(ROOT / "expectations.json")
     params["augment"] |= options
     params["extract"] |= {"views": n_views}
