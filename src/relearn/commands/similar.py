@@ -98,7 +98,7 @@ def describe_similar(similar: Similar) -> list[str]:
 def write_similar(path: Path, similar: Similar) -> None:
     """Write the page: the image, and its neighbors with their labels."""
     same = [f"the same as {row.path}, {row.label}, {row.split}" for row in similar.same]
-    figures = [Figure(similar.uri, "the image that was asked for", [similar.name, *same])]
+    figures = [Figure(similar.uri, "the image that was asked for", ["asked for", *same])]
     figures += [
         Figure(draw_picture(row.path), f"an image of {row.label}", [f"{row.label}  {cosine:.4f}", row.path, row.split])
         for row, cosine in similar.neighbors

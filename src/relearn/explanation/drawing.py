@@ -1,4 +1,4 @@
-"""Pictures of evidence maps: the photo as the network sees it, and over it blue against and orange for the class."""
+"""Pictures of evidence maps: the photo in gray, and over it blue against and orange for the class."""
 
 import base64
 import io
@@ -13,13 +13,13 @@ from relearn.inference.inputs import ImageLike, read_image
 # Okabe and Ito's vermilion and blue, which people with any color blindness distinguish (https://jfly.uni-koeln.de/color).
 FOR, AGAINST = (213, 94, 0), (0, 114, 178)
 MAX_OPACITY = 0.8
-COLOR_SHARE = 0.35  # that is left of the colors of the photo, so that they are not mistaken for evidence
 
 
 def draw_explanation(image: ImageLike, explanation: Explanation, size_px: int) -> str:
     """Return a JPEG (size_px, size_px) as a data URI: an image with its evidence map over it.
 
-    The image is stretched to a square, as the network sees it. The color is transparent where a position adds nothing,
+    The image is stretched to a square, as the network sees it, and gray, so that its colors are not mistaken for
+    evidence. The color is transparent where a position adds nothing,
     and as strong as possible where one adds or takes away the most in this image.
 
     Raises
@@ -48,15 +48,14 @@ def _encode(pixels: np.ndarray) -> str:
 
 
 def paint_map(pixels: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    """Return pixels (height, width, 3) uint8 with an evidence map (rows, columns) over them."""
+    """Return pixels (height, width, 3) uint8 in gray, with an evidence map (rows, columns) in color over them."""
     height, width, _ = pixels.shape
     strength = grid / max(np.abs(grid).max(), np.finfo(np.float64).tiny)
     resized = Image.fromarray(strength.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
     smooth = np.asarray(resized)[..., np.newaxis]
-    gray = pixels @ np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
-    photo = COLOR_SHARE * pixels + (1 - COLOR_SHARE) * gray[..., np.newaxis]
+    gray = np.asarray(Image.fromarray(pixels).convert("L"))[..., np.newaxis]
     opacity = MAX_OPACITY * np.abs(smooth)
-    painted = (1 - opacity) * photo + opacity * np.where(smooth > 0, FOR, AGAINST)
+    painted = (1 - opacity) * gray + opacity * np.where(smooth > 0, FOR, AGAINST)
     return np.asarray(painted.round(), np.uint8)
 
 
