@@ -89,7 +89,7 @@ def write_explained(path: Path, explained: Sequence[Explained]) -> None:
         cards.append(Card(title, f"{found.text[:1].upper()}{found.text[1:]}.", [photo, painted]))
     kinds = {found.is_exact: EXACT if found.is_exact else ESTIMATE for _, _, found in explained}
     title = f"What {count_nouns(len(explained), 'image')} {'was' if len(explained) == 1 else 'were'} judged by"
-    write_pictures(path, title, [*HOW_TO_READ, *kinds.values()], cards, legend=draw_scale(), width_rem=9.5)
+    write_pictures(path, title, [*HOW_TO_READ, *kinds.values()], cards, legend=draw_scale())
 
 
 def _describe_score(found: Explanation) -> str:

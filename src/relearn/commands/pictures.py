@@ -25,9 +25,7 @@ class Card(NamedTuple):
     figures: Sequence[Figure]
 
 
-def write_pictures(
-    path: Path, title: str, texts: Sequence[str], cards: Sequence[Card], *, legend: str = "", width_rem: float = 9
-) -> None:
+def write_pictures(path: Path, title: str, texts: Sequence[str], cards: Sequence[Card], *, legend: str = "") -> None:
     """Write the page.
 
     Parameters
@@ -36,8 +34,6 @@ def write_pictures(
         Paragraphs below the title.
     legend
         Markup that is trusted.
-    width_rem
-        The least width of a picture; a phone of 390 px has room for 22.
     """
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
@@ -48,7 +44,6 @@ def write_pictures(
         texts=texts,
         cards=cards,
         legend=Markup(legend),  # noqa: S704
-        width_rem=width_rem,
     )
     with write_file(path) as file:
         file.write(page.encode())
