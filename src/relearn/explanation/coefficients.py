@@ -48,8 +48,11 @@ class LinearHead(NamedTuple):
         return Coefficients(self.mean, weights / self.scale, float(bias))
 
 
-def read_linear_head(content: bytes) -> LinearHead | None:
-    """Read the coefficients of a head that `check_head` accepts; None if it is not linear in the features."""
+def read_linear_head(content: bytes, n_classes: int) -> LinearHead | None:
+    """Read the coefficients of a head that `check_head` accepts; None if it is not linear in the features.
+
+    That is so if its graph begins in another way than `CHAIN`, or goes on with a ReLU.
+    """
     from onnx import load_model_from_string, numpy_helper
 
     graph = load_model_from_string(content).graph
@@ -61,6 +64,9 @@ def read_linear_head(content: bytes) -> LinearHead | None:
             return None
         found += [numpy_helper.to_array(constants[name]) for name in users[0].input[1:] if name in constants]
         value = users[0].output[0]
-    if len(found) != 4 or any(node.op_type == "Relu" for node in graph.node):
+    n_outputs = 1 if n_classes == 2 else n_classes
+    n_features = graph.input[0].type.tensor_type.shape.dim[1].dim_value
+    shapes = [(n_features,), (n_features,), (n_features, n_outputs), (n_outputs,)]
+    if [array.shape for array in found] != shapes or any(node.op_type == "Relu" for node in graph.node):
         return None
     return LinearHead(*found)

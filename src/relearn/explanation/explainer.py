@@ -28,7 +28,8 @@ class Explainer(Predictor):
 
     def __init__(self, folder: Path, weights: Path | None = None, *, is_lazy: bool = True) -> None:
         super().__init__(folder, weights, is_lazy=is_lazy)
-        self._head = read_linear_head(read_head(self._classifier.path, self._classifier.record))
+        content = read_head(self._classifier.path, self._classifier.record)
+        self._head = read_linear_head(content, len(self.classes))
 
     @property
     def needs_network(self) -> bool:
