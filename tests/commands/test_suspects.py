@@ -4,17 +4,28 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from conftest import make_split, make_train_params, write_images, write_rows
+from conftest import (
+    SMALL,
+    commit,
+    execute,
+    git,
+    make_split,
+    make_train_params,
+    repro,
+    write_images,
+    write_rows,
+    write_small_set,
+)
 from relearn import cli, paths
 from relearn.commands.suspects import HEADER, find_suspects, write_suspects
 from relearn.dataset.assignments import write_assignments
 from relearn.dataset.corrections import read_corrections
-from relearn.dataset.manifest import SPLITS, ManifestRow, write_manifest
+from relearn.dataset.manifest import SPLITS, ManifestRow, read_manifest, write_manifest
 from relearn.errors import IntegrityError
 from relearn.evaluation.predictions import Predictions, write_predictions
 from relearn.features.shards import hash_features
 from relearn.stages.train import run
-from relearn.storage.files import read_csv, write_folder, write_json
+from relearn.storage.files import hash_file, read_csv, write_folder, write_json
 
 EVIL = "</script><script>alert(1)</script>,\"' &amp;"
 CORRECTIONS = paths.Path("data/corrections.csv")
@@ -159,3 +170,31 @@ def test_classifier_of_other_features_is_an_error(planted):
         write_rows(folder, [], np.zeros((0, 8), np.float32))
     with pytest.raises(IntegrityError, match=r"models/classifier: wanted a classifier of data/features, got another"):
         find_suspects(5, PARAMS, CORRECTIONS)
+
+
+@pytest.mark.slow
+def test_correction_goes_from_the_page_to_the_classifier_and_its_lineage(clone, set_params):
+    write_small_set(clone)
+    set_params(SMALL, clone / "params.yaml")
+    answer = repro(clone)
+    assert answer.returncode == 0, answer.stderr
+    commit(clone)
+    answer = execute(clone, "relearn", "suspects", "--n", "3")
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.startswith("Look at these first: 3 of the 22 training and validation images.\n")
+    assert (clone / paths.SUSPECTS_PAGE).read_text().count("<figure>") >= 3 * 7  # each with an evidence map
+    assert git(clone, "status", "--porcelain") == ""  # neither file is for git
+
+    first = dict(zip(HEADER, read_csv(clone / paths.SUSPECTS, HEADER)[0], strict=True))
+    with (clone / CORRECTIONS).open("a") as file:
+        file.write(f"{first['sha256']},relabel,{first['suggested']},looked at it,me\n")
+    answer = repro(clone)
+    assert answer.returncode == 0, answer.stderr
+    assert "data/corrections.csv: 1 image corrected (keep 0, relabel 1, drop 0)" in answer.stderr
+    (row,) = (row for row in read_manifest(clone / paths.MANIFEST) if row.sha256 == first["sha256"])
+    assert (row.split, row.label) == (first["split"], first["suggested"])
+    assert "Corrections" in (clone / paths.VALIDATION_PAGE).read_text()
+    assert execute(clone, "dvc", "metrics", "diff").returncode == 0
+    commit(clone)
+    answer = execute(clone, "relearn", "lineage", "HEAD")
+    assert f"corrections  1 (relabel 1), sha256 {hash_file(clone / CORRECTIONS)}" in answer.stdout
