@@ -38,6 +38,7 @@ app = typer.Typer(
     "folder of one.",
 )
 app.add_typer(store.app, name="store")
+Model = Annotated[Path | None, typer.Option(help="The folder of the classifier.", show_default=str(paths.CLASSIFIER))]
 Base = Annotated[str, typer.Option(help="The retrained branch, whose params.yaml counts.", callback=check_name)]
 
 
@@ -97,9 +98,7 @@ def predict(
     *,
     json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
-    model: Annotated[
-        Path | None, typer.Option(help="The folder of the classifier.", show_default=str(paths.CLASSIFIER))
-    ] = None,
+    model: Model = None,
     weights: Annotated[
         Path | None, typer.Option(help="The network's weights file, if it has moved since the training.")
     ] = None,
@@ -130,9 +129,7 @@ def explain(
         str | None,
         typer.Option(help="The class to explain.", show_default="the predicted one", callback=check_name),
     ] = None,
-    model: Annotated[
-        Path | None, typer.Option(help="The folder of the classifier.", show_default=str(paths.CLASSIFIER))
-    ] = None,
+    model: Model = None,
     weights: Annotated[
         Path | None, typer.Option(help="The network's weights file, if it has moved since the training.")
     ] = None,
@@ -349,18 +346,12 @@ def mistakes(
 
 
 @app.command()
-def suspects(
-    n: Annotated[int, typer.Option("--n", min=1, metavar="N", help="The number of labels.")] = 50,
-) -> None:
+def suspects(n: Annotated[int, typer.Option("--n", min=1, metavar="N", help="How many.")] = 50) -> None:
     """Write a page and a table of the labels to look at first, because another class is likelier."""
-    from relearn.commands.suspects import describe_suspects, find_suspects, write_suspects
+    from relearn.commands.suspects import write_suspects
 
     enter_root(needs_params=True)
-    params = read_params(paths.PARAMS)
-    found = find_suspects(n, params.train, Path(params.restructure.corrections))
-    write_suspects(found)
-    more = [f"evaluation images, apart: {len(found.evaluation):,}"] if found.evaluation else []
-    print_lines(*describe_suspects(found), *more, f"{paths.SUSPECTS_PAGE}, {paths.SUSPECTS}")
+    print_lines(*write_suspects(n, read_params(paths.PARAMS)))
 
 
 @app.command()

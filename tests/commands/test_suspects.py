@@ -24,6 +24,7 @@ from relearn.dataset.manifest import SPLITS, ManifestRow, read_manifest, write_m
 from relearn.errors import IntegrityError
 from relearn.evaluation.predictions import Predictions, write_predictions
 from relearn.features.shards import hash_features
+from relearn.params.pipeline import read_params
 from relearn.stages.train import run
 from relearn.storage.files import hash_file, read_csv, write_folder, write_json
 
@@ -88,9 +89,9 @@ def test_planted_errors_come_first_and_evaluation_images_are_apart(planted):
 
 def test_suspects_are_the_same_each_time_and_need_no_evaluation_image(planted):
     found = find_suspects(50, PARAMS, CORRECTIONS)
-    write_suspects(found)
+    write_suspects(50, read_params(paths.PARAMS))
     before = paths.SUSPECTS.read_bytes(), paths.SUSPECTS_PAGE.read_bytes()
-    write_suspects(find_suspects(50, PARAMS, CORRECTIONS))
+    write_suspects(50, read_params(paths.PARAMS))
     assert (paths.SUSPECTS.read_bytes(), paths.SUSPECTS_PAGE.read_bytes()) == before
     for shard in paths.FEATURES.glob("evaluation*.npy"):
         shard.write_bytes(b"not to be read")
@@ -118,13 +119,13 @@ def test_table_and_page_say_the_same_and_hostile_names_stay_text(planted, set_pa
     page = paths.SUSPECTS_PAGE.read_text()
     assert page.count("<script>") == page.count("</script>") == 1
     assert re.findall('data-sha256="(.+?)"', page) == [row["sha256"] for row in rows]
-    assert page.count("<li>") == 5 * len(rows)
+    assert page.count("<figure>") == 6 * len(rows)
     assert len(re.findall(r"(?:src|href)=\"(?!data:image/jpeg)", page)) == 0
 
 
 def test_lines_of_the_page_are_corrections(planted):
     """What the script puts together is what `restructure` reads: the columns and actions come from there."""
-    write_suspects(find_suspects(1, PARAMS, CORRECTIONS))
+    write_suspects(1, read_params(paths.PARAMS))
     page = paths.SUSPECTS_PAGE.read_text()
     (sha256, *_) = re.findall('data-sha256="(.+?)"', page)
     (columns,) = re.findall("for the file of corrections: (.+?)</label>", page)

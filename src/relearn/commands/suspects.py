@@ -8,43 +8,26 @@ import numpy as np
 
 from relearn import paths
 from relearn.dataset.assignments import read_groups
-from relearn.dataset.corrections import ACTIONS, Correction, read_corrections
+from relearn.dataset.corrections import read_corrections
 from relearn.dataset.manifest import ManifestRow, read_manifest
 from relearn.errors import IntegrityError
 from relearn.evaluation.predictions import read_predictions
 from relearn.evaluation.suspects import compute_margins, rank_labels
-from relearn.features.neighbors import find_neighbors
-from relearn.features.shards import SplitFeatures, describe_features, iterate_shards, read_features
+from relearn.features.shards import SplitFeatures, describe_features, read_features
 from relearn.heads.out_of_fold import predict_out_of_fold
-from relearn.images.thumbnails import draw_picture
 from relearn.inference.classifier import RECORD, ClassifierRecord, read_record
 from relearn.params.heads import TrainParams
+from relearn.params.pipeline import Params
+from relearn.reporting.suspects import Suspect, draw_suspects
 from relearn.runtime.text import count_nouns
 from relearn.storage.files import write_csv, write_file
 
-TEMPLATE = Path(__file__).with_name("suspects.html")
-N_NEIGHBORS = 5
 LEARNED = ("training", "validation")
 AGAIN = "run `dvc repro`"
 HEADER = (
     *("path", "sha256", "split", "label", "suggested", "margin"),
     *("probability_label", "probability_suggested", "probability_wrong"),
 )
-
-
-class Suspect(NamedTuple):
-    """An image whose label is doubtful, and the class that is likelier.
-
-    margin : the probability of the label minus that of the suggested class, -1 to 1
-    p_wrong : the estimated probability that the label is wrong; None for an evaluation image
-    """
-
-    image: ManifestRow
-    suggested: str
-    margin: float
-    p_label: float
-    p_suggested: float
-    p_wrong: float | None
 
 
 class Findings(NamedTuple):
@@ -64,22 +47,6 @@ class Findings(NamedTuple):
     expected: float
     expected_of_all: float
     is_tuned: bool
-
-
-class Picture(NamedTuple):
-    """An image on the page, as a data URI, and its label."""
-
-    uri: str
-    label: str
-    path: str
-
-
-class Card(NamedTuple):
-    """A suspect on the page, and its nearest neighbors in training."""
-
-    suspect: Suspect
-    picture: Picture
-    neighbors: list[Picture]
 
 
 def find_suspects(n_shown: int, params: TrainParams, corrections: Path) -> Findings:
@@ -189,55 +156,22 @@ def find_evaluation_suspects(manifest: Sequence[ManifestRow], looked_at: Collect
     ]
 
 
-def draw_cards(suspects: Sequence[Suspect], manifest: Sequence[ManifestRow]) -> list[Card]:
-    """Return the suspects with their pictures, and with those of the most similar training images."""
-    hashes = [suspect.image.sha256 for suspect in suspects]
-    if not hashes:
-        return []
-    rows = read_rows(set(hashes))
-    queries = np.stack([rows[sha256] for sha256 in hashes])
-    found = find_neighbors(paths.FEATURES, manifest, queries, N_NEIGHBORS, split="training", left_out=hashes)
-    return [
-        Card(suspect, draw_image(suspect.image), [draw_image(neighbor.image) for neighbor in neighbors])
-        for suspect, neighbors in zip(suspects, found, strict=True)
-    ]
+def write_suspects(n_shown: int, params: Params) -> list[str]:
+    """Write `reports/suspects.csv` and `reports/suspects.html`, which needs no other file; return lines for a person.
 
-
-def draw_image(image: ManifestRow) -> Picture:
-    """Return an image as the page shows it."""
-    return Picture(draw_picture(image.path), image.label, image.path)
-
-
-def read_rows(hashes: Collection[str]) -> dict[str, np.ndarray]:
-    """Return the features (n_features,) of images by their SHA-256."""
-    return {
-        row.sha256: values[number]
-        for rows, values in iterate_shards(paths.FEATURES)
-        for number, row in enumerate(rows)
-        if row.sha256 in hashes and row.view == "0"
-    }
-
-
-def write_suspects(found: Findings) -> None:
-    """Write `reports/suspects.csv` and `reports/suspects.html`, which needs no other file."""
-    from jinja2 import Environment, StrictUndefined
-
+    `find_suspects` has the rules and the errors.
+    """
+    found = find_suspects(n_shown, params.train, Path(params.restructure.corrections))
     rows = [
         (image.path, image.sha256, image.split, image.label, suggested, *map(format_number, numbers))
         for image, suggested, *numbers in (*found.suspects, *found.evaluation)
     ]
     write_csv(paths.SUSPECTS, HEADER, rows)
-    manifest = read_manifest(paths.MANIFEST)
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        found=found,
-        texts=describe_suspects(found),
-        lists=[draw_cards(found.suspects, manifest), draw_cards(found.evaluation, manifest)],
-        columns=",".join(Correction._fields),
-        actions=ACTIONS,
-    )
+    texts = describe_suspects(found)
     with write_file(paths.SUSPECTS_PAGE) as file:
-        file.write(page.encode())
+        file.write(draw_suspects(found.classes, found.suspects, found.evaluation, texts))
+    apart = [f"evaluation images, apart: {len(found.evaluation):,}"] if found.evaluation else []
+    return [*texts, *apart, f"{paths.SUSPECTS_PAGE}, {paths.SUSPECTS}"]
 
 
 def format_number(number: float | None) -> str:

@@ -91,23 +91,29 @@ def show_mistakes(predictions: Predictions, mistakes: Sequence[Mistake]) -> list
         return []
     try:
         features = read_rows(predictions, [mistake.row for mistake in mistakes])
-        neighbors = find_pictured_neighbors(features, [predictions.sha256[mistake.row] for mistake in mistakes])
+        neighbors = find_pictured_neighbors(
+            features, N_NEIGHBORS, [predictions.sha256[mistake.row] for mistake in mistakes]
+        )
     except RelearnError as error:
         log.warning("no similar images and no evidence maps: %s", error)
         return [Shown(mistake, draw(mistake.path, LARGE_PX), None, []) for mistake in mistakes]
     evidence: list[Evidence | None] = [None] * len(mistakes)
     if not predictions.are_out_of_fold:
-        evidence = explain_mistakes(mistakes, features)
+        images = [mistake.path for mistake in mistakes]
+        evidence = explain_images(images, [mistake.predicted for mistake in mistakes], features)
     pictures = [draw(mistake.path, LARGE_PX) for mistake in mistakes]
     return [Shown(*parts) for parts in zip(mistakes, pictures, evidence, neighbors, strict=True)]
 
 
-def find_pictured_neighbors(features: np.ndarray, sha256: list[str]) -> list[list[tuple[Neighbor, str]]]:
-    """Return the most similar training images of each row of features but itself, with their pictures."""
+def find_pictured_neighbors(
+    features: np.ndarray, n_neighbors: int, left_out: Sequence[str]
+) -> list[list[tuple[Neighbor, str]]]:
+    """Return the most similar training images of each row of features, with their pictures.
+
+    `left_out` is the SHA-256 of each row's own image, which is no neighbor of it.
+    """
     manifest = read_manifest(paths.MANIFEST)
-    found = find_neighbors(
-        paths.FEATURES, manifest, features, n_neighbors=N_NEIGHBORS, split="training", left_out=sha256
-    )
+    found = find_neighbors(paths.FEATURES, manifest, features, n_neighbors, split="training", left_out=left_out)
     return [[(neighbor, draw(neighbor.image.path)) for neighbor in row] for row in found]
 
 
@@ -131,23 +137,22 @@ def read_rows(predictions: Predictions, rows: Sequence[int]) -> np.ndarray:
     return features
 
 
-def explain_mistakes(mistakes: Sequence[Mistake], features: np.ndarray) -> list[Evidence | None]:
-    """Return what spoke for the predicted class of each mistake.
+def explain_images(images: Sequence[str], labels: Sequence[str], features: np.ndarray) -> list[Evidence | None]:
+    """Return what speaks for a class in each image of the dataset, whose features (images, n_features) are given.
 
     It is None if the map would be an estimate, for which the network would run 50 times per image, or if the network
     cannot be built here, which is logged.
     """
-    images = [paths.DATASET / mistake.path for mistake in mistakes]
-    labels = [mistake.predicted for mistake in mistakes]
+    files = [paths.DATASET / image for image in images]
     try:
         explainer = Explainer(paths.CLASSIFIER)
         if not explainer.is_exact:
-            return [None] * len(mistakes)
-        explanations = explainer.explain(images, labels, features)
+            return [None] * len(images)
+        explanations = explainer.explain(files, labels, features)
     except RelearnError as error:
         log.warning("no evidence maps: %s", error)
-        return [None] * len(mistakes)
+        return [None] * len(images)
     return [
         Evidence(draw_explanation(image, explanation, LARGE_PX), explanation.text)
-        for image, explanation in zip(images, explanations, strict=True)
+        for image, explanation in zip(files, explanations, strict=True)
     ]
