@@ -61,7 +61,7 @@ def test_bad_params_end_in_one_line(workspace, set_params, command):
     answer = relearn(command)
     assert answer.returncode == 3
     message = "train.logistic_regression.C.0: wanted greater than or equal to 0.000000001, got -1"
-    assert answer.stderr == f"relearn: params.yaml: 1 wrong\n  {message}\n"
+    assert answer.stderr == f"relearn: params.yaml: 1 error\n  {message}\n"
 
 
 def test_missing_source_ends_in_one_line(workspace):

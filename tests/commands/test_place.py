@@ -123,7 +123,7 @@ def test_unknown_key_is_reported_by_commands_that_do_not_need_the_parameters(bel
         assert call("report").exit_code == 0
     (line,) = caplog.messages
     assert line.startswith(
-        "warning: params.yaml: 1 wrong\n  train.hed: unknown key, did you mean head?; known here are head, "
+        "warning: params.yaml: 1 error\n  train.hed: unknown key, did you mean head?; known here are head, "
     )
 
 

@@ -12,7 +12,7 @@ def test_unknown_key_is_an_error_before_dvc_starts(clone):
     answer = execute(clone, "flows.repro", "--dry")
     assert answer.returncode == 3
     assert answer.stderr.startswith(
-        f"relearn: {clone}/params.yaml: 1 wrong\n  train.hed: unknown key, did you mean head?; known here are head, "
+        f"relearn: {clone}/params.yaml: 1 error\n  train.hed: unknown key, did you mean head?; known here are head, "
     )
 
 

@@ -33,7 +33,7 @@ def test_sizes_are_of_networks():
 def test_a_typo_is_answered_with_what_may_be_meant(workspace, set_params, typed, meant):
     set_params({"extract.network": typed})
     error = read_params_error()
-    assert error.startswith("params.yaml: 1 wrong\n  extract.network: wanted one of ")
+    assert error.startswith("params.yaml: 1 error\n  extract.network: wanted one of ")
     assert error.endswith(f"got '{typed}', did you mean {meant}?")
 
 

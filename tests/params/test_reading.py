@@ -19,7 +19,7 @@ def test_all_problems_are_told_at_once(workspace, set_params):
         }
     )
     lines = read_params_error().splitlines()
-    assert lines[0] == "params.yaml: 4 wrong"
+    assert lines[0] == "params.yaml: 4 errors"
     assert "  extract.newtork: unknown key, did you mean network?; known here are network, weights, " in lines[1]
     assert lines[2:] == [
         "  train.scale: wanted a valid boolean, got 'yes'",
@@ -31,7 +31,7 @@ def test_all_problems_are_told_at_once(workspace, set_params):
 def test_missing_key_is_told(workspace):
     text = Path("params.yaml").read_text().replace("  image_size_px: auto ", "  # ", 1)
     Path("params.yaml").write_text(text)
-    assert read_params_error() == "params.yaml: 1 wrong\n  extract.image_size_px: missing, and there is no default"
+    assert read_params_error() == "params.yaml: 1 error\n  extract.image_size_px: missing, and there is no default"
 
 
 def test_unknown_block_is_told(workspace):
@@ -53,7 +53,7 @@ def test_twenty_errors_are_enough(workspace):
     extra = "".join(f"key{number}: 1\n" for number in range(3_000))
     Path("params.yaml").write_text(Path("params.yaml").read_text() + extra)
     lines = read_params_error().splitlines()
-    assert lines[0] == "params.yaml: 3000 wrong"
+    assert lines[0] == "params.yaml: 3,000 errors"
     assert lines[1].startswith("  key0: unknown key; known here are restructure, validate, ")
     assert lines[21:] == ["  and 2980 more"]
 
@@ -106,7 +106,7 @@ def test_a_key_that_was_renamed_is_one_error_that_names_the_new_one(tmp_path):
         path.write_text(text.replace(f"\n  {name}: ", f"\n  {old.split('.')[1]}: "))
         with pytest.raises(ParamsError) as caught:
             read_params(path)
-        assert str(caught.value) == f"{path}: 1 wrong\n  {old}: was renamed; call it {new}"
+        assert str(caught.value) == f"{path}: 1 error\n  {old}: was renamed; call it {new}"
         path.write_text(text.replace(f"{block}:", f"{block}:\n  {old.split('.')[1]}: 0.1", 1))
-        with pytest.raises(ParamsError, match=r": 1 wrong\n  .* was renamed; call it "):
+        with pytest.raises(ParamsError, match=r": 1 error\n  .* was renamed; call it "):
             read_params(path)

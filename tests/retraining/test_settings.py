@@ -14,7 +14,7 @@ def test_settings_are_those_that_are_committed(root):
     assert read_settings(root, "main").margin == 0.02
     (root / "params.yaml").write_text((ROOT / "params.yaml").read_text().replace("margin: 0.01", "margin: 2"))
     commit(root)
-    with pytest.raises(ParamsError, match=r"^main:params.yaml: 1 wrong\n  retrain.margin: wanted less than 1, got 2"):
+    with pytest.raises(ParamsError, match=r"^main:params.yaml: 1 error\n  retrain.margin: wanted less than 1, got 2"):
         read_settings(root, "main")
 
 
@@ -24,14 +24,14 @@ def test_settings_are_those_that_are_committed(root):
     [
         (
             "extract.netwrok=vgg16",
-            r"params.yaml with -S extract.netwrok=vgg16: 1 wrong\n  extract.netwrok: unknown key, did",
+            r"params.yaml with -S extract.netwrok=vgg16: 1 error\n  extract.netwrok: unknown key, did",
         ),
-        ("train.seed=x", r"params.yaml with -S train.seed=x: 1 wrong\n  train.seed: wanted a valid integer, got 'x'"),
+        ("train.seed=x", r"params.yaml with -S train.seed=x: 1 error\n  train.seed: wanted a valid integer, got 'x'"),
         (
             "retrain.margin=0.9",
             r"-S retrain.margin=0.9: wanted keys of other blocks than retrain, got a key of retrain; ",
         ),
-        ("retrain=1", "params.yaml with -S retrain=1: 1 wrong\n  retrain: wanted a block"),
+        ("retrain=1", "params.yaml with -S retrain=1: 1 error\n  retrain: wanted a block"),
     ],
 )
 def test_other_parameters_are_checked(root, override, message):
@@ -49,7 +49,7 @@ def test_a_key_that_was_renamed_is_named_with_its_new_name(root):
     (root / "params.yaml").write_text(text.replace("max_new_error_increase:", "max_surprise:"))
     commit(root)
     message = (
-        r"^main:params.yaml: 1 wrong\n  retrain.max_surprise: was renamed; call it retrain.max_new_error_increase$"
+        r"^main:params.yaml: 1 error\n  retrain.max_surprise: was renamed; call it retrain.max_new_error_increase$"
     )
     with pytest.raises(ParamsError, match=message):
         read_settings(root, "main")
@@ -80,7 +80,7 @@ def test_a_branch_that_git_refuses_is_an_error_of_the_settings(root, branch):
     assert "branch: retrain/main " in text
     (root / "params.yaml").write_text(text.replace("branch: retrain/main ", f'branch: "{branch}" '))
     commit(root)
-    with pytest.raises(ParamsError, match=r"^main:params.yaml: (1 wrong\s+)?retrain\.branch: wanted ") as raised:
+    with pytest.raises(ParamsError, match=r"^main:params.yaml: (1 error\s+)?retrain\.branch: wanted ") as raised:
         read_settings(root, "main")
     assert "hexadecimal" not in str(raised.value)
 

@@ -12,6 +12,7 @@ from relearn.errors import ParamsError
 from relearn.params.block import Block, Blocks
 from relearn.params.heads import HEADS
 from relearn.params.yaml_file import MAX_YAML_BYTES, parse_yaml, shorten, show_value
+from relearn.runtime.text import count_nouns
 
 # Keys by their old names, which are errors that name the new ones.
 RENAMED = {"retrain.max_surprise": "retrain.max_new_error_increase"}
@@ -47,7 +48,7 @@ def parse_blocks(content: bytes, name: str, model: type[Blocks]) -> Blocks:
         details = _drop_renamed(error.errors())
         problems = "".join(f"\n  {_describe_problem(detail, model)}" for detail in details[:MAX_ERRORS])
         more = f"\n  and {n_more} more" if (n_more := len(details) - MAX_ERRORS) > 0 else ""
-        raise ParamsError(f"{name}: {len(details)} wrong{problems}{more}") from None
+        raise ParamsError(f"{name}: {count_nouns(len(details), 'error')}{problems}{more}") from None
 
 
 def _drop_renamed(details: list[ErrorDetails]) -> list[ErrorDetails]:
