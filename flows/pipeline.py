@@ -14,10 +14,10 @@ from prefect.states import Completed, Failed, State
 
 from flows.artifacts import GATES, publish_findings
 from flows.child import ROOT, run_child
+from flows.repro import check_inputs
 from relearn import paths
 from relearn.commands.report import describe_evaluation
 from relearn.errors import Locked, RelearnError
-from relearn.params.pipeline import read_params
 from relearn.repository.dvc_files import list_stages
 from relearn.repository.lock import LOCK, hold_lock
 from relearn.runtime.text import escape_lines
@@ -28,7 +28,7 @@ def run_pipeline() -> State:
     """Bring every stage up to date, in the order of dvc.yaml; the first that fails ends the flow as failed."""
     try:
         with hold_lock(ROOT / LOCK, "the flow") as lock:
-            read_params(ROOT / paths.PARAMS)  # DVC notices no unknown key: no stage depends on it
+            check_inputs(ROOT)
             return run_stages(lock)
     except Locked as error:
         return Failed(message=f"{error}; try again when it has ended")

@@ -5,23 +5,41 @@ Usage: python -m flows.repro [ARGUMENT OF dvc repro]...
 
 import os
 import sys
+from pathlib import Path
 
 from flows.child import ROOT, exit_with
-from relearn.errors import Locked, RelearnError
+from relearn.errors import Locked, RelearnError, SourceError
 from relearn.params.pipeline import read_params
 from relearn.paths import PARAMS
 from relearn.repository.lock import LOCK, hold_lock
 
 
+def check_inputs(root: Path) -> None:
+    """Raise what DVC notices late, in words of its own, or not at all.
+
+    Raises
+    ------
+    ParamsError
+        `params.yaml` is wrong.
+    SourceError
+        The images are not there, and no `.dvc` file says where they come from.
+    """
+    source = read_params(root / PARAMS).restructure.source
+    path = root / source
+    if not path.exists() and not any(Path(f"{part}.dvc").exists() for part in (path, *path.parents)):
+        advice = "put the images there, or set restructure.source"
+        raise SourceError("no such file or folder", where=source, advice=advice)
+
+
 def main() -> None:
     """Become `dvc repro`, which keeps the lock as long as it lives.
 
-    The parameters are checked first: DVC needs seconds to reach the stage that checks them, and may read a hostile file
-    for ever.
+    Parameters and source are checked first: DVC needs seconds to reach the stage that checks them, and may read a
+    hostile file for ever.
     """
     try:
         with hold_lock(ROOT / LOCK, "make repro") as descriptor:
-            read_params(ROOT / PARAMS)
+            check_inputs(ROOT)
             os.set_inheritable(descriptor, True)
             os.execv(sys.executable, [sys.executable, "-m", "dvc", "repro", *sys.argv[1:]])  # noqa: S606
     except Locked as error:

@@ -1,8 +1,10 @@
 """`make repro` and the flow check what DVC does not."""
 
 import pytest
+from flows.repro import check_inputs
 
 from conftest import change_params, execute
+from relearn.errors import SourceError
 
 
 @pytest.mark.slow
@@ -14,6 +16,18 @@ def test_unknown_key_is_an_error_before_dvc_starts(clone):
     assert answer.stderr.startswith(
         f"relearn: {clone}/params.yaml: 1 error\n  train.hed: unknown key, did you mean head?; known here are head, "
     )
+
+
+def test_a_source_that_is_not_there_is_an_error_unless_dvc_can_bring_it(workspace):
+    change_params({"restructure.source": "data/raw/birds"})
+    message = r"^data/raw/birds: no such file or folder; put the images there, or set restructure\.source$"
+    with pytest.raises(SourceError, match=message):
+        check_inputs(workspace)
+    (workspace / "data/raw").mkdir(parents=True)
+    (workspace / "data/raw/birds.dvc").touch()
+    check_inputs(workspace)
+    (workspace / "data/raw/birds.dvc").rename(workspace / "data/raw/birds")
+    check_inputs(workspace)
 
 
 @pytest.mark.slow
