@@ -171,7 +171,9 @@ def test_images_without_labels_get_the_layouts(home):
 def test_a_class_of_one_image_is_named(home, capsys):
     write_images(Path("photos"), [*(f"cat/{n}.png" for n in range(100)), "owl/1.png"])
     run("photos")
-    assert "so the data will not pass the gate: add images of owl" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "so the data will not pass the gate: add images of owl" in out
+    assert "  owl: fewer than 5 images, too few to learn from or to judge by; add images, or move the class out" in out
 
 
 def test_names_that_a_person_gave_to_labels_stay(home, set_params):

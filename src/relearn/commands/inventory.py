@@ -30,6 +30,7 @@ from relearn.runtime.text import count_nouns
 N_CLASSES_SHOWN = 20
 MOST_EXCLUDED = 0.05  # of the files that could be images, by the gate's own rule
 ENOUGH_IMAGES = 20  # of a class in a split, as in the committed params.yaml
+FEW_TO_LEARN = 5  # of a class
 FEW_TO_EVALUATE = 10  # of a class: with fewer its recall may be off by 30 points
 
 
@@ -183,17 +184,25 @@ def _describe_excluded(excluded: Sequence[Exclusion]) -> list[str]:
 
 
 def _describe_classes(source: Source) -> list[str]:
-    """Return what is odd about the classes: only one, or some that are called like splits."""
+    """Return what is odd about the classes: only one, tiny ones, or some that are called like splits."""
     if len(source.classes) == 1:
         return ["  one class alone: nothing can be learned until there are images of another one"]
+    sizes = Counter(image.label for image in source.images)
+    tiny = [label for label in source.classes if sizes[label] < FEW_TO_LEARN]
     splits = [label for label in source.classes if label.lower() in SPLIT_NAMES]
     others = [label for label in source.classes if label not in splits]
-    if not splits:
-        return []
-    return [
-        f"  {list_some(splits)}: names of splits, but taken for classes, because {list_some(others)} is beside them; "
-        "if they are splits, move the others out of the source"
-    ]
+    lines = []
+    if tiny:
+        lines.append(
+            f"  {list_some(tiny)}: fewer than {FEW_TO_LEARN} images, too few to learn from or to judge by; add images, "
+            "or move the class out of the source"
+        )
+    if splits:
+        lines.append(
+            f"  {list_some(splits)}: names of splits, but taken for classes, because {list_some(others)} is beside "
+            "them; if they are splits, move the others out of the source"
+        )
+    return lines
 
 
 def _describe_allowed(source: Source) -> list[str]:
@@ -224,8 +233,8 @@ def _describe_smallest(source: Source) -> list[str]:
         return [f"  {label} has no image in {split}, so the data will not pass the gate: add images of {label}"]
     n_evaluated = source.counts[SPLITS[-1], label]
     return [
-        f"  {label} has {n_images} images in {split}, so validate.min_images.min becomes {n_images}; by {n_evaluated} "
-        f"for evaluation its recall is known to within {compute_recall_margin(n_evaluated):.0f} points"
+        f"  {label} has {count_nouns(n_images, 'image')} in {split}, so validate.min_images.min becomes {n_images}; by "
+        f"{n_evaluated} for evaluation its recall is known to within {compute_recall_margin(n_evaluated):.0f} points"
     ]
 
 
@@ -233,9 +242,8 @@ def describe_folds(source: Source, current: Params) -> list[str]:
     """Return why the classifier is evaluated in folds, if that is proposed."""
     if not source.images or not source.needs_folds(current):
         return []
-    label = source.least_evaluated
-    n_all = sum(source.counts[split, label] for split in SPLITS)
+    n_by_split = [source.counts[split, source.least_evaluated] for split in SPLITS]
     return [
-        f"  {label} has {source.counts[SPLITS[-1], label]} images in {SPLITS[-1]}, so evaluate.by becomes folds: all "
-        f"{n_all} are judged, each by a head that was not fitted on it"
+        f"  {source.least_evaluated} has {count_nouns(n_by_split[-1], 'image')} in {SPLITS[-1]}, so evaluate.by "
+        f"becomes folds: all {sum(n_by_split)} are judged, each by a head that was not fitted on it"
     ]
