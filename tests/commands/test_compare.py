@@ -20,7 +20,7 @@ from relearn.commands.compare import (
 from relearn.errors import ComparisonError, IntegrityError, RepositoryError
 from relearn.evaluation.comparison import compare_predictions
 from relearn.evaluation.paired import compute_paired_interval
-from relearn.evaluation.predictions import Predictions, write_predictions
+from relearn.evaluation.predictions import Predictions, read_predictions, write_predictions
 from relearn.storage.files import hash_bytes
 
 
@@ -185,6 +185,17 @@ def test_images_that_one_lacks_are_counted(revisions, capsys):
         ComparisonError, match="wanted images that good and workspace have both predicted, got none of 60 and 5; "
     ):
         compare_revisions("good", "workspace")
+
+
+def test_folds_are_named(workspace, capsys):
+    predict(lambda n, label: label)
+    split = read_predictions(paths.PREDICTIONS)
+    folds = split._replace(paths=[path.replace("evaluation/", "training/") for path in split.paths])
+    line = "Both in folds (evaluate.by): each image was predicted by a head that was not fitted on it.\n"
+    print_table(compare_predictions("a", "b", folds, folds))
+    assert capsys.readouterr().out.endswith(line)
+    print_table(compare_predictions("a", "b", split, split))
+    assert line not in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -33,6 +33,7 @@ def test_views_get_safe_options_only_if_augment_is_off():
     off = read_params(ROOT / "params.yaml").augment
     views = next(strategy for strategy in STRATEGIES if strategy.views)
     assert "augment.shift=0.1" in views.list_options(off)
+    assert "evaluate.by=split" in views.list_options(off)
     on = AugmentParams.model_validate(off.model_dump() | {"horizontal_flip": 0.5})
     assert not any(option.startswith("augment.") for option in views.list_options(on))
     frozen = next(strategy for strategy in STRATEGIES if not strategy.views)

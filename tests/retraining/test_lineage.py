@@ -60,6 +60,8 @@ def test_by_tag_revision_and_folder(repository):
     assert found.environment_sha256 == hash_bytes(b"x==2")
     assert "retrain:" in found.params
     assert found.record["options"] == {"C": 2}
+    in_folds = found._replace(metrics=found.metrics | {"n_folds": 5})
+    assert describe_lineage(in_folds)[-1] == "evaluation   accuracy 0.5000 of 2 images, out of 5 folds"
     found = find_lineage("HEAD")
     assert (found.tag, found.commit) == (None, git(repository, "rev-parse", "HEAD").strip())
     folder = repository / "kept"
