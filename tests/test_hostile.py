@@ -26,7 +26,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from conftest import ROOT, choose, draw_image, encode_image, write_images
+from conftest import choose, draw_image, encode_image, write_images
 from relearn import paths
 from relearn.dataset.manifest import read_manifest
 from relearn.dataset.source_files import READING_ERRORS, holds_control_character
@@ -438,7 +438,8 @@ def source(workspace, monkeypatch, set_params):
     """A folder `source` in layout class_folders, two levels below the folder that is watched, which holds no more."""
     workspace = workspace / "repository"
     workspace.mkdir()
-    (workspace.parent / "params.yaml").rename(workspace / "params.yaml")
+    for name in ("params.yaml", "data"):
+        (workspace.parent / name).rename(workspace / name)
     monkeypatch.chdir(workspace)
     set_params({"restructure.source": "source", "restructure.layout": "class_folders", "restructure.labels": {}})
     (workspace / "source").mkdir()
@@ -600,9 +601,9 @@ def test_unreadable_files_and_folders(closed):
 
 def test_class_folder_that_cannot_be_listed_leaves_the_old_data_set():
     """As a user without the right to list it."""
-    settings = (ROOT / "params.yaml").read_text().replace("source: data/raw/digits.zip", "source: source")
     with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
-        Path("params.yaml").write_text(settings)
+        copy_settings(Path())
+        change_params({"restructure.source": "source"})
         write_images(Path("source"), [f"{label}/{n}.png" for n, label in enumerate("aabb")])
         restructure()
         before = list_tree(Path("data"))

@@ -24,7 +24,7 @@ LOCKS = ("requirements.lock", "requirements-gpu.lock", "requirements-remotes.loc
 BACKENDS = ("dependencies", "cpu", "gpu", "dask")
 MAY_IMPORT = {
     "src": BACKENDS,
-    "flows": BACKENDS,
+    "flows": (*BACKENDS, "pictures"),
     "pretraining": (*BACKENDS, "pretraining"),
     "data": (*BACKENDS, "dev"),
     "tests": (*BACKENDS, "dev"),

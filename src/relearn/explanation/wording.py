@@ -4,6 +4,7 @@ import numpy as np
 
 # What each place covers of the height and of the width, and the share of the evidence above which it is named.
 QUARTER_SHARE, HALF_SHARE = 0.5, 0.65
+ROUNDING = 1e-9  # of a share; exactly one half is not more than a half on any machine
 _WHOLE, _FIRST, _MIDDLE, _LAST = (0.0, 1.0), (0.0, 0.5), (0.25, 0.75), (0.5, 1.0)
 PLACES = {
     "the center": (_MIDDLE, _MIDDLE, QUARTER_SHARE),
@@ -45,7 +46,7 @@ def _describe_place(label: str, evidence: np.ndarray) -> str:
             if wanted == share
         }
         place = max(held, key=lambda name: held[name])
-        if held[place] > share:
+        if held[place] > share + ROUNDING:
             return f"most of the evidence for {label} is in {place}"
     return f"the evidence for {label} is spread over the image"
 

@@ -28,7 +28,7 @@ def predict_out_of_fold(
     1. The images of all splits are cut into `train.n_folds` folds, as `train.select_by: folds` cuts training. Copies
        of an image, its views, and the images of a group are in one fold.
     2. For each fold a head is fitted on the other folds, the means and standard deviations of a standardization
-       included. A dense head needs images that tell when to stop: it leaves out the next fold for that.
+       included. A head that needs images to tell when to stop leaves out the next fold for that.
     3. If a calibration is recorded, the scores of a fold become probabilities by one that is fitted on the
        out-of-fold scores of the others.
 
