@@ -26,7 +26,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from conftest import choose, draw_image, encode_image, write_images
+from conftest import change_params, choose, copy_settings, draw_image, encode_image, write_images
 from relearn import paths
 from relearn.dataset.manifest import read_manifest
 from relearn.dataset.source_files import READING_ERRORS, holds_control_character
