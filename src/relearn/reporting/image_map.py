@@ -12,7 +12,7 @@ from relearn.images.thumbnails import open_picture
 from relearn.runtime.threads import map_ahead
 
 MAX_POINTS = 5000
-MAX_BYTES = 2**28  # of the features, as float64
+MAX_BYTES = 2**27  # of the features, as float64
 SPAN = 1000  # the points have whole coordinates from 0 to this
 SPRITE_BYTES = 2_000_000  # pixels of all thumbnails together; as JPEG about a third
 MIN_SPRITE_PX, MAX_SPRITE_PX = 16, 48
@@ -65,9 +65,9 @@ def map_images(blocks: Iterable[np.ndarray], n_images: int) -> ImageMap | None:
         inside = (chosen >= start) & (chosen < start + len(block))
         features[inside] = block[chosen[inside] - start]
         start += len(block)
-    if chosen is None or features is None or min(features.shape) < 2 or not features.var(axis=0).any():
+    if chosen is None or features is None or min(features.shape) < 2 or (features == features[0]).all():
         return None
-    pca = PCA(2, svd_solver="randomized", random_state=0)
+    pca = PCA(2, svd_solver="randomized", iterated_power=4, random_state=0)
     values = pca.fit_transform(features)
     values -= values.min(axis=0)
     scale = values.max()  # one for both, so that distances keep their proportion
