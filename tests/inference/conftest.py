@@ -27,6 +27,8 @@ def trained(tmp_path_factory):
     for number, (split, count) in enumerate({"training": 7, "validation": 3, "evaluation": 3}.items()):
         names = [f"{split}/{label}/{n}.png" for label in ("cat", "dog") for n in range(count)]
         write_images(folder / "images", names, 100 * number)
+    (folder / paths.MANIFEST.parent).mkdir()
+    shutil.copy(ROOT / params.restructure.corrections, folder / params.restructure.corrections)
     before = Path.cwd()
     os.chdir(folder)
     try:
