@@ -209,8 +209,10 @@ def test_images_in_memory_are_read_like_files(here):
 
 
 @pytest.mark.slow
-def test_errors_name_the_image(here):
+def test_errors_name_the_image(here, caplog):
+    caplog.set_level("INFO", "relearn")
     predictor = Predictor(paths.CLASSIFIER)
+    assert "loading vgg16" in caplog.messages
     good = "images/training/cat/0.png"
     Path("text.png").write_text("text")
     for images, message in (

@@ -81,6 +81,7 @@ class Predictor:
 
     @cached_property
     def _extractor(self) -> Extractor:
+        log.info("loading %s", self._recorded.network)  # for seconds nothing else shows that something happens
         return build_extractor(self._recorded, self._weights)
 
     def predict(self, images: Iterable[ImageLike]) -> Any:
