@@ -124,7 +124,7 @@ def publish_confusion(root: Path) -> None:
 
 
 def publish_mistakes(markdown: list[str], page: Path) -> None:
-    """Publish the most confident mistakes, with pictures, and a link to the page of all."""
+    """Publish the worst mistakes, with pictures and evidence maps, and a link to the page of all."""
     lines = [
         "## Mistakes",
         "",

@@ -64,10 +64,19 @@ def run_dvc(*arguments: str) -> str:
 
 
 def list_plots(answer: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the Vega-Lite specification of each plot of `dvc plots diff --json` by its title."""
-    return {
-        title: plot["content"] for title, drawn in answer["data"].items() for plot in drawn if plot["type"] == "vega"
-    }
+    """Return the Vega-Lite specification of each plot of `dvc plots diff --json` by its title.
+
+    Raises
+    ------
+    RelearnError
+        A plot cannot be drawn.
+    """
+    if errors := answer.get("errors"):
+        names = ", ".join(sorted({str(error.get("name")) for error in errors}))
+        problem = " ".join(str(errors[0].get("msg")).split())
+        raise RelearnError(f"{names} cannot be drawn: {problem}", where="dvc plots diff", advice="run `dvc repro`")
+    drawn = answer.get("data", {})
+    return {title: plot["content"] for title, plots in drawn.items() for plot in plots if plot["type"] == "vega"}
 
 
 def draw_picture(spec: dict[str, Any]) -> bytes:

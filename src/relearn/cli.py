@@ -334,15 +334,15 @@ def mistakes(
     output: Annotated[
         Path | None, typer.Option(help="Write the page there.", show_default=str(paths.MISTAKES_PAGE))
     ] = None,
-    md: Annotated[int | None, typer.Option(min=1, metavar="N", help="Print the first N as Markdown as well.")] = None,
+    md: Annotated[int | None, typer.Option(min=1, max=48, metavar="N", help="Print the first N as Markdown.")] = None,
 ) -> None:
     """Write a page of the evaluated images that are predicted wrong, the worst first."""
-    from relearn.commands.mistakes import describe_markdown, write_mistakes
+    from relearn.commands.mistakes import describe_markdown, find_mistakes, write_mistakes
 
     here = enter_root()
     page = here / output if output else paths.MISTAKES_PAGE
-    n_mistakes = write_mistakes(page)
-    print_lines(describe_markdown(md) if md else f"{page}: {count_nouns(n_mistakes, 'mistake')}")
+    write_mistakes(page, found := find_mistakes())
+    print_lines(describe_markdown(found, md) if md else f"{page}: {count_nouns(len(found.mistakes), 'mistake')}")
 
 
 @app.command()

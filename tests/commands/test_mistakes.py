@@ -5,7 +5,7 @@ from typer.testing import CliRunner
 
 from conftest import render_markdown, write_images
 from relearn import cli, paths
-from relearn.commands.mistakes import describe_markdown, write_mistakes
+from relearn.commands.mistakes import describe_markdown, find_mistakes, write_mistakes
 from relearn.errors import IntegrityError
 from relearn.evaluation.predictions import HEADER
 from relearn.storage.files import write_csv
@@ -41,7 +41,7 @@ def test_the_page_needs_nothing_but_itself(predictions):
 
 
 def test_markdown_has_the_first(predictions):
-    text = describe_markdown(2)
+    text = describe_markdown(find_mistakes(), 2)
     assert text.startswith("3 of 4 evaluated images are wrong; the worst:\n\n![](data:image/jpeg;base64,")
     assert text.count("predicted as") == 2
     assert r"evaluation/dog/gone\.png, predicted as cat (80.0 %)" in text
@@ -51,14 +51,15 @@ def test_names_are_not_live_in_markdown(workspace):
     path, label = "evaluation/![](http:host).png", "<img src=x onerror=alert(1)>"
     row = (path, "0" * 64, "cat", label, 0.1, 0.9)
     write_csv(paths.PREDICTIONS, (*HEADER, "probability_cat", f"probability_{label}"), [row])
-    shown, tags = render_markdown(describe_markdown(1))
+    shown, tags = render_markdown(describe_markdown(find_mistakes(), 1))
     assert f"{path}, predicted as {label} (90.0 %)" in shown
     assert tags == {"p"}
 
 
 def test_no_mistakes_and_no_predictions(workspace):
     with pytest.raises(IntegrityError, match=r"predictions.csv: no such file; run `dvc repro`"):
-        write_mistakes(paths.MISTAKES_PAGE)
+        find_mistakes()
     write_csv(paths.PREDICTIONS, (*HEADER, "probability_a", "probability_b"), [("a/0.png", "0" * 64, "a", "a", 1, 0)])
-    assert write_mistakes(paths.MISTAKES_PAGE) == 0
-    assert "0 of 1 evaluated images are wrong" in describe_markdown(5)
+    write_mistakes(paths.MISTAKES_PAGE, find_mistakes())
+    assert "0 of 1 evaluated images are wrong" in paths.MISTAKES_PAGE.read_text()
+    assert "0 of 1 evaluated images are wrong" in describe_markdown(find_mistakes(), 5)

@@ -9,6 +9,7 @@ from flows.pull_request import draw_picture, list_plots
 from PIL import Image
 
 from conftest import ROOT, git
+from relearn.errors import RelearnError
 
 WORKFLOW = ROOT / ".github" / "workflows" / "check.yml"
 ROWS = {
@@ -64,6 +65,13 @@ def test_templates_of_the_plots_can_be_drawn(name):
     blank = Image.open(io.BytesIO(draw_picture(empty))).convert("L")
     dark = sum(image.histogram()[:200])
     assert dark > sum(blank.histogram()[:200]) > 0
+
+
+def test_a_plot_that_cannot_be_drawn_is_an_error():
+    answer = {"errors": [{"name": "reports/plots/roc.csv", "msg": "No such\nfile"}], "data": {}}
+    with pytest.raises(RelearnError, match=r"^dvc plots diff: reports/plots/roc\.csv cannot be drawn: No such file; "):
+        list_plots(answer)
+    assert list_plots({}) == {}
 
 
 def test_pictures_get_a_branch_of_their_own(tmp_path):

@@ -3,12 +3,15 @@ import re
 import numpy as np
 import pytest
 
-from conftest import ROOT, make_train_params, read_yaml
+from conftest import ROOT, make_train_params, read_yaml, write_images
 from relearn import paths
+from relearn.errors import IntegrityError
 from relearn.evaluation.metrics import compute_metrics, judge
-from relearn.evaluation.predictions import Predictions
+from relearn.evaluation.predictions import Predictions, read_predictions
+from relearn.explanation.maps import Explanation
+from relearn.inference.classifier import read_classifier
 from relearn.params.pipeline import EvaluateParams
-from relearn.reporting import page
+from relearn.reporting import mistakes, page
 from relearn.reporting.page import draw_bars, draw_matrix, draw_pairs, rank_classes
 from relearn.stages import evaluate, train
 
@@ -78,6 +81,18 @@ def test_pairs_list_every_mistake_once(monkeypatch):
     assert [pair.n_images for pair in pairs[3:]] == [18, 18, 18]  # right ones
 
 
+def test_what_is_not_listed_is_counted(monkeypatch):
+    monkeypatch.setattr(page, "N_PICTURED", 4)
+    monkeypatch.setattr(page, "N_LISTED", 5)
+    predictions = make_predictions(300, 3, 60)
+    wrong = draw_pairs(predictions, page.rank_mistakes(predictions))[:3]
+    assert [pair.n_images for pair in wrong] == [20, 20, 20]
+    assert all(pair.pictured for pair in wrong)  # each pair of classes has a picture
+    assert sum(len(pair.pictured) for pair in wrong) == 4
+    assert sum(len(pair.listed) for pair in wrong) == 5
+    assert sum(pair.n_left for pair in wrong) == 60 - 4 - 5
+
+
 def test_of_many_classes_the_most_frequent_pairs_are_listed(monkeypatch):
     monkeypatch.setattr(page, "N_PAIRS", 3)
     predictions = make_predictions(200, 25, 30)
@@ -119,3 +134,55 @@ def test_page_of_folds_has_all_images(features):
     for path, rest in shown:
         assert path not in rest.partition("most similar")[2]  # an image is not its own neighbor
     assert "180 images by the first two principal components" in text
+
+
+def test_names_of_classes_are_text_on_the_page(features):
+    """Also in the script, which holds the texts of the map."""
+    hostile = '</script><img src=x onerror="alert(1)">{{ 7 * 7 }}'
+    train.run(make_train_params())
+    evaluate.run(PARAMS, make_train_params())
+    predictions = read_predictions(paths.PREDICTIONS)
+    first = predictions.classes[0]
+    renamed = predictions._replace(
+        classes=[hostile, *predictions.classes[1:]],
+        labels=[hostile if label == first else label for label in predictions.labels],
+        predicted=[hostile if label == first else label for label in predictions.predicted],
+    )
+    judged = make_judged(renamed)
+    record = read_classifier(paths.CLASSIFIER).record
+    text = page.draw_evaluation(renamed, judged, compute_metrics(judged, PARAMS), record, PARAMS).decode()
+    assert "<img src=x" not in text
+    assert text.count("</script>") == 1
+    assert "{{ 7 * 7 }}" in text
+
+
+def test_an_image_that_is_gone_has_no_map(workspace, monkeypatch):
+    """The others keep theirs, and nothing outside of the data set is opened."""
+    write_images(paths.DATASET, ["evaluation/a/0.png"])
+    write_images(paths.DATASET.parent, ["secret.png"])
+    asked = []
+
+    class Explained:
+        is_exact = True
+
+        def __init__(self, folder):
+            pass
+
+        def explain(self, files, labels, rows):
+            asked.extend(files)
+            return [Explanation(label, 1.0, 0.0, np.eye(2), True, f"for {label}", 0.5) for label in labels]
+
+    monkeypatch.setattr(mistakes, "Explainer", Explained)
+    images = ["evaluation/a/gone.png", "evaluation/a/0.png", "../secret.png"]
+    found = mistakes.explain_images(images, ["a", "b", "c"], np.zeros((3, 8), np.float32))
+    assert [one and one.text for one in found] == [None, "for b", None]
+    assert asked == [paths.DATASET / "evaluation/a/0.png"]
+
+
+def test_damaged_features_are_an_error(features):
+    """A warning would give a page without similar images the name of the right one."""
+    train.run(make_train_params())
+    shard = next(paths.FEATURES.glob("training*.npy"))
+    shard.write_bytes(shard.read_bytes()[:-4] + b"1234")
+    with pytest.raises(IntegrityError, match=r"training.*\.npy: wanted sha256 .*got other bytes"):
+        evaluate.run(PARAMS, make_train_params())

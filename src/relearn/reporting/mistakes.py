@@ -84,19 +84,22 @@ def draw(path: str, side_px: int = SMALL_PX) -> str:
 def show_mistakes(predictions: Predictions, mistakes: Sequence[Mistake]) -> list[Shown]:
     """Return mistakes of the last evaluation with picture, evidence and neighbors.
 
-    What cannot be made here, because features or the network are missing, is left out, which is logged. Out of folds
-    there is no evidence: the heads that made these mistakes are not kept.
+    Without features there are neither evidence nor neighbors, which is logged. Out of folds there is no evidence: the
+    heads that made these mistakes are not kept.
+
+    Raises
+    ------
+    IntegrityError
+        The features are damaged, or those of other images.
     """
     if not mistakes:
         return []
-    try:
-        features = read_rows(predictions, [mistake.row for mistake in mistakes])
-        neighbors = find_pictured_neighbors(
-            features, N_NEIGHBORS, [predictions.sha256[mistake.row] for mistake in mistakes]
-        )
-    except RelearnError as error:
-        log.warning("no similar images and no evidence maps: %s", error)
+    if not paths.FEATURES.is_dir():
+        log.warning("%s: no such folder, so neither similar images nor evidence maps; `dvc pull` it", paths.FEATURES)
         return [Shown(mistake, draw(mistake.path, LARGE_PX), None, []) for mistake in mistakes]
+    features = read_rows(predictions, [mistake.row for mistake in mistakes])
+    hashes = [predictions.sha256[mistake.row] for mistake in mistakes]
+    neighbors = find_pictured_neighbors(features, N_NEIGHBORS, hashes)
     evidence: list[Evidence | None] = [None] * len(mistakes)
     if not predictions.are_out_of_fold:
         images = [mistake.path for mistake in mistakes]
@@ -140,19 +143,20 @@ def read_rows(predictions: Predictions, rows: Sequence[int]) -> np.ndarray:
 def explain_images(images: Sequence[str], labels: Sequence[str], features: np.ndarray) -> list[Evidence | None]:
     """Return what speaks for a class in each image of the dataset, whose features (images, n_features) are given.
 
-    It is None if the map would be an estimate, for which the network would run 50 times per image, or if the network
-    cannot be built here, which is logged.
+    It is None if the image cannot be read, if the map would be an estimate, for which the network would run 50 times
+    per image, or if the network cannot be built here, which is logged.
     """
-    files = [paths.DATASET / image for image in images]
+    evidence: list[Evidence | None] = [None] * len(images)
+    rows = [row for row, image in enumerate(images) if open_picture(image, LARGE_PX) is not None]
+    files = [paths.DATASET / images[row] for row in rows]
     try:
         explainer = Explainer(paths.CLASSIFIER)
         if not explainer.is_exact:
-            return [None] * len(images)
-        explanations = explainer.explain(files, labels, features)
+            return evidence
+        explanations = explainer.explain(files, [labels[row] for row in rows], features[rows])
     except RelearnError as error:
         log.warning("no evidence maps: %s", error)
-        return [None] * len(images)
-    return [
-        Evidence(draw_explanation(image, explanation, LARGE_PX), explanation.text)
-        for image, explanation in zip(files, explanations, strict=True)
-    ]
+        return evidence
+    for row, file, explanation in zip(rows, files, explanations, strict=True):
+        evidence[row] = Evidence(draw_explanation(file, explanation, LARGE_PX), explanation.text)
+    return evidence

@@ -60,13 +60,17 @@ class ClassRow(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """Images of a class that were predicted as a class; some of them with a picture, the others by their paths."""
+    """Images of a class that were predicted as a class: some with a picture, some by their paths, `n_left` in neither.
+
+    Of those that are right only a few are shown, and `n_left` is 0.
+    """
 
     label: str
     predicted: str
     n_images: int
     pictured: list[tuple[str, str]]
     listed: list[str]
+    n_left: int
 
 
 def draw_evaluation(
@@ -142,20 +146,31 @@ def draw_matrix(judged: Judged) -> list[list[tuple[int, float]]]:
 
 
 def draw_pairs(predictions: Predictions, mistakes: Sequence[Mistake]) -> list[Pair]:
-    """Return the images of each pair of label and prediction, the most frequent mistake first, what is right last."""
-    wrong: dict[tuple[str, str], list[tuple[int, Mistake]]] = {}
-    for number, mistake in enumerate(mistakes):
-        wrong.setdefault((mistake.label, mistake.predicted), []).append((number, mistake))
+    """Return the images of each pair of label and prediction, the most frequent mistake first, what is right last.
+
+    The worst mistake of each pair has a picture, and so have the worst of all, `N_PICTURED` together if there are not
+    more pairs.
+    """
+    has_matrix = len(predictions.classes) <= MAX_MATRIX_CLASSES
+    wrong: dict[tuple[str, str], list[Mistake]] = {}
+    for mistake in mistakes:
+        wrong.setdefault((mistake.label, mistake.predicted), []).append(mistake)
     order = sorted(wrong, key=lambda pair: (-len(wrong[pair]), pair))
-    if len(predictions.classes) > MAX_MATRIX_CLASSES:
+    if not has_matrix:
         order = order[:N_PAIRS]
+    firsts = [wrong[pair][0] for pair in order]
+    others = [mistake for mistake in mistakes if (mistake.label, mistake.predicted) in set(order)]
+    ranked = list(dict.fromkeys([*firsts, *others]))
+    n_pictured = max(N_PICTURED, len(firsts))
+    with_picture, with_path = set(ranked[:n_pictured]), set(ranked[n_pictured : n_pictured + N_LISTED])
     pairs = []
     for label, predicted in order:
         found = wrong[label, predicted]
-        pictured = [(mistake.path, draw(mistake.path)) for number, mistake in found if number < N_PICTURED]
-        listed = [mistake.path for number, mistake in found if N_PICTURED <= number < N_PICTURED + N_LISTED]
-        pairs.append(Pair(label, predicted, len(found), pictured, listed))
-    if len(predictions.classes) > MAX_MATRIX_CLASSES:
+        pictured = [(mistake.path, draw(mistake.path)) for mistake in found if mistake in with_picture]
+        listed = [mistake.path for mistake in found if mistake in with_path]
+        n_left = len(found) - len(pictured) - len(listed)
+        pairs.append(Pair(label, predicted, len(found), pictured, listed, n_left))
+    if not has_matrix:
         return pairs
     confidence = predictions.probabilities.max(axis=1)
     labels = np.array(predictions.labels, object)
@@ -164,7 +179,7 @@ def draw_pairs(predictions: Predictions, mistakes: Sequence[Mistake]) -> list[Pa
         unsure = rows[np.argsort(confidence[rows], kind="stable")][:N_UNSURE].tolist()
         if len(rows):
             pictured = [(predictions.paths[row], draw(predictions.paths[row])) for row in unsure]
-            pairs.append(Pair(label, label, len(rows), pictured, []))
+            pairs.append(Pair(label, label, len(rows), pictured, [], 0))
     return pairs
 
 
