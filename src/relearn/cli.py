@@ -136,7 +136,7 @@ def explain(
     offline: Annotated[bool, typer.Option("--offline", help="Read no https:// address.")] = False,
 ) -> None:
     """Show which places of new images speak for their predicted classes."""
-    from relearn.commands.explain import describe_explained, explain_files, write_explained
+    from relearn.commands.explain import print_explained
     from relearn.commands.predict import log_failures
 
     here = enter_root(is_needed=model is None and not paths.CLASSIFIER.exists())
@@ -145,11 +145,7 @@ def explain(
     folder, weights = here / model if model else paths.CLASSIFIER, here / weights if weights else None
     explainer = Explainer(folder, weights, is_lazy=False)
     os.chdir(here)  # the classifier's own paths start from the root, those of the images here
-    explained, failures = explain_files(explainer, inputs, label, is_online=not offline)
-    print_lines(*describe_explained(explained))
-    if output:
-        write_explained(output, explained)
-        print_lines(f"{output}: {count_nouns(len(explained), 'map')}")
+    failures = print_explained(explainer, inputs, label, output, is_online=not offline)
     log_failures(failures)
     if failures:
         raise typer.Exit(1)

@@ -5,7 +5,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from relearn.inference.addresses import hide_secrets
+from relearn.inference.addresses import show_name
 from relearn.inference.predictor import Answers
 from relearn.runtime.text import escape_controls, format_json
 
@@ -33,7 +33,7 @@ def print_answers(result: Answers, form: str) -> None:
 def log_failures(failures: Sequence[tuple[str, str]]) -> None:
     """Log what cannot be read, each with the reason."""
     for path, reason in failures:
-        log.error("%s: %s", escape_controls(hide_secrets(path)), escape_controls(reason))
+        log.error("%s: %s", show_name(path), escape_controls(reason))
 
 
 def _list_answers(result: Answers) -> list[dict[str, object]]:

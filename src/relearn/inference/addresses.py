@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 from relearn.errors import ImageError
 from relearn.images.decoding import MAX_BYTES
+from relearn.runtime.text import escape_controls
 
 if TYPE_CHECKING:
     import httpx
@@ -29,6 +30,11 @@ def hide_secrets(name: str) -> str:
     if find_scheme(name) in (None, "file"):
         return name
     return re.sub(r"([?#]).*", r"\1...", re.sub(r"(?<=://)[^/?#]*@", "", name, count=1), count=1, flags=re.DOTALL)
+
+
+def show_name(name: str) -> str:
+    """Return a path or an address in one line, as a terminal and a page may show it; see `hide_secrets`."""
+    return escape_controls(hide_secrets(name))
 
 
 def locate_file(address: str) -> str:

@@ -46,6 +46,18 @@ def find_files(name: str, *, is_online: bool = False) -> list[SourceFile]:
     return sorted(found, key=lambda file: file.path)
 
 
+def find_all_files(inputs: Iterable[str], *, is_online: bool = False) -> tuple[list[SourceFile], list[tuple[str, str]]]:
+    """Return the files that arguments name, each path once, and the arguments that name none, each with the reason."""
+    files: dict[str, SourceFile] = {}
+    failures = []
+    for name in inputs:
+        found = find_files(name, is_online=is_online)
+        files.update((file.path, file) for file in found)
+        if not found:
+            failures.append((name, "no such file, or none in that folder"))
+    return list(files.values()), failures
+
+
 def _read_stdin() -> bytes:
     if sys.stdin is None:
         raise OSError(errno.EBADF, "standard input is closed")

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from relearn.dataset.source_files import SourceFile
 from relearn.errors import ImageError, IntegrityError, NetworkError
 from relearn.inference.classifier import RECORD, read_classifier
-from relearn.inference.inputs import ImageLike, check_images, describe_image, find_files, read_content, read_image
+from relearn.inference.inputs import ImageLike, check_images, describe_image, find_all_files, read_content, read_image
 from relearn.networks.extractor import Extractor
 from relearn.networks.recipe import ExtractorRecord
 from relearn.paths import TUNED_WEIGHTS
@@ -84,6 +84,11 @@ class Predictor:
         log.info("loading %s", self._recorded.network)  # for seconds nothing else shows that something happens
         return build_extractor(self._recorded, self._weights)
 
+    @property
+    def batch_size(self) -> int:
+        """How many images the network sees at once."""
+        return self._recorded.batch_size
+
     def predict(self, images: Iterable[ImageLike]) -> Any:
         """Predict the classes of images.
 
@@ -135,13 +140,7 @@ class Predictor:
         is_online
             Whether `https://` addresses are read as well.
         """
-        failures: list[tuple[str, str]] = []
-        files: dict[str, SourceFile] = {}
-        for name in inputs:
-            found = find_files(name, is_online=is_online)
-            files.update((file.path, file) for file in found)
-            if not found:
-                failures.append((name, "no such file, or none in that folder"))
+        files, failures = find_all_files(inputs, is_online=is_online)
         readable: deque[str] = deque()
 
         def _prepare(file: SourceFile) -> np.ndarray | ImageError:
@@ -151,11 +150,11 @@ class Predictor:
                 return error
 
         def _keep_readable() -> Iterator[np.ndarray]:
-            for path, image in zip(files, self._map_ahead(_prepare, list(files.values())), strict=True):
+            for file, image in zip(files, self._map_ahead(_prepare, files), strict=True):
                 if isinstance(image, ImageError):
-                    failures.append((path, str(image)))
+                    failures.append((file.path, str(image)))
                 else:
-                    readable.append(path)
+                    readable.append(file.path)
                     yield image
 
         answers = []
