@@ -7,8 +7,9 @@ from typer.testing import CliRunner
 from conftest import draw_image, encode_image, restructure, write_rows
 from relearn import cli, paths
 from relearn.commands import similar
-from relearn.dataset.manifest import read_manifest
+from relearn.dataset.manifest import ManifestRow, read_manifest
 from relearn.errors import ImageError, IntegrityError
+from relearn.features.neighbors import Neighbor
 
 pytestmark = pytest.mark.usefixtures("forty")
 
@@ -80,6 +81,22 @@ def test_what_is_no_image_is_one_line(rows, tmp_path):
         relearn(tmp_path / "text.png")
     with pytest.raises(ImageError, match=r"gone\.png: "):
         relearn("gone.png")
+
+
+def test_names_are_one_line_each_and_show_no_secret(rows, tmp_path):
+    row = ManifestRow("training/a\nb.png", "training", "x\ny", "0" * 64, 1, 1, 1, "L", "PNG")
+    hostile = similar.Similar("https://me:hidden@host/x\udcff.png?token=hidden", "", [row], [Neighbor(row, 0.5)])
+    assert similar.describe_similar(hostile) == [
+        r"the same  training/a\nb.png  x\ny  training",
+        r"  0.5000  training/a\nb.png  x\ny  training",
+    ]
+    similar.write_similar(tmp_path / "page.html", hostile)
+    page = (tmp_path / "page.html").read_text()
+    assert r"https://host/x\udcff.png?..." in page
+    assert "hidden" not in page
+    with pytest.raises(ImageError) as caught:
+        relearn("https://me:hidden@host/x.png?token=hidden")
+    assert "hidden" not in str(caught.value)
 
 
 def test_features_are_needed(rows):

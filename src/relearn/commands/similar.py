@@ -14,9 +14,10 @@ from relearn.features.neighbors import Neighbor, find_neighbors
 from relearn.features.shards import EXTRACTOR, hash_features, read_image_features
 from relearn.images.decoding import decode_image
 from relearn.images.thumbnails import draw_picture, encode_picture
+from relearn.inference.addresses import hide_secrets, show_name
 from relearn.inference.inputs import read_content
 from relearn.inference.predictor import build_extractor, find_tuned_weights, read_extractor_record
-from relearn.runtime.text import count_nouns
+from relearn.runtime.text import count_nouns, escape_controls
 from relearn.storage.files import hash_bytes, read_json
 
 
@@ -67,7 +68,7 @@ def _read_file(name: str) -> bytes:
         content = read_content(open_source_file(Path(name), name))
         decode_image(content)
     except ImageError as error:
-        raise ImageError(str(error), where=name) from None
+        raise ImageError(str(error), where=hide_secrets(name)) from None
     return content
 
 
@@ -90,9 +91,10 @@ def describe_similar(similar: Similar) -> list[str]:
         *((row, "the same") for row in similar.same),
         *((row, f"{cosine:.4f}") for row, cosine in similar.neighbors),
     ]
-    width = max((len(row.path) for row, _ in found), default=0)
-    label_width = max((len(row.label) for row, _ in found), default=0)
-    return [f"{text:>8}  {row.path:{width}}  {row.label:{label_width}}  {row.split}" for row, text in found]
+    cells = [(text, escape_controls(row.path), escape_controls(row.label), row.split) for row, text in found]
+    width = max((len(path) for _, path, _, _ in cells), default=0)
+    label_width = max((len(label) for _, _, label, _ in cells), default=0)
+    return [f"{text:>8}  {path:{width}}  {label:{label_width}}  {split}" for text, path, label, split in cells]
 
 
 def write_similar(path: Path, similar: Similar) -> None:
@@ -108,4 +110,4 @@ def write_similar(path: Path, similar: Similar) -> None:
         "The first picture is the image that was asked for. The others are the images of the dataset whose features "
         "are the most similar to its features: 1 is the same direction, 0 is a right angle."
     ]
-    write_pictures(path, title, texts, [Card(similar.name, "", figures)])
+    write_pictures(path, title, texts, [Card(show_name(similar.name), "", figures)])
