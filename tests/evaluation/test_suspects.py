@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from relearn.evaluation import suspects
 from relearn.evaluation.suspects import NoisyLabels, compute_margins, compute_p_wrong, fit_noisy_labels, rank_labels
 
 
@@ -57,3 +58,21 @@ def test_probabilities_of_zero_are_no_error():
     assert found.order[0] == 2
     assert np.isfinite(found.p_wrong).all()
     assert found.p_wrong.argmax() == 2
+
+
+def test_a_large_set_is_fitted_by_some_rows_and_judged_in_blocks(monkeypatch):
+    """With the same bits as those rows alone, and as all rows in one block."""
+    probabilities, labels, _ = draw_labels(1000, 7, 0.1)
+    noise = NoisyLabels(0.1, 1.3)
+    at_once = compute_p_wrong(probabilities, labels, noise)
+    every_tenth = fit_noisy_labels(probabilities[::10], labels[::10])
+    n_sharpened, sharpen = [], suspects._sharpen
+    monkeypatch.setattr(
+        suspects, "_sharpen", lambda logs, *others: n_sharpened.append(logs.size) or sharpen(logs, *others)
+    )
+    monkeypatch.setattr(suspects, "MAX_PROBABILITIES", 700)
+    assert fit_noisy_labels(probabilities, labels) == every_tenth
+    np.testing.assert_array_equal(compute_p_wrong(probabilities, labels, noise), at_once)
+    assert max(n_sharpened) == 700
+    monkeypatch.setattr(suspects, "MAX_ROWS", 50)
+    assert fit_noisy_labels(probabilities, labels) == fit_noisy_labels(probabilities[::20], labels[::20])

@@ -8,6 +8,8 @@ LEAST = 1e-12  # of a probability whose logarithm is taken
 MAX_ERROR_RATE = 0.5  # beyond it most labels are wrong, and none says what a class is
 MAX_SHARPNESS = 32.0
 N_TRIED = 12  # values of each parameter
+MAX_ROWS = 20_000  # from which the share of wrong labels is estimated
+MAX_PROBABILITIES = 2_000_000  # of the rows that are sharpened at once
 
 
 class Suspicion(NamedTuple):
@@ -65,17 +67,20 @@ def fit_noisy_labels(probabilities: np.ndarray, labels: np.ndarray) -> NoisyLabe
     sharpness is fitted together with the error rate: a calibration on labels with errors makes the probabilities less
     confident to account for them. The likelihood of a label is (1 - e) q + e (1 - q) / (classes - 1), with its
     sharpened probability q and the error rate e.
+
+    A large set is fitted by evenly spaced rows, at most `MAX_ROWS` of them with `MAX_PROBABILITIES` in all.
     """
     from scipy.optimize import brute
-    from scipy.special import softmax
 
-    logs = np.log(np.clip(probabilities, LEAST, None))
-    rows, n_others = np.arange(len(labels)), probabilities.shape[1] - 1
+    n_images, n_classes = probabilities.shape
+    n_rows = min(n_images, MAX_ROWS, max(1, MAX_PROBABILITIES // n_classes))
+    rows = np.arange(n_rows) * n_images // n_rows
+    logs, labels = np.log(np.clip(probabilities[rows], LEAST, None)), labels[rows]
 
     def _compute_loss(point: np.ndarray) -> float:
         error_rate, sharpness = np.minimum(np.exp(point), [MAX_ERROR_RATE, MAX_SHARPNESS])
-        q = softmax(sharpness * logs, axis=1)[rows, labels]
-        return float(-np.log((1 - error_rate) * q + error_rate * (1 - q) / n_others).mean())
+        q = _sharpen(logs, labels, sharpness)
+        return float(-np.log((1 - error_rate) * q + error_rate * (1 - q) / (n_classes - 1)).mean())
 
     # The likelihood has a second, lower maximum without errors, so a search from one point may miss the first.
     ranges = [(np.log(least), np.log(most)) for least, most in ((1e-4, MAX_ERROR_RATE), (0.25, MAX_SHARPNESS))]
@@ -85,9 +90,17 @@ def fit_noisy_labels(probabilities: np.ndarray, labels: np.ndarray) -> NoisyLabe
 
 def compute_p_wrong(probabilities: np.ndarray, labels: np.ndarray, noise: NoisyLabels) -> np.ndarray:
     """Return the probability that each label is wrong, (images,), by Bayes' rule for `noise`."""
+    n_images, n_classes = probabilities.shape
+    n_rows = max(1, MAX_PROBABILITIES // n_classes)
+    q = np.empty(n_images)
+    for block in (slice(first, first + n_rows) for first in range(0, n_images, n_rows)):
+        q[block] = _sharpen(np.log(np.clip(probabilities[block], LEAST, None)), labels[block], noise.sharpness)
+    wrong = noise.error_rate * (1 - q) / (n_classes - 1)
+    return np.asarray(wrong / (wrong + (1 - noise.error_rate) * q))
+
+
+def _sharpen(logs: np.ndarray, labels: np.ndarray, sharpness: float) -> np.ndarray:
+    """Return the sharpened probability of each label, (rows,), of the logarithms (rows, classes)."""
     from scipy.special import softmax
 
-    logs = np.log(np.clip(probabilities, LEAST, None))
-    q = softmax(noise.sharpness * logs, axis=1)[np.arange(len(labels)), labels]
-    wrong = noise.error_rate * (1 - q) / (probabilities.shape[1] - 1)
-    return np.asarray(wrong / (wrong + (1 - noise.error_rate) * q))
+    return np.asarray(softmax(sharpness * logs, axis=1)[np.arange(len(labels)), labels])
