@@ -342,7 +342,7 @@ def mistakes(
 
 
 @app.command()
-def suspects(n: Annotated[int, typer.Option("--n", min=1, metavar="N", help="How many.")] = 50) -> None:
+def suspects(n: Annotated[int, typer.Option("--n", min=1, max=1000, metavar="N", help="How many.")] = 50) -> None:
     """Write a page and a table of the labels to look at first, because another class is likelier."""
     from relearn.commands.suspects import write_suspects
 

@@ -1,3 +1,4 @@
+import html
 import re
 
 import numpy as np
@@ -121,6 +122,24 @@ def test_table_and_page_say_the_same_and_hostile_names_stay_text(planted, set_pa
     assert re.findall('data-sha256="(.+?)"', page) == [row["sha256"] for row in rows]
     assert page.count("<figure>") == 6 * len(rows)
     assert len(re.findall(r"(?:src|href)=\"(?!data:image/jpeg)", page)) == 0
+
+
+def test_classes_are_on_the_page_once_however_many_cards(planted):
+    found = find_suspects(50, PARAMS, CORRECTIONS)
+    write_suspects(50, read_params(paths.PARAMS))
+    page = paths.SUSPECTS_PAGE.read_text()
+    (listed,) = re.findall('<datalist id="classes">(.+?)</datalist>', page, re.DOTALL)
+    assert [html.unescape(name) for name in re.findall('<option value="(.+?)">', listed)] == found.classes
+    assert page.count("<option") == len(found.classes)
+    fields = re.findall('<input class="new" list="classes" .*?placeholder="(.+?)" data-old="(.+?)"', page)
+    shown = [*found.suspects, *found.evaluation]
+    assert [tuple(map(html.unescape, field)) for field in fields] == [(s.suggested, s.image.label) for s in shown]
+
+
+def test_the_page_has_a_limit():
+    answer = CliRunner().invoke(cli.app, ["suspects", "--n", "1001"])
+    assert answer.exit_code == 2
+    assert "less than or equal to 1000" in answer.output
 
 
 def test_lines_of_the_page_are_corrections(planted):
