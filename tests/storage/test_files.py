@@ -167,6 +167,11 @@ def test_csv_round_trip(tmp_path):
     assert b"\r" not in (tmp_path / "a.csv").read_bytes()
 
 
+def test_csv_from_a_spreadsheet_or_an_editor(tmp_path):
+    (tmp_path / "a.csv").write_text("\ufeffx,y\r\n1,é\r\n\r\n\r\n", encoding="utf-8", newline="")
+    assert read_csv(tmp_path / "a.csv", ("x", "y")) == [["1", "é"]]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -174,6 +179,7 @@ def test_csv_round_trip(tmp_path):
         ("", "wanted the columns x,y, got "),
         ("y,x\n", "wanted the columns x,y, got y,x"),
         ("x,y\n1,2\n3\n", "row 3: wanted 2 cells, got 1"),
+        ("x,y\n\n1,2\n", "row 2: wanted 2 cells, got 0"),
         ("x,y\n1,\xff\n", "wanted CSV in UTF-8, got 'utf-8' codec"),
         ("x,y\n1," + "a" * 200_000, "wanted CSV in UTF-8, got field larger than field limit"),
     ],

@@ -177,13 +177,15 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
 def read_csv(path: Path, header: Sequence[str], n_optional: int = 0) -> list[list[str]]:
     """Read the rows below the header, every cell as text; the last `n_optional` columns may be missing.
 
+    What a spreadsheet or an editor adds is left out: a byte order mark, and empty lines at the end.
+
     Raises
     ------
     IntegrityError
         The file is missing, has another header, or a row of another length.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             found, *rows = list(csv.reader(file)) or [[]]
     except FileNotFoundError:
         raise IntegrityError("no such file", where=path, advice="run `dvc repro`, which writes it") from None
@@ -192,6 +194,8 @@ def read_csv(path: Path, header: Sequence[str], n_optional: int = 0) -> list[lis
     if found not in (list(header), list(header[: len(header) - n_optional])):
         wanted, got = f"the columns {','.join(header)}", ",".join(found)
         raise IntegrityError(where=path, wanted=wanted, got=got, advice=WRITE_AGAIN)
+    while rows and not rows[-1]:
+        rows.pop()
     for number, row in enumerate(rows, start=2):
         if len(row) != len(found):
             where = f"{path}: row {number}"
