@@ -88,6 +88,11 @@ def test_class_of_another_image_that_is_gone_is_no_error(forty, caplog):
     assert "no image for 1 correction;" in caplog.text
 
 
+def test_file_from_excel_is_read(workspace):
+    CORRECTIONS.write_text(f"\ufeff{HEADER}{A},drop,,,\n\n", encoding="utf-8")
+    assert list(read_corrections(CORRECTIONS)) == [A]
+
+
 def test_unknown_class_is_named_and_nothing_is_written(forty):
     correct((A, "keep", "", "", ""), ("a/1.png", "relabel", "A", "", ""))
     message = r"data/corrections\.csv: row 3: wanted a class of the source \(a, b, c, d\), got 'A'; write one"
@@ -105,10 +110,15 @@ def test_unknown_class_is_named_and_nothing_is_written(forty):
         ),
         (
             "sha256,action\n",
-            "corrections.csv: wanted the columns sha256,action,label,reason,who, got sha256,action; set",
+            "corrections.csv: wanted the columns sha256,action,label,reason,who, got sha256,action; save it as CSV",
         ),
-        ("", "corrections.csv: wanted the columns sha256,action,label,reason,who, got ; set"),
-        (f"{HEADER}{A},keep\n", "corrections.csv: row 2: wanted 5 cells, got 2; set"),
+        ("", "corrections.csv: wanted the columns sha256,action,label,reason,who, got ; save it as CSV in UTF-8, with"),
+        (f"{HEADER}{A},keep\n", "corrections.csv: row 2: wanted 5 cells, got 2; write 5 cells, and quote those that"),
+        (
+            f"{HEADER}{A},keep,,a, b,me\n",
+            "corrections.csv: row 2: wanted 5 cells, got 6; write 5 cells, and quote those",
+        ),
+        (f"{HEADER}\n{A},keep,,,\n", "corrections.csv: row 2: wanted 5 cells, got 0; remove the empty line"),
         (f"{HEADER}{A},remove,,,\n", "row 2: wanted one of the actions keep, relabel, drop, got 'remove'; write one"),
         (
             f"{HEADER}{A[:9]},keep,,,\n",

@@ -58,13 +58,14 @@ def read_corrections(path: Path) -> dict[str, Correction]:
         The file is missing or has other columns, a row is none of what `Correction` describes, or two rows have the
         same image.
     """
-    header = ",".join(Correction._fields)
+    if not path.exists():
+        wanted = f"a file that begins with the line {','.join(Correction._fields)}"
+        advice = "set restructure.corrections, or restore the file by `git checkout`"
+        raise SourceError(where=path, wanted=wanted, got="no such file", advice=advice)
     try:
         rows = read_csv(path, Correction._fields)
     except IntegrityError as error:
-        if error.wanted is None:
-            error.wanted, error.got = f"a file that begins with the line {header}", "no such file"
-        advice = "set restructure.corrections, or restore the file by `git checkout`"
+        advice = _advise_on_cells(error.got)
         raise SourceError(where=error.where, wanted=error.wanted, got=error.got, advice=advice) from None
     found: dict[str, Correction] = {}
     for number, row in enumerate(map(Correction._make, rows), start=2):
@@ -76,6 +77,15 @@ def read_corrections(path: Path) -> dict[str, Correction]:
             raise SourceError(where=where, wanted="one row per image", got=got, advice="remove one of the two")
         found[row.sha256] = row
     return found
+
+
+def _advise_on_cells(got: object) -> str:
+    """Return what to do if a row has `got` cells, or if the file is no such table."""
+    if got == 0:
+        return "remove the empty line"
+    if isinstance(got, int):
+        return f"write {len(Correction._fields)} cells, and quote those that hold commas"
+    return "save it as CSV in UTF-8, with commas between the cells"
 
 
 def _check_correction(where: str, row: Correction) -> None:
