@@ -7,7 +7,7 @@ from conftest import restructure, write_images
 from relearn import paths
 from relearn.dataset.corrections import Corrected, count_corrections, read_corrections
 from relearn.errors import SourceError
-from relearn.storage.files import hash_file, read_csv, write_csv
+from relearn.storage.files import hash_file, read_csv, read_json, write_csv
 
 CORRECTIONS = Path("data/corrections.csv")
 HEADER = "sha256,action,label,reason,who\n"
@@ -86,6 +86,22 @@ def test_class_of_another_image_that_is_gone_is_no_error(forty, caplog):
     kept, _ = restructure()
     assert len(kept) == 40
     assert "no image for 1 correction;" in caplog.text
+
+
+def test_class_whose_images_were_all_corrected_is_not_lost(forty, caplog):
+    """Not even if some were dropped; but to keep them says nothing of a class whose images are excluded."""
+    write_images(Path("source"), ["dgo/1.png", "dgo/2.png", "blurred/1.png", "twin/1.png"], first_seed=100)
+    shutil.copy("source/twin/1.png", "source/a/twin.png")
+    correct(
+        ("dgo/1.png", "relabel", "d", "", ""),
+        ("dgo/2.png", "relabel", "d", "", ""),
+        ("blurred/1.png", "drop", "", "", ""),
+        ("twin/1.png", "keep", "", "", ""),
+    )
+    restructure()
+    assert read_json(paths.SOURCE)["lost_classes"] == {"twin": 1}
+    (warning,) = [message for message in caplog.messages if "no image was kept" in message]
+    assert warning == "source: no image was kept of twin (all of its files are excluded)"
 
 
 def test_file_from_excel_is_read(workspace):

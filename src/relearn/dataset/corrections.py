@@ -48,6 +48,11 @@ class Outcome(NamedTuple):
     excluded: list[Exclusion]
     rows: list[Corrected]
 
+    @property
+    def changed_classes(self) -> set[str]:
+        """The classes of the source that have an image which was relabeled or dropped."""
+        return {row.source_label for row in self.rows if row.path and row.action != "keep"}
+
 
 def read_corrections(path: Path) -> dict[str, Correction]:
     """Return the corrections by the hash of the image, in the order of the file.

@@ -70,7 +70,7 @@ def run(params: RestructureParams) -> None:
         spool.place_images(rows, folder)
         reader.check_unchanged()
         check_kept(rows, excluded, params)
-    lost, folders = reader.find_lost_classes({row.label for row in rows})
+    lost, folders = reader.find_lost_classes({row.label for row in rows} | corrected.changed_classes)
     named_paths = {exclusion.path for exclusion in excluded}  # a link to a folder is named already
     excluded += [folder for folder in folders if folder.path.rstrip("/") not in named_paths]
     write_assignments(paths.SPLITS, cut.assignments)
