@@ -209,6 +209,7 @@ def make_source(name: str, files: list[str], tables: dict[str, str]) -> None:
 def describe_layouts() -> Iterator[str]:
     """Show what `relearn init` finds in sources of all layouts, without what it says of formats and of few images."""
     before, params = Path.cwd(), read_params(ROOT / "params.yaml").restructure
+    params = params.model_copy(update={"corrections": str(ROOT / params.corrections)})
     yield "```console"
     for name, (files, tables) in LAYOUTS.items():
         with TemporaryDirectory() as folder:

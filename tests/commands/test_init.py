@@ -16,6 +16,7 @@ from relearn.commands.pretrained import PRETRAINED, can_be_fetched
 from relearn.errors import SourceError
 from relearn.params.networks import BUNDLED_WEIGHTS
 from relearn.params.pipeline import read_params
+from relearn.storage.files import hash_file
 
 
 @pytest.fixture
@@ -166,6 +167,21 @@ def test_images_without_labels_get_the_layouts(home):
     write_images(Path("photos"), [f"cat.{n}.png" for n in range(5)])
     with pytest.raises(SourceError, match=r"see the reasons above; docs/own-images\.md has the layouts: a folder per"):
         run("photos")
+
+
+def test_corrections_are_applied(home, capsys):
+    write_images(Path("photos"), [*(f"{c}/{n}.png" for c in ("cat", "dog") for n in range(150)), "dgo/1.png"])
+    rows = [("dgo/1.png", "relabel,dog"), ("cat/1.png", "drop,")]
+    with Path("data/corrections.csv").open("a") as file:
+        file.writelines(f"{hash_file(Path('photos', name))},{action},,\n" for name, action in rows)
+    run("photos")
+    out = capsys.readouterr().out
+    assert "photos: 300 images of 2 classes, layout class_folders\n" in out
+    shown = [line.split() for line in out.splitlines() if line.startswith(("  cat", "  dog"))]
+    assert [(name, sum(map(int, counts))) for name, *counts in shown] == [("cat", 149), ("dog", 151)]
+    assert "no image that can be used" not in out
+    assert "  not used: 1 file, such as cat/1.png (dropped by a correction)\n" in out
+    assert read_params(Path("params.yaml")).validate_.lost_classes.severity == "error"
 
 
 def test_a_class_of_one_image_is_named(home, capsys):

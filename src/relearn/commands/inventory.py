@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from relearn import paths
 from relearn.dataset.assignments import read_assignments
+from relearn.dataset.corrections import apply_corrections, read_corrections
 from relearn.dataset.inspections import Inspection, Inspections
 from relearn.dataset.layouts import SPLIT_NAMES
 from relearn.dataset.manifest import SPLITS, Exclusion, describe_lost_classes
@@ -89,7 +90,7 @@ def read_source(source: str, current: RestructureParams) -> Source:
     Raises
     ------
     SourceError
-        It cannot be read, or holds no image.
+        It cannot be read, or holds no image; or the corrections cannot be read or applied.
     """
     place = Path(source)
     files = [file.path for file in iterate_source(place)]
@@ -99,6 +100,7 @@ def read_source(source: str, current: RestructureParams) -> Source:
         raise SourceError(where=place, wanted="images", got=f"none in {count_files(len(files))}", advice=advice)
     params = fit_layout(source, found, current)
     known = read_assignments(paths.SPLITS)
+    corrections = read_corrections(Path(params.corrections))
     with ExitStack() as stack:
         inspections = stack.enter_context(Inspections(paths.find_inspections(), params.max_megapixels * 1_000_000))
         spool = None
@@ -112,10 +114,12 @@ def read_source(source: str, current: RestructureParams) -> Source:
         read_content = spool.read_content if spool else lambda sha256: found_at[sha256].read_bytes()
         images = group_images(images, params, known, read_content)
         names_splits = any(image.split for image in images)
-        kept, left_out, *_ = split_images(images, params, known)
+        corrected = apply_corrections(images, corrections, Path(params.corrections))
+        kept, left_out, *_ = split_images(corrected.kept, params, known)
+        excluded += corrected.excluded + left_out
         counts = Counter((str(image.split), image.label) for image in kept)
-        lost, _ = reader.find_lost_classes({image.label for image in kept})
-        return Source(params, kept, excluded + left_out, counts, lost, names_splits)
+        lost, _ = reader.find_lost_classes({image.label for image in kept} | corrected.changed_classes)
+        return Source(params, kept, excluded, counts, lost, names_splits)
 
 
 def fit_layout(source: str, found: Recognized, current: RestructureParams) -> RestructureParams:
