@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from conftest import commit, git
 from relearn import cli
-from relearn.errors import IntegrityError
+from relearn.errors import AbsentFile, IntegrityError
 from relearn.repository.committed import read_committed
 from relearn.repository.tags import list_tags
 from relearn.retraining.lineage import describe_lineage, find_image_uses, find_lineage
@@ -130,6 +130,22 @@ def test_corrections_are_named_with_their_hash(repository):
     (repository / "params.yaml").write_text("retrain: {}")  # older than corrections are
     write(repository, 13, ("a", "training"))
     assert "corrections  none: the revision has no file of them" in describe_lineage(find_lineage("v13"))
+
+
+def test_corrections_that_the_revision_does_not_have(repository):
+    params = (repository / "params.yaml").read_text()
+    for number, path in enumerate(("data/none.csv", "../none.csv", "/none.csv"), start=12):
+        (repository / "params.yaml").write_text(params.replace("data/corrections.csv", path))
+        write(repository, number, ("a", "training"))
+        found = find_lineage(f"v{number}")
+        assert f"corrections: {path}" in found.params
+        assert "corrections  none: the revision has no file of them" in describe_lineage(found)
+    # A file that DVC tracks, in a clone without its cache: what the corrections were is unknown.
+    (repository / "params.yaml").write_text(params.replace("data/corrections.csv", "data/tracked.csv"))
+    (repository / "data/tracked.csv.dvc").write_text(f"outs:\n- md5: {'a' * 32}\n  path: tracked.csv\n")
+    write(repository, 15, ("a", "training"))
+    with pytest.raises(AbsentFile, match=r"^data/tracked\.csv of .*: not in git, in DVC's cache or on its remote"):
+        find_lineage("v15")
 
 
 def test_what_is_no_image_is_no_answer(workspace):

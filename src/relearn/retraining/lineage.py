@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 from relearn import paths
 from relearn.dataset.manifest import SPLITS
-from relearn.errors import IntegrityError
+from relearn.errors import AbsentFile, IntegrityError
 from relearn.inference.classifier import RECORD
 from relearn.params.yaml_file import parse_yaml
 from relearn.repository.committed import read_committed
-from relearn.repository.git import find_commit
+from relearn.repository.git import find_blob, find_commit
 from relearn.repository.tags import TAG, list_tags, name_tag
 from relearn.runtime.text import count_nouns
 from relearn.storage.files import hash_bytes, hash_file, parse_json, read_json
@@ -106,7 +106,12 @@ def _count_corrections(commit: str, params: str, revision: str) -> tuple[dict[st
     block = blocks.get("restructure") if isinstance(blocks, dict) else None
     if not isinstance(block, dict) or not isinstance(path := block.get("corrections"), str):
         return {}, None  # older than corrections are
-    content = read_committed(Path(), commit, Path(path))
+    try:
+        content = read_committed(Path(), commit, Path(path))
+    except AbsentFile:
+        if find_blob(Path(), commit, f"./{path}.dvc"):
+            raise  # the revision has the file, but DVC's cache and remote do not
+        return {}, None
     rows = csv.DictReader(io.StringIO(decode_text(content, f"{path} of {revision}")))
     return Counter(str(row.get("action")) for row in rows), hash_bytes(content)
 
