@@ -7,7 +7,6 @@ for all of them. They run in folders of their own, so that the workspace stays a
 of their own, so that each pays for what it is the first to need.
 """
 
-import json
 import os
 import resource
 import shutil
@@ -22,6 +21,7 @@ from flows.child import ROOT, exit_with, run_child
 from relearn import paths
 from relearn.commands.compare import read_revision
 from relearn.errors import RelearnError
+from relearn.evaluation.metrics import check_intervals
 from relearn.evaluation.paired import compare_paired
 from relearn.features.store import FeatureStore
 from relearn.networks.tuned import RECORD
@@ -30,6 +30,7 @@ from relearn.params.pipeline import read_params
 from relearn.repository.committed import read_committed
 from relearn.repository.git import run_git
 from relearn.repository.lock import hold_lock
+from relearn.storage.files import parse_json
 
 N_VIEWS = 4
 N_EPOCHS = 8
@@ -109,10 +110,11 @@ def run_strategy(strategy: Strategy, arguments: list[str]) -> Outcome:
     remove_namesakes(strategy.name, head)
     seconds, cpu_seconds = time.monotonic() - start, read_cpu_seconds() - cpu_start
     tuned_on = read_json_of(strategy.name, paths.FINETUNING_METRICS).get("n_images_below", 0)
+    metrics = read_json_of(strategy.name, paths.EVALUATION_METRICS, "accuracy_score", "log_loss")
     return Outcome(
         name=strategy.name,
-        metrics=read_json_of(strategy.name, paths.EVALUATION_METRICS),
-        accuracy_interval=read_json_of(strategy.name, paths.INTERVALS)["accuracy_score"],
+        metrics=metrics,
+        accuracy_interval=read_accuracy_interval(strategy.name, metrics),
         right=read_revision(strategy.name).right,
         seconds=seconds,
         cpu_seconds=cpu_seconds,
@@ -136,10 +138,15 @@ def remove_namesakes(name: str, head: str) -> None:
             run_git(ROOT, "update-ref", "-d", reference)
 
 
-def read_json_of(revision: str, path: Path) -> dict[str, Any]:
-    """Return the content of a JSON file of an experiment."""
-    content: dict[str, Any] = json.loads(read_committed(ROOT, revision, path))
-    return content
+def read_json_of(revision: str, path: Path, *keys: str) -> dict[str, Any]:
+    """Return the content of a JSON file of an experiment, which has at least the keys given."""
+    return parse_json(read_committed(ROOT, revision, path), f"{path} of {revision}", keys)
+
+
+def read_accuracy_interval(revision: str, metrics: dict[str, Any]) -> tuple[float, float]:
+    """Return the interval of the accuracy of an experiment with these metrics."""
+    intervals = read_json_of(revision, paths.INTERVALS, "accuracy_score")
+    return check_intervals(intervals, metrics, f"{paths.INTERVALS} of {revision}")["accuracy_score"]
 
 
 def read_cpu_seconds() -> float:

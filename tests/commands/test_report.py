@@ -32,6 +32,28 @@ def test_report_of_another_folder(workspace, tmp_path_factory, monkeypatch):
     assert describe_evaluation(workspace)[0] == "1 evaluation image of 1 classes"
 
 
+@pytest.mark.parametrize(
+    ("intervals", "message"),
+    [
+        ({"x": [0, 1]}, "wanted intervals of metrics, got x: None; run `dvc repro`"),
+        ({"accuracy_score": 0.5}, "wanted the low and the high end of accuracy_score, got 0.5; run"),
+        (
+            {"accuracy_score": [0.1, 0.5, 0.9]},
+            r"wanted the low and the high end of accuracy_score, got \[0.1, 0.5, 0.9\]",
+        ),
+        ({"accuracy_score": ["0", "1"]}, r"wanted the low and the high end of accuracy_score, got \['0', '1'\]; run"),
+        ({"accuracy_score": [0.9, 0.1]}, r"wanted the low and the high end of accuracy_score, got \[0.9, 0.1\]; run"),
+    ],
+)
+def test_damaged_intervals_are_an_error(workspace, intervals, message):
+    metrics = {"n_images": 1, "n_classes": 1, "majority_baseline_score": 1.0, "accuracy_score": 0.5}
+    write_json(paths.EVALUATION_METRICS, metrics)
+    write_json(paths.INTERVALS, intervals)
+    write_csv(paths.CLASS_REPORT, CLASS_HEADER, [("cat", 1, 1, 1, 1)])
+    with pytest.raises(IntegrityError, match=rf"^reports/intervals\.json: {message}"):
+        describe_evaluation()
+
+
 def test_no_evaluation_yet(workspace):
     with pytest.raises(IntegrityError, match=r"metrics/evaluation\.json: no such file; run `dvc repro`"):
         describe_evaluation()

@@ -4,9 +4,10 @@ import sys
 
 import numpy as np
 import pytest
-from flows.strategies import STRATEGIES, Outcome, describe_table, find_source
+from flows.strategies import STRATEGIES, Outcome, describe_table, find_source, read_accuracy_interval
 
 from conftest import ROOT, SMALL, execute, git, make_environment, write_small_set
+from relearn.errors import IntegrityError
 from relearn.params.augmentation import AugmentParams
 from relearn.params.pipeline import read_params
 
@@ -27,6 +28,19 @@ def test_each_row_is_compared_with_the_first():
         "",
         "b, from block5 on: fine-tuning paid",
     ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{}", "wanted the key accuracy_score, got none; run"),
+        (b'{"accuracy_score": 0.5}', "wanted the low and the high end of accuracy_score, got 0.5; run"),
+    ],
+)
+def test_damaged_intervals_of_an_experiment_are_an_error(monkeypatch, content, message):
+    monkeypatch.setattr("flows.strategies.read_committed", lambda *_: content)
+    with pytest.raises(IntegrityError, match=rf"^reports/intervals\.json of strategy-views: {message}"):
+        read_accuracy_interval("strategy-views", {"accuracy_score": 0.5})
 
 
 def test_views_get_safe_options_only_if_augment_is_off():

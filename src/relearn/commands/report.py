@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from relearn import paths
-from relearn.evaluation.metrics import CLASS_HEADER
+from relearn.evaluation.metrics import CLASS_HEADER, check_intervals
 from relearn.runtime.text import count_nouns
 from relearn.storage.files import read_csv, read_json
 
@@ -19,7 +19,7 @@ def describe_evaluation(root: Path = Path()) -> list[str]:
         One of them is missing or damaged.
     """
     metrics = read_json(root / paths.EVALUATION_METRICS, ("n_images", "n_classes", "majority_baseline_score"))
-    intervals = read_json(root / paths.INTERVALS, ())
+    intervals = check_intervals(read_json(root / paths.INTERVALS), metrics, root / paths.INTERVALS)
     classes = read_csv(root / paths.CLASS_REPORT, CLASS_HEADER)
     groups = f" in {count_nouns(metrics['n_groups'], 'group')}" if "n_groups" in metrics else ""
     images = count_nouns(metrics["n_images"], "image" if "n_folds" in metrics else "evaluation image")

@@ -4,13 +4,15 @@ The bootstrap computes a metric for thousands of resamples, so its metrics take 
 them equal to scikit-learn's, which take one at a time. What is computed once is scikit-learn's own.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from relearn.errors import IntegrityError
 from relearn.evaluation.intervals import bootstrap, compute_wilson_interval
 from relearn.params.pipeline import EvaluateParams
+from relearn.storage.files import WRITE_AGAIN
 
 CLASS_HEADER = ("class", "n_images", "precision", "recall", "f1")
 
@@ -38,6 +40,32 @@ class Measured(NamedTuple):
 
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]]
+
+
+def check_intervals(
+    intervals: Mapping[str, Any], metrics: Mapping[str, Any], where: object
+) -> dict[str, tuple[float, float]]:
+    """Return intervals that were read from `where` with their metrics, the low end before the high end.
+
+    Raises
+    ------
+    IntegrityError
+        An interval is not two numbers in order, or is that of no metric.
+    """
+    found: dict[str, tuple[float, float]] = {}
+    for key, ends in intervals.items():
+        if not _are_numbers([metrics.get(key)]):
+            got = f"{key}: {metrics.get(key)!r:.80}"
+            raise IntegrityError(where=where, wanted="intervals of metrics", got=got, advice=WRITE_AGAIN)
+        if not (isinstance(ends, list) and len(ends) == 2 and _are_numbers(ends) and ends[0] <= ends[1]):
+            wanted, got = f"the low and the high end of {key}", f"{ends!r:.80}"
+            raise IntegrityError(where=where, wanted=wanted, got=got, advice=WRITE_AGAIN)
+        found[key] = (ends[0], ends[1])
+    return found
+
+
+def _are_numbers(values: Sequence[object]) -> bool:
+    return all(type(value) in (int, float) for value in values)
 
 
 # Takes resamples (resamples, images), each the numbers of as many images of every class as there are; returns the value
