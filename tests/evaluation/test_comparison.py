@@ -100,6 +100,18 @@ def test_other_classes_can_be_compared():
     assert compare_predictions("a", "b", make_predictions(range(20)), others).paired.verdict == "better"
 
 
+def test_a_corrected_label_counts_for_both():
+    """The first image is a dog now, which neither predicts: both are wrong there, and none is better for it."""
+    a = make_predictions()
+    corrected = [OTHER[a.labels[0]], *a.labels[1:]]
+    b = make_predictions()._replace(labels=corrected)
+    found = compare_predictions("a", "b", a, b)
+    assert found.n_relabeled == 1
+    assert (found.only_first, found.only_second) == ([], [])
+    assert found.differences[0].first == found.differences[0].second
+    assert compare_predictions("a", "b", a, a).n_relabeled == 0
+
+
 def test_what_cannot_be_compared_is_an_error():
     with pytest.raises(ComparisonError, match="wanted images that a and b have both predicted, got none of 5 and 6; "):
         compare_predictions("a", "b", make_predictions(numbers=range(5)), make_predictions(numbers=range(9, 15)))

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import re
@@ -130,6 +131,24 @@ def test_corrections_are_named_with_their_hash(repository):
     (repository / "params.yaml").write_text("retrain: {}")  # older than corrections are
     write(repository, 13, ("a", "training"))
     assert "corrections  none: the revision has no file of them" in describe_lineage(find_lineage("v13"))
+
+
+def test_corrections_that_were_committed_but_not_applied(repository):
+    """The data was made with the file of before."""
+    path = repository / "data/corrections.csv"
+    lock = "stages: {{restructure: {{cmd: x, deps: [{{path: data/corrections.csv, hash: md5, md5: {}}}]}}}}\n"
+    before = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+    (repository / "dvc.lock").write_text(lock.format(before))
+    write(repository, 12, ("a", "training"))
+    assert find_lineage("v12").are_applied
+    with path.open("a") as file:
+        file.write(f"{'a' * 64},drop,,blurred,me\n")
+    write(repository, 13, ("a", "training"))
+    found = find_lineage("v13")
+    assert not found.are_applied
+    (line,) = [line for line in describe_lineage(found) if line.startswith("corrections")]
+    assert line.startswith("corrections  1 (drop 1), sha256 ")
+    assert line.endswith("; NOT applied: dvc.lock has another file, so run `dvc repro` and commit it")
 
 
 def test_corrections_that_the_revision_does_not_have(repository):

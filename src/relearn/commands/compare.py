@@ -197,6 +197,9 @@ def _describe_rest(comparison: Comparison) -> list[str]:
     drawn = [] if comparison.n_groups is None else [f"The intervals draw {comparison.n_groups:,} groups, not images."]
     if comparison.are_out_of_fold:
         drawn.append("Both in folds (evaluate.by): each image was predicted by a head that was not fitted on it.")
+    if comparison.n_relabeled:
+        images = count_nouns(comparison.n_relabeled, "image")
+        drawn.append(f"Another label in {comparison.second}, which counts for both: {images}.")
     return drawn + [
         f"{count_nouns(n, 'evaluation image')} of {name} not compared: missing in the other" for name, n in rests if n
     ]

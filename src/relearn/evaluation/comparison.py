@@ -41,6 +41,7 @@ class Comparison(NamedTuple):
     """Two classifiers, by their names, on the images that both have predicted.
 
     n_only_in_first, n_only_in_second : images that the other has not predicted
+    n_relabeled : images that have another label in the second, which counts for both
     differences : accuracy first, with its paired score interval (unless groups are drawn); the others by the bootstrap
     only_first, only_second : images that one alone predicted right, by path
     n_groups : how many groups the common images are in, if the bootstrap drew groups
@@ -60,6 +61,7 @@ class Comparison(NamedTuple):
     n_groups: int | None = None
     caveat: str = ""
     are_out_of_fold: bool = False
+    n_relabeled: int = 0
 
     @property
     def verdict(self) -> str:
@@ -83,10 +85,13 @@ def compare_predictions(
     groups
         The group of each image by its SHA-256, if the bootstrap shall draw groups.
 
+    An image whose label was corrected in between is judged by its label in the second, for both.
+
     Raises
     ------
     ComparisonError
-        They have no image in common, or one has different labels; or one alone has predicted in folds.
+        They have no image in common; or more than half have different labels, or any if the classes differ; or one
+        alone has predicted in folds.
     """
     check_same_way(first, second, a, b)
     rows_a, rows_b = _find_rows(a), _find_rows(b)
@@ -98,14 +103,16 @@ def compare_predictions(
             advice="compare revisions with the same evaluation images",
         )
     a, b = a.select(rows_a[image] for image in common), b.select(rows_b[image] for image in common)
-    for path, label, other in zip(a.paths, a.labels, b.labels, strict=True):
-        if label != other:
-            raise ComparisonError(
-                where=path,
-                wanted=f"the label {label} of {first}",
-                got=f"{other} in {second}",
-                advice="compare revisions with the same labels",
-            )
+    relabeled = [labels for labels in zip(a.paths, a.labels, b.labels, strict=True) if labels[1] != labels[2]]
+    if relabeled and (2 * len(relabeled) > len(common) or set(a.classes) != set(b.classes)):
+        path, label, other = relabeled[0]
+        raise ComparisonError(
+            where=path,
+            wanted=f"the label {label} of {first}",
+            got=f"{other} in {second}",
+            advice="compare revisions with the same labels",
+        )
+    a = a._replace(labels=b.labels)
     right, other_right = a.right, b.right
     judged, other_judged = _judge_both(a, b)
     if groups is not None:
@@ -127,6 +134,7 @@ def compare_predictions(
         _list_images(a, b, other_right & ~right),
         None if judged.groups is None else len(np.unique(judged.groups)),
         are_out_of_fold=a.are_out_of_fold,
+        n_relabeled=len(relabeled),
     )
 
 

@@ -114,7 +114,7 @@ def draw_bars(judged: Judged, measured: Measured, n_bins: int) -> list[Bar]:
     for name, (low, high) in measured.intervals.items():
         value, baseline = measured.metrics[name], baselines[name]
         is_better_high = name.endswith("_score")
-        longest = 1.0 if is_better_high else max(high, baseline, 1e-9)
+        longest = max(high, baseline, 1e-9) if name.endswith("_loss") else 1.0
         low_place, value_place, high_place, baseline_place = (
             round(100 * number / longest, 2) for number in (low, value, high, baseline)
         )

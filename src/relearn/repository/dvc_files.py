@@ -59,9 +59,17 @@ class DataFile(Part):
     outs: list[ListedOutput] | None = None
 
 
+class LockedInput(Part):
+    """An entry of `deps` in `dvc.lock`."""
+
+    path: str
+    md5: Md5 | None = None
+
+
 class LockedStage(Part):
     """A stage of `dvc.lock`."""
 
+    deps: list[LockedInput] | None = None
     outs: list[ListedOutput] | None = None
 
 

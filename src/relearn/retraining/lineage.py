@@ -17,8 +17,10 @@ from relearn.errors import AbsentFile, IntegrityError
 from relearn.inference.classifier import RECORD
 from relearn.params.yaml_file import parse_yaml
 from relearn.repository.committed import read_committed
+from relearn.repository.dvc_files import LockFile, read_committed_dvc_file
 from relearn.repository.git import find_blob, find_commit
 from relearn.repository.tags import TAG, list_tags, name_tag
+from relearn.repository.tracked import hash_content
 from relearn.runtime.text import count_nouns
 from relearn.storage.files import hash_bytes, hash_file, parse_json, read_json
 
@@ -40,6 +42,8 @@ class Lineage(NamedTuple):
         The content of `params.yaml`.
     corrections, corrections_sha256
         The rows of the file of corrections by action, and its hash; None if the revision has no such file.
+    are_applied
+        Whether the data of the revision is made with this file of corrections, as its `dvc.lock` says.
     record
         The content of `classifier.json`.
     metrics
@@ -54,6 +58,7 @@ class Lineage(NamedTuple):
     params: str
     corrections: dict[str, int]
     corrections_sha256: str | None
+    are_applied: bool
     record: dict[str, Any]
     metrics: dict[str, Any]
 
@@ -100,20 +105,33 @@ def read_lineage(revision: str) -> Lineage:
     )
 
 
-def _count_corrections(commit: str, params: str, revision: str) -> tuple[dict[str, int], str | None]:
-    """Return the rows by action of the corrections that the parameters name, and the file's hash, if there is one."""
+def _count_corrections(commit: str, params: str, revision: str) -> tuple[dict[str, int], str | None, bool]:
+    """Return the rows by action of the corrections that the parameters name, the file's hash, and whether it was used.
+
+    The hash is None if there is no such file.
+    """
     blocks = parse_yaml(params.encode(), f"{paths.PARAMS} of {revision}")
     block = blocks.get("restructure") if isinstance(blocks, dict) else None
     if not isinstance(block, dict) or not isinstance(path := block.get("corrections"), str):
-        return {}, None  # older than corrections are
+        return {}, None, True  # older than corrections are
     try:
         content = read_committed(Path(), commit, Path(path))
     except AbsentFile:
         if find_blob(Path(), commit, f"./{path}.dvc"):
             raise  # the revision has the file, but DVC's cache and remote do not
-        return {}, None
+        return {}, None, True
     rows = csv.DictReader(io.StringIO(decode_text(content, f"{path} of {revision}")))
-    return Counter(str(row.get("action")) for row in rows), hash_bytes(content)
+    counts = Counter(str(row.get("action")) for row in rows)
+    return counts, hash_bytes(content), _is_input(commit, path, content)
+
+
+def _is_input(commit: str, path: str, content: bytes) -> bool:
+    """Return whether `dvc.lock` of a commit has these bytes as an input of a stage, or does not name the path."""
+    if find_blob(Path(), commit, "./dvc.lock") is None:
+        return True
+    stages = read_committed_dvc_file(Path(), commit, "./dvc.lock", LockFile).stages or {}
+    used = {dep.md5 for stage in stages.values() for dep in stage.deps or () if dep.path == path}
+    return not used or hash_content(io.BytesIO(content)) in used
 
 
 def _read_object(revision: str, path: Path, keys: Sequence[str] = ()) -> dict[str, Any]:
@@ -240,4 +258,5 @@ def _describe_corrections(lineage: Lineage) -> str:
     counts = ", ".join(f"{action} {n:,}" for action, n in sorted(lineage.corrections.items()))
     return (
         f"{sum(lineage.corrections.values()):,}{f' ({counts})' if counts else ''}, sha256 {lineage.corrections_sha256}"
+        + ("" if lineage.are_applied else "; NOT applied: dvc.lock has another file, so run `dvc repro` and commit it")
     )
