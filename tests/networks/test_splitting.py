@@ -5,7 +5,7 @@ import gc
 import numpy as np
 import pytest
 
-from conftest import choose, mark_large
+from conftest import RARE, choose, mark_large
 from relearn.errors import NetworkError
 from relearn.networks.splitting import (
     choose_first_layer,
@@ -59,7 +59,9 @@ MIDDLES = {
 }
 
 
-@pytest.mark.parametrize("network", FEW)
+@pytest.mark.parametrize(
+    "network", [pytest.param(name, marks=RARE) if name in ("densenet121", "efficientnet_b0") else name for name in FEW]
+)
 def test_the_parts_give_the_bits_of_the_whole(network):
     keras, model = build(network, 64)
     images = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype(np.float32)
