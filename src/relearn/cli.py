@@ -38,6 +38,9 @@ app = typer.Typer(
     "folder of one.",
 )
 app.add_typer(store.app, name="store")
+Inputs = Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Files, folders, globs, https:// or -.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Read no https:// address.")]
+Weights = Annotated[Path | None, typer.Option(help="The network's weights file, if it has moved since the training.")]
 Model = Annotated[Path | None, typer.Option(help="The folder of the classifier.", show_default=str(paths.CLASSIFIER))]
 Base = Annotated[str, typer.Option(help="The retrained branch, whose params.yaml counts.", callback=check_name)]
 
@@ -94,15 +97,13 @@ def init(
 
 @app.command()
 def predict(
-    inputs: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Files, folders, globs, https:// or -.")],
+    inputs: Inputs,
     *,
     json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     model: Model = None,
-    weights: Annotated[
-        Path | None, typer.Option(help="The network's weights file, if it has moved since the training.")
-    ] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Read no https:// address.")] = False,
+    weights: Weights = None,
+    offline: Offline = False,
 ) -> None:
     """Predict the classes of new images."""
     if json and csv:
@@ -122,7 +123,7 @@ def predict(
 
 @app.command()
 def explain(
-    inputs: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Files, folders, globs, https:// or -.")],
+    inputs: Inputs,
     *,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write a page with the maps there.")] = None,
     label: Annotated[
@@ -130,10 +131,8 @@ def explain(
         typer.Option(help="The class to explain.", show_default="the predicted one", callback=check_name),
     ] = None,
     model: Model = None,
-    weights: Annotated[
-        Path | None, typer.Option(help="The network's weights file, if it has moved since the training.")
-    ] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Read no https:// address.")] = False,
+    weights: Weights = None,
+    offline: Offline = False,
 ) -> None:
     """Show which places of new images speak for their predicted classes."""
     from relearn.commands.explain import print_explained

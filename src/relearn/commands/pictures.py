@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from relearn.reporting.rendering import render_page
 from relearn.storage.files import write_file
-
-TEMPLATE = Path(__file__).with_name("pictures.html")
 
 
 class Figure(NamedTuple):
@@ -35,15 +34,6 @@ def write_pictures(path: Path, title: str, texts: Sequence[str], cards: Sequence
     legend
         Markup that is trusted.
     """
-    from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        title=title,
-        texts=texts,
-        cards=cards,
-        legend=Markup(legend),  # noqa: S704
-    )
+    page = render_page("pictures.html", title=title, texts=texts, cards=cards, legend=legend)
     with write_file(path) as file:
-        file.write(page.encode())
+        file.write(page)

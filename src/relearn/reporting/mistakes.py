@@ -8,7 +8,7 @@ import numpy as np
 
 from relearn import paths
 from relearn.dataset.manifest import read_manifest
-from relearn.errors import RelearnError
+from relearn.errors import IntegrityError, RelearnError
 from relearn.evaluation.predictions import Predictions
 from relearn.explanation.drawing import draw_explanation
 from relearn.explanation.explainer import Explainer
@@ -97,8 +97,8 @@ def show_mistakes(predictions: Predictions, mistakes: Sequence[Mistake]) -> list
     if not paths.FEATURES.is_dir():
         log.warning("%s: no such folder, so neither similar images nor evidence maps; `dvc pull` it", paths.FEATURES)
         return [Shown(mistake, draw(mistake.path, LARGE_PX), None, []) for mistake in mistakes]
-    features = read_rows(predictions, [mistake.row for mistake in mistakes])
     hashes = [predictions.sha256[mistake.row] for mistake in mistakes]
+    features = read_rows(hashes, find_split(predictions))
     neighbors = find_pictured_neighbors(features, N_NEIGHBORS, hashes)
     evidence: list[Evidence | None] = [None] * len(mistakes)
     if not predictions.are_out_of_fold:
@@ -120,24 +120,36 @@ def find_pictured_neighbors(
     return [[(neighbor, draw(neighbor.image.path)) for neighbor in row] for row in found]
 
 
+def find_split(predictions: Predictions) -> str | None:
+    """Return the split of the predicted images, None if they are of all."""
+    return None if predictions.are_out_of_fold else "evaluation"
+
+
 def iterate_features(predictions: Predictions) -> Iterator[np.ndarray]:
     """Yield the features of the predicted images in their order, (rows, n_features) at a time, without views."""
-    split = None if predictions.are_out_of_fold else "evaluation"
-    for rows, values in iterate_shards(paths.FEATURES, split):
+    for rows, values in iterate_shards(paths.FEATURES, find_split(predictions)):
         yield values[[row.view == "0" for row in rows]]
 
 
-def read_rows(predictions: Predictions, rows: Sequence[int]) -> np.ndarray:
-    """Return the features of images by their numbers among the predictions, (len(rows), n_features)."""
-    wanted = np.asarray(rows)
-    features, start = np.empty((len(rows), 0), np.float32), 0
-    for block in iterate_features(predictions):
-        if not features.size:
-            features = np.empty((len(rows), block.shape[1]), block.dtype)
-        inside = (wanted >= start) & (wanted < start + len(block))
-        features[inside] = block[wanted[inside] - start]
-        start += len(block)
-    return features
+def read_rows(hashes: Sequence[str], split: str | None = None) -> np.ndarray:
+    """Return the features of images of a split, or of any, by their SHA-256, (len(hashes), n_features).
+
+    Raises
+    ------
+    IntegrityError
+        An image has no features there, or they are damaged.
+    """
+    wanted = set(hashes)
+    found = {
+        row.sha256: values[number].copy()  # a view would keep the whole shard in memory
+        for rows, values in iterate_shards(paths.FEATURES, split)
+        for number, row in enumerate(rows)
+        if row.sha256 in wanted and row.view == "0"
+    }
+    if missing := wanted - found.keys():
+        got = f"none of image {min(missing)}"
+        raise IntegrityError(where=paths.FEATURES, wanted="features of the images", got=got, advice="run `dvc repro`")
+    return np.stack([found[sha256] for sha256 in hashes])
 
 
 def explain_images(images: Sequence[str], labels: Sequence[str], features: np.ndarray) -> list[Evidence | None]:

@@ -1,17 +1,13 @@
 """The page of labels to look at first, which writes the lines of `data/corrections.csv`."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-
-from relearn import paths
 from relearn.dataset.corrections import ACTIONS, Correction
 from relearn.dataset.manifest import ManifestRow
 from relearn.explanation.drawing import draw_scale
 from relearn.features.neighbors import Neighbor
-from relearn.features.shards import iterate_shards
-from relearn.reporting.mistakes import LARGE_PX, Evidence, draw, explain_images, find_pictured_neighbors
+from relearn.reporting.mistakes import LARGE_PX, Evidence, draw, explain_images, find_pictured_neighbors, read_rows
 from relearn.reporting.rendering import render_page
 
 N_NEIGHBORS = 5
@@ -69,20 +65,9 @@ def draw_cards(suspects: Sequence[Suspect]) -> list[Card]:
         return []
     images = [suspect.image for suspect in suspects]
     hashes = [image.sha256 for image in images]
-    rows = read_rows(set(hashes))
-    features = np.stack([rows[sha256] for sha256 in hashes])
+    features = read_rows(hashes)
     neighbors = find_pictured_neighbors(features, N_NEIGHBORS, hashes)
     names = [image.path for image in images]
     evidence = explain_images(names, [suspect.suggested for suspect in suspects], features)
     pictures = [draw(name, LARGE_PX) for name in names]
     return [Card(*parts) for parts in zip(suspects, pictures, evidence, neighbors, strict=True)]
-
-
-def read_rows(hashes: Collection[str]) -> dict[str, np.ndarray]:
-    """Return the features (n_features,) of images by their SHA-256."""
-    return {
-        row.sha256: values[number]
-        for rows, values in iterate_shards(paths.FEATURES)
-        for number, row in enumerate(rows)
-        if row.sha256 in hashes and row.view == "0"
-    }

@@ -13,7 +13,6 @@ from relearn.errors import IntegrityError, TrainingError
 from relearn.evaluation.metrics import (
     CLASS_HEADER,
     Judged,
-    Measured,
     bin_confidences,
     compute_curves,
     compute_metrics,
@@ -58,7 +57,8 @@ def run(params: EvaluateParams, train: TrainParams) -> None:
     judged = judge(predictions.classes, predictions.labels, predictions.probabilities)._replace(groups=groups)
     if groups is not None and params.resample == "groups":
         warn_of_few_groups(judged, groups)
-    metrics, intervals = compute_metrics(judged, params)
+    measured = compute_metrics(judged, params)
+    metrics, intervals = measured
     if params.by == "folds":
         metrics["n_folds"] = train.n_folds
     write_json(paths.EVALUATION_METRICS, metrics)
@@ -66,7 +66,7 @@ def run(params: EvaluateParams, train: TrainParams) -> None:
     write_csv(paths.CLASS_REPORT, CLASS_HEADER, report_classes(judged))
     write_plots(judged)
     with write_file(paths.EVALUATION_PAGE) as file:
-        file.write(draw_evaluation(predictions, judged, Measured(metrics, intervals), classifier.record, params))
+        file.write(draw_evaluation(predictions, judged, measured, classifier.record, params))
     log.info(
         "%d %s%s%s: accuracy %.4f (95 %% interval %.4f to %.4f), majority baseline %.4f",
         metrics["n_images"],
