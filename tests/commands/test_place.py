@@ -17,7 +17,7 @@ from relearn.evaluation.metrics import CLASS_HEADER
 from relearn.evaluation.predictions import HEADER
 from relearn.features.store import open_store
 from relearn.inference import predictor
-from relearn.inference.predictor import Answers
+from relearn.inference.answers import Answers
 from relearn.storage.files import write_csv, write_json
 
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from relearn.commands.predict import print_answers
-from relearn.inference.predictor import Answer, Answers
+from relearn.inference.answers import Answer, Answers
 
 HOSTILE = Answers(
     ["=cmd|'/C calc'!A0", 'a\u202e,"b'],

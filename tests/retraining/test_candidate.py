@@ -10,8 +10,8 @@ from relearn import cli, paths
 from relearn.dataset.manifest import ManifestRow, read_manifest
 from relearn.errors import DataError, IntegrityError
 from relearn.features.shards import hash_features, read_features, seal_features
+from relearn.inference.answers import Answer, Answers
 from relearn.inference.classifier import hash_record, read_classifier
-from relearn.inference.predictor import Answer, Answers
 from relearn.params.pipeline import read_params
 from relearn.retraining.candidate import describe_json, describe_outcome, judge_challenger
 from relearn.retraining.release import IMAGES, IMAGES_HEADER, keep_version, switch_current

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from relearn.inference.addresses import show_name
-from relearn.inference.predictor import Answers
+from relearn.inference.answers import Answers
 from relearn.runtime.text import escape_controls, format_json
 
 log = logging.getLogger(__name__)

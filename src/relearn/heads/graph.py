@@ -6,9 +6,10 @@ import numpy as np
 
 
 class Graph:
-    """The nodes and constants of an ONNX graph, in the order of their adding."""
+    """The nodes and constants of an ONNX graph, in the order of their adding; `prefix` begins their names."""
 
-    def __init__(self) -> None:
+    def __init__(self, prefix: str = "") -> None:
+        self._prefix = prefix
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
 
@@ -21,8 +22,8 @@ class Graph:
             if isinstance(value, str):
                 names.append(value)
                 continue
-            names.append(f"constant_{len(self.constants)}")
+            names.append(f"{self._prefix}constant_{len(self.constants)}")
             self.constants.append(numpy_helper.from_array(value, names[-1]))
-        output = output or f"{operator.lower()}_{len(self.nodes)}"
+        output = output or f"{self._prefix}{operator.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(operator, names, [output], **attributes))
         return output

@@ -81,19 +81,9 @@ class Classifier(NamedTuple):
         IntegrityError
             The head fails on these features, or returns no probabilities.
         """
-        with _name_errors(self.path):
+        with name_errors(self.path):
             (answer,) = self.session.run(["probabilities"], {"features": np.asarray(features, np.float32)})
-        probabilities = np.asarray(answer)
-        wanted = (len(features), len(self.classes))
-        if probabilities.shape != wanted:
-            raise IntegrityError(
-                where=self.path, wanted=f"probabilities of shape {wanted}", got=probabilities.shape, advice=ADVICE
-            )
-        if not (probabilities >= 0).all() or not (abs(probabilities.sum(axis=1) - 1) <= SUM_TOLERANCE).all():
-            found = f"{probabilities.min():g} to {probabilities.max():g}"
-            wanted_values = "probabilities from 0 to 1 that sum to 1"
-            raise IntegrityError(where=self.path, wanted=wanted_values, got=found, advice=ADVICE)
-        return probabilities
+        return check_sum(np.asarray(answer), (len(features), len(self.classes)), self.path)
 
     def predict_labels(self, probabilities: np.ndarray) -> list[str]:
         """Return the most probable class of each row, the first of them in a tie."""
@@ -108,24 +98,53 @@ def open_head(head: bytes, n_features: int, classes: Sequence[str], path: Path =
     IntegrityError
         `check_head` refuses it, or onnxruntime cannot open it; the error names `path`.
     """
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it would keep a device id in the home folder
-    import onnxruntime
-
     try:
         check_head(head, n_features, classes)
     except IntegrityError as error:
         raise IntegrityError(str(error), where=path, advice=ADVICE) from None
+    return open_session(head, path, n_threads=1)
+
+
+def open_session(content: bytes, path: Path, n_threads: int, advice: str = ADVICE) -> Any:
+    """Open a checked ONNX model in onnxruntime on the CPU.
+
+    Raises
+    ------
+    IntegrityError
+        onnxruntime cannot open it; the error names `path`.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it would keep a device id in the home folder
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.intra_op_num_threads, options.inter_op_num_threads = n_threads, 1
     options.log_severity_level = 4  # its errors are raised
-    # Otherwise it detects the format from the first bytes, and may parse them unlike `check_head` did.
+    # Otherwise it detects the format from the first bytes, and may parse them unlike the check did.
     options.add_session_config_entry("session.load_model_format", "ONNX")
-    with _name_errors(path):
-        return onnxruntime.InferenceSession(head, options, providers=["CPUExecutionProvider"])
+    with name_errors(path, advice):
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def check_sum(probabilities: np.ndarray, shape: tuple[int, int], path: Path, advice: str = ADVICE) -> np.ndarray:
+    """Return the answer of the model at `path`, if these are probabilities (images, classes) of that shape.
+
+    Raises
+    ------
+    IntegrityError
+        They have another shape, or a row does not sum to 1.
+    """
+    if probabilities.shape != shape:
+        wanted = f"probabilities of shape {shape}"
+        raise IntegrityError(where=path, wanted=wanted, got=probabilities.shape, advice=advice)
+    if not (probabilities >= 0).all() or not (abs(probabilities.sum(axis=1) - 1) <= SUM_TOLERANCE).all():
+        found = f"{probabilities.min():g} to {probabilities.max():g}"
+        wanted = "probabilities from 0 to 1 that sum to 1"
+        raise IntegrityError(where=path, wanted=wanted, got=found, advice=advice)
+    return probabilities
 
 
 @contextmanager
-def _name_errors(path: Path) -> Iterator[None]:
+def name_errors(path: Path, advice: str = ADVICE) -> Iterator[None]:
     """Turn the errors of onnxruntime, whose classes share no base of their own, into one line."""
     try:
         yield
@@ -133,7 +152,7 @@ def _name_errors(path: Path) -> Iterator[None]:
         if not type(error).__module__.startswith("onnxruntime.") and not isinstance(error, RuntimeError | ValueError):
             raise
         problem = f"onnxruntime: {' '.join(str(error).split())[:300]}"
-        raise IntegrityError(problem, where=path, advice=ADVICE) from None
+        raise IntegrityError(problem, where=path, advice=advice) from None
 
 
 def write_classifier(folder: Path, head: bytes, record: ClassifierRecord, tuned_weights: Path | None = None) -> None:
@@ -241,14 +260,25 @@ def check_record(path: Path, record: ClassifierRecord) -> None:
     IntegrityError
         The classes are not two or more different, printable texts, or the number of features is missing.
     """
-    where, classes = f"{path}: classes", record.classes
-    if len(set(classes)) < max(2, len(classes)):
-        raise IntegrityError(where=where, wanted="at least two, all different", got=len(classes), advice=ADVICE)
-    for name in classes:
-        if not name or holds_control_character(name) or any("\ud800" <= letter <= "\udfff" for letter in name):
-            wanted = "text without control characters"
-            raise IntegrityError(where=where, wanted=wanted, got=_show(name), advice=ADVICE)
+    check_classes(path, record.classes)
     n_features = record.extractor.get("n_features")
     if type(n_features) is not int or n_features < 1:
         where = f"{path}: extractor.n_features"
         raise IntegrityError(where=where, wanted="a whole number", got=_show(n_features), advice=ADVICE)
+
+
+def check_classes(path: Path, classes: Sequence[str], advice: str = ADVICE) -> None:
+    """Check the classes that the record at `path` names.
+
+    Raises
+    ------
+    IntegrityError
+        They are not two or more different, printable texts.
+    """
+    where = f"{path}: classes"
+    if len(set(classes)) < max(2, len(classes)):
+        raise IntegrityError(where=where, wanted="at least two, all different", got=len(classes), advice=advice)
+    for name in classes:
+        if not name or holds_control_character(name) or any("\ud800" <= letter <= "\udfff" for letter in name):
+            wanted = "text without control characters"
+            raise IntegrityError(where=where, wanted=wanted, got=_show(name), advice=advice)

@@ -3,42 +3,25 @@
 import logging
 import os
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from pydantic import ValidationError
 
-from relearn.dataset.source_files import SourceFile
 from relearn.errors import ImageError, IntegrityError, NetworkError
+from relearn.inference.answers import Answers, predict_each_file
 from relearn.inference.classifier import RECORD, read_classifier
-from relearn.inference.inputs import ImageLike, check_images, describe_image, find_all_files, read_content, read_image
+from relearn.inference.inputs import ImageLike, check_images, describe_image, read_image
 from relearn.networks.extractor import Extractor
 from relearn.networks.recipe import ExtractorRecord
 from relearn.paths import TUNED_WEIGHTS
 from relearn.runtime.threads import Item, map_ahead
 
 log = logging.getLogger(__name__)
-
-
-class Answer(NamedTuple):
-    """The prediction for one image; probabilities in the order of the classifier's classes."""
-
-    path: str
-    label: str
-    probabilities: list[float]
-
-
-class Answers(NamedTuple):
-    """All predictions, and the files that have none, each with the reason."""
-
-    classes: list[str]
-    answers: list[Answer]
-    failures: list[tuple[str, str]]
 
 
 class Predictor:
@@ -129,40 +112,15 @@ class Predictor:
         return np.array(rows, self._extractor.dtype).reshape(len(images), self._extractor.n_features)
 
     def predict_files(self, inputs: Sequence[str], *, is_online: bool = False) -> Answers:
-        """Predict the images of files, folders (all files in them that are not hidden, at any depth) and glob patterns.
-
-        What cannot be read does not stop the rest; it is returned with the reason.
-
-        Parameters
-        ----------
-        inputs
-            Paths, patterns, `file://` addresses, and `-` for standard input.
-        is_online
-            Whether `https://` addresses are read as well.
-        """
-        files, failures = find_all_files(inputs, is_online=is_online)
-        readable: deque[str] = deque()
-
-        def _prepare(file: SourceFile) -> np.ndarray | ImageError:
-            try:
-                return self._prepare(read_content(file))
-            except ImageError as error:
-                return error
-
-        def _keep_readable() -> Iterator[np.ndarray]:
-            for file, image in zip(files, self._map_ahead(_prepare, files), strict=True):
-                if isinstance(image, ImageError):
-                    failures.append((file.path, str(image)))
-                else:
-                    readable.append(file.path)
-                    yield image
-
-        answers = []
-        for features in self._compute_rows(_keep_readable()):
-            probabilities = self._classify(features)
-            (label,) = self._classifier.predict_labels(probabilities[np.newaxis])
-            answers.append(Answer(readable.popleft(), label, [round(float(p), 6) for p in probabilities]))
-        return Answers(self.classes, answers, failures)
+        """Predict the images of files, folders and patterns, as `predict_each_file` says."""
+        return predict_each_file(
+            inputs,
+            self.classes,
+            prepare=self._prepare,
+            classify=lambda images: map(self._classify, self._compute_rows(images)),
+            n_ahead=2 * self._extractor.batch_size,
+            is_online=is_online,
+        )
 
     def _prepare_all(self, images: Sequence[ImageLike]) -> Iterator[np.ndarray]:
         """Yield images as the network's input; the error about one that cannot be read says which one it is."""

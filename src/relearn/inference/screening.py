@@ -24,6 +24,7 @@ DOUBLE = 11
 OPSETS = {"": 18, "ai.onnx.ml": 3}
 IR_VERSION = 8
 
+PLAIN_KINDS = {"INT", "INTS", "FLOAT", "FLOATS", "STRING", "STRINGS"}
 ITEM_BYTES = {FLOAT: 4, INT64: 8, DOUBLE: 8}
 IMAGES = "images"  # the name of the first axis
 TREES = "TreeEnsembleClassifier"
@@ -54,18 +55,42 @@ def check_head(content: bytes, n_features: int, classes: Sequence[str]) -> None:
     IntegrityError
         It does not; the caller adds the path to the text.
     """
+    want(len(content) <= MAX_HEAD_BYTES, f"a head of at most {MAX_HEAD_BYTES:,} bytes", f"{len(content):,}")
+    model = read_model(content)
+    graph = model.graph
+    _check_ends(graph, n_features, len(classes))
+    want(len(graph.node) <= 64 + 8 * len(classes), f"at most {64 + 8 * len(classes)} nodes", f"{len(graph.node)}")
+    for node in graph.node:
+        _check_operator(node)
+        if node.op_type == TREES:
+            _check_trees(node, n_features, len(classes))
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for tensor in graph.initializer:
+        check_constant(tensor, ITEM_BYTES, max_axes=2)
+    widths = (size for tensor in graph.initializer for size in tensor.dims)
+    _check_shapes(model, max(n_features, len(classes), *widths), len(classes))
+    _check_label(graph, constants, classes)
+
+
+def read_model(content: bytes) -> Any:
+    """Parse a model, and check that it is of our versions and holds nodes and constants alone.
+
+    Raises
+    ------
+    IntegrityError
+        It is not; the caller adds the path to the text.
+    """
     from google.protobuf.message import DecodeError
     from onnx import load_model_from_string
 
-    _want(len(content) <= MAX_HEAD_BYTES, f"a head of at most {MAX_HEAD_BYTES:,} bytes", f"{len(content):,}")
     try:
         model = load_model_from_string(content)
     except DecodeError:
         raise IntegrityError(wanted="ONNX", got="other bytes") from None
     graph = model.graph
     opsets = sorted((opset.domain, opset.version) for opset in model.opset_import)
-    _want(opsets == sorted(OPSETS.items()), f"the operator sets {OPSETS}", f"{dict(opsets)}")
-    _want(model.ir_version == IR_VERSION, f"version {IR_VERSION} of ONNX", f"{model.ir_version}")
+    want(opsets == sorted(OPSETS.items()), f"the operator sets {OPSETS}", f"{dict(opsets)}")
+    want(model.ir_version == IR_VERSION, f"version {IR_VERSION} of ONNX", f"{model.ir_version}")
     for part, name in (
         (model.functions, "functions"),
         (model.training_info, "training steps"),
@@ -73,23 +98,14 @@ def check_head(content: bytes, n_features: int, classes: Sequence[str]) -> None:
         (graph.quantization_annotation, "quantization"),
         (graph.value_info, "notes on values"),
     ):
-        _want(not part, f"no {name}", f"{len(part)}")
-    _check_ends(graph, n_features, len(classes))
-    _want(len(graph.node) <= 64 + 8 * len(classes), f"at most {64 + 8 * len(classes)} nodes", f"{len(graph.node)}")
-    for node in graph.node:
-        _check_operator(node)
-        if node.op_type == TREES:
-            _check_trees(node, n_features, len(classes))
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    _want(len(constants) == len(graph.initializer), "constants of different names", "two of one name")
-    for tensor in graph.initializer:
-        _check_constant(tensor)
-    widths = (size for tensor in graph.initializer for size in tensor.dims)
-    _check_shapes(model, max(n_features, len(classes), *widths), len(classes))
-    _check_label(graph, constants, classes)
+        want(not part, f"no {name}", f"{len(part)}")
+    is_named = len({tensor.name for tensor in graph.initializer}) == len(graph.initializer)
+    want(is_named, "constants of different names", "two of one name")
+    return model
 
 
-def _want(is_met: bool, wanted: str, got: str) -> None:
+def want(is_met: bool, wanted: str, got: str) -> None:
+    """Raise `IntegrityError` unless a condition is met; the caller adds the path to the text."""
     if not is_met:
         raise IntegrityError(wanted=wanted, got=got)
 
@@ -108,23 +124,23 @@ def _check_ends(graph: Any, n_features: int, n_classes: int) -> None:
             )
             for value in found
         ]
-        _want(listed == wanted, f"the {kind} (name, type, shape) {wanted}", f"{listed}"[:300])
+        want(listed == wanted, f"the {kind} (name, type, shape) {wanted}", f"{listed}"[:300])
 
 
-def _check_constant(tensor: Any) -> None:
+def check_constant(tensor: Any, item_bytes: dict[int, int], max_axes: int) -> None:
     """Check that a constant is complete, stored in the file itself, and no larger than its bytes."""
     named = f"constant {tensor.name[:60]!r}"
     is_external = tensor.data_location != tensor.DEFAULT or tensor.external_data
-    _want(not is_external, f"{named} in the file itself", "a reference to another file")
+    want(not is_external, f"{named} in the file itself", "a reference to another file")
     sizes = list(tensor.dims)
-    _want(len(sizes) <= 2 and min(sizes, default=0) >= 0, f"{named} of at most 2 axes", f"the shape {sizes}")
+    is_small = len(sizes) <= max_axes and min(sizes, default=0) >= 0
+    want(is_small, f"{named} of at most {max_axes} axes", f"the shape {sizes}")
     if tensor.data_type == STRING:
         n_items, n_found = math.prod(sizes), len(tensor.string_data)
     else:
-        known = tensor.data_type in ITEM_BYTES
-        _want(known, f"{named} of float32, float64, int64 or text", f"the type {tensor.data_type}")
-        n_items, n_found = math.prod(sizes) * ITEM_BYTES[tensor.data_type], len(tensor.raw_data)
-    _want(n_found == n_items, f"{named} of shape {sizes}", f"{n_found:,} instead of {n_items:,} bytes or texts")
+        want(tensor.data_type in item_bytes, f"{named} of a known type", f"the type {tensor.data_type}")
+        n_items, n_found = math.prod(sizes) * item_bytes[tensor.data_type], len(tensor.raw_data)
+    want(n_found == n_items, f"{named} of shape {sizes}", f"{n_found:,} instead of {n_items:,} bytes or texts")
 
 
 def _check_operator(node: Any) -> None:
@@ -134,11 +150,15 @@ def _check_operator(node: Any) -> None:
     if known is None or node.overload:
         operator = f"{domain}:{node.op_type}"[:60]
         raise IntegrityError(wanted="no operator but those of heads", got=repr(operator))
-    plain = {"INT", "INTS", "FLOATS", "STRING", "STRINGS"}
+    check_attributes(node, known)
+
+
+def check_attributes(node: Any, known: set[str]) -> None:
+    """Check that the attributes of a node are known ones, and hold numbers and texts alone: no graph, no tensor."""
     for attribute in node.attribute:
         kind = attribute.AttributeType.Name(attribute.type)
-        is_plain = attribute.name in known and kind in plain and not attribute.ref_attr_name
-        _want(is_plain, f"{node.op_type} with {sorted(known) or 'no attributes'}", f"{attribute.name[:60]!r}, {kind}")
+        is_plain = attribute.name in known and kind in PLAIN_KINDS and not attribute.ref_attr_name
+        want(is_plain, f"{node.op_type} with {sorted(known) or 'no attributes'}", f"{attribute.name[:60]!r}, {kind}")
 
 
 def _check_trees(node: Any, n_features: int, n_classes: int) -> None:
@@ -155,41 +175,41 @@ def _check_trees(node: Any, n_features: int, n_classes: int) -> None:
     nodes = {key: np.array(values.get(f"nodes_{key}", [])) for key in TREE_NODES if key != "modes"}
     leaves = {key: np.array(values.get(f"class_{key}", [])) for key in TREE_CLASSES}
     for name, wanted in (("hitrates", (0, n_nodes)), ("missing_value_tracks_true", (0, n_nodes))):
-        _want(len(values.get(f"nodes_{name}", [])) in wanted, f"trees of {n_nodes:,} nodes", f"other {name}")
+        want(len(values.get(f"nodes_{name}", [])) in wanted, f"trees of {n_nodes:,} nodes", f"other {name}")
     is_even = {len(column) for column in nodes.values()} == {n_nodes} and n_nodes > 0
     is_even &= len({len(column) for column in leaves.values()}) == 1
-    _want(is_even, "a row for each node of the trees", "columns of different lengths")
-    _want(set(modes) <= {b"BRANCH_LEQ", b"LEAF"}, "trees of BRANCH_LEQ and LEAF", f"{sorted(set(modes))}"[:100])
-    _want(values.get("post_transform", b"NONE") == b"NONE", "trees without post_transform", "one")
+    want(is_even, "a row for each node of the trees", "columns of different lengths")
+    want(set(modes) <= {b"BRANCH_LEQ", b"LEAF"}, "trees of BRANCH_LEQ and LEAF", f"{sorted(set(modes))}"[:100])
+    want(values.get("post_transform", b"NONE") == b"NONE", "trees without post_transform", "one")
     labels = values.get("classlabels_int64s", [])
-    _want(list(labels) == list(range(n_classes)), f"trees of the classes 0 to {n_classes - 1}", "others")
-    _want(list(node.input) == ["features"], "trees that look at the features", f"{list(node.input)}"[:100])
-    _want(len(node.output) == 2, "trees of two outputs", f"{len(node.output)}")
+    want(list(labels) == list(range(n_classes)), f"trees of the classes 0 to {n_classes - 1}", "others")
+    want(list(node.input) == ["features"], "trees that look at the features", f"{list(node.input)}"[:100])
+    want(len(node.output) == 2, "trees of two outputs", f"{len(node.output)}")
 
     def _is_within(column: np.ndarray, n: int) -> bool:
         return column.dtype == np.int64 and bool(((column >= 0) & (column < n)).all())
 
-    _want(_is_within(nodes["featureids"], n_features), f"trees of {n_features:,} features", "another feature")
-    _want(_is_within(leaves["ids"], n_classes), f"trees of {n_classes:,} classes", "another class")
+    want(_is_within(nodes["featureids"], n_features), f"trees of {n_features:,} features", "another feature")
+    want(_is_within(leaves["ids"], n_classes), f"trees of {n_classes:,} classes", "another class")
     starts = np.flatnonzero(np.append(True, np.diff(nodes["treeids"]) != 0))
     sizes = np.diff(np.append(starts, n_nodes))
     trees = np.repeat(np.arange(len(starts)), sizes)
     ids = np.arange(n_nodes) - starts[trees]
     is_numbered = np.array_equal(nodes["treeids"], trees) and np.array_equal(nodes["nodeids"], ids)
-    _want(is_numbered, "trees and their nodes numbered from 0", "other numbers")
+    want(is_numbered, "trees and their nodes numbered from 0", "other numbers")
     branches = np.array(modes) == b"BRANCH_LEQ"
     parents = np.tile(np.flatnonzero(branches), 2)
     children = np.concatenate([nodes["truenodeids"][branches], nodes["falsenodeids"][branches]])
     is_after = (children > ids[parents]) & (children < sizes[trees[parents]])
-    _want(bool(is_after.all()), "trees whose nodes come before their children", "another order, or a loop")
+    want(bool(is_after.all()), "trees whose nodes come before their children", "another order, or a loop")
     children = children + starts[trees[parents]]
     n_parents = np.bincount(children, minlength=n_nodes)
-    _want(np.array_equal(n_parents, (ids > 0).astype(int)), "trees whose nodes have one parent", "another number")
+    want(np.array_equal(n_parents, (ids > 0).astype(int)), "trees whose nodes have one parent", "another number")
     _check_depth(starts, parents, children, n_nodes)
     is_known = _is_within(leaves["treeids"], len(starts)) and _is_within(leaves["nodeids"], n_nodes)
     is_known = is_known and bool((leaves["nodeids"] < sizes[leaves["treeids"]]).all())
     is_known = is_known and not branches[starts[leaves["treeids"]] + leaves["nodeids"]].any()
-    _want(is_known, "classes of the leaves of the trees", "those of other nodes")
+    want(is_known, "classes of the leaves of the trees", "those of other nodes")
 
 
 def _check_depth(roots: np.ndarray, parents: np.ndarray, children: np.ndarray, n_nodes: int) -> None:
@@ -241,11 +261,11 @@ def _check_shapes(model: Any, max_width: int, n_classes: int) -> None:
         raise IntegrityError(wanted="values of shape (images, n)", got=problem) from None
     found = {value.name: value for value in inferred.graph.value_info}
     for name in (name for node in nodes for name in node.output if name not in ("label", "probabilities")):
-        _want(name in found, "values of a known type and shape", f"one of none: {name[:60]!r}")
-        _want(found[name].type.tensor_type.elem_type in types, "values of numbers", f"others: {name[:60]!r}")
+        want(name in found, "values of a known type and shape", f"one of none: {name[:60]!r}")
+        want(found[name].type.tensor_type.elem_type in types, "values of numbers", f"others: {name[:60]!r}")
         rows, *width = _read_dims(found[name]) or [0]
         is_bounded = rows == IMAGES and len(width) < 2 and all(isinstance(n, int) and 0 < n <= max_width for n in width)
-        _want(is_bounded, f"values of shape (images, at most {max_width:,})", f"{[rows, *width]}: {name[:60]!r}")
+        want(is_bounded, f"values of shape (images, at most {max_width:,})", f"{[rows, *width]}: {name[:60]!r}")
 
 
 def _read_dims(value: Any) -> list[int | str]:
@@ -265,6 +285,6 @@ def _check_label(graph: Any, constants: dict[str, Any], classes: Sequence[str]) 
         and (largest.op_type, list(largest.input)) == ("ArgMax", ["probabilities"])
         and {attribute.name: attribute.i for attribute in largest.attribute} == {"axis": 1, "keepdims": 0}
     )
-    _want(is_largest, "the label of the largest probability", "another")
+    want(is_largest, "the label of the largest probability", "another")
     listed = list(constants[names].string_data) if names in constants else []
-    _want(listed == [name.encode() for name in classes], "the classes of the record, in their order", "others")
+    want(listed == [name.encode() for name in classes], "the classes of the record, in their order", "others")
