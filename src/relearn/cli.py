@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from relearn import paths
-from relearn.commands import store
+from relearn.commands import deployment, store
 from relearn.commands.arguments import (
     ask_person,
     check_name,
@@ -38,6 +38,7 @@ app = typer.Typer(
     "folder of one.",
 )
 app.add_typer(store.app, name="store")
+app.add_typer(deployment.app)
 Inputs = Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Files, folders, globs, https:// or -.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Read no https:// address.")]
 Weights = Annotated[Path | None, typer.Option(help="The network's weights file, if it has moved since the training.")]

@@ -49,6 +49,7 @@ def write_export(folder, classes=("blue", "red"), size_px=8, version="v1", has_f
         proof=Proof(
             split="validation", n_images=1, n_same=1, max_difference=0.0, n_right_before=1, n_right=1, p_value=1.0
         ),
+        proof_any_size=None,
         versions={"relearn": "0.2.0"},
     )
     with write_folder(folder) as partial:

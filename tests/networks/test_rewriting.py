@@ -1,4 +1,4 @@
-"""Every network gives what keras' own model gives, whatever is rewritten in it for speed.
+"""Every network gives what keras' own model gives, whatever is rewritten in it for speed, and as ONNX.
 
 Weights, statistics and constants are drawn, saved and loaded by path: at their start (a mean of 0, a variance of 1) a
 layer that forgot them would not be noticed.
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from conftest import ROOT, choose, mark_large
+from exporting.networks import compute_exported
 from relearn.networks.extractor import Extractor, _find_module
 from relearn.networks.mini_vgg import MiniVGG
 from relearn.params.networks import NETWORKS, ExtractParams
@@ -68,7 +69,7 @@ def draw_weights(keras, model, images):
 
 
 def compute_beside_keras(network, size, folder, monkeypatch, **changes):
-    """Return keras' features, ours, keras' noise (all relative to the greatest), and our record."""
+    """Return keras' features, ours and those of ONNX, keras' noise (all relative to the greatest), and our record."""
     import keras
 
     model, preprocess = build_as_imagenet(network, size, monkeypatch)
@@ -84,9 +85,10 @@ def compute_beside_keras(network, size, folder, monkeypatch, **changes):
     nearby = images * np.random.default_rng(2).choice(np.float32([1 - 1e-7, 1, 1 + 1e-7]), images.shape)
     wanted, moved = (np.asarray(model(batch, training=False)).reshape(2, -1) for batch in (images, nearby))
     got = np.asarray(extractor._model(images, training=False))
+    exported = compute_exported(model, preprocess, pixels[:2])
     scale = np.abs(wanted).max()
     assert wanted.std() > 1e-3 * scale
-    return wanted / scale, got / scale, np.abs(moved - wanted).max() / scale, extractor.record
+    return wanted / scale, got / scale, exported / scale, np.abs(moved - wanted).max() / scale, extractor.record
 
 
 @pytest.fixture(autouse=True)
@@ -106,11 +108,11 @@ FEW = ("efficientnet_b0", "mini_vgg", "mobilenet_v2", "vgg16")
 @pytest.mark.parametrize("network", choose(FEW, mark_large(NETWORKS)))
 def test_every_network_gives_what_keras_gives(network, tmp_path, monkeypatch):
     size = 224 if network.startswith("vgg") else 75  # at which Winograd's convolutions gain
-    wanted, got, noise, _ = compute_beside_keras(network, size, tmp_path, monkeypatch)
+    wanted, got, exported, noise, _ = compute_beside_keras(network, size, tmp_path, monkeypatch)
     assert noise < 1e-4, "the weights drawn here amplify too much to show a difference"
-    difference = np.abs(got - wanted).max()
-    print(f"| {network} | {difference:.1e} | {noise:.1e} |")
-    assert difference <= 1e-4
+    differences = [np.abs(features - wanted).max() for features in (got, exported)]
+    print(f"| {network} | {differences[0]:.1e} | {differences[1]:.1e} | {noise:.1e} |")
+    assert max(differences) <= 1e-4
 
 
 @pytest.mark.parametrize(
@@ -124,13 +126,14 @@ def test_every_network_gives_what_keras_gives(network, tmp_path, monkeypatch):
     ],
 )
 def test_a_cut_network_gives_what_keras_gives(network, layer, tmp_path, monkeypatch):
-    wanted, got, _, _ = compute_beside_keras(network, 96, tmp_path, monkeypatch, layer=layer)
+    wanted, got, exported, _, _ = compute_beside_keras(network, 96, tmp_path, monkeypatch, layer=layer)
     assert np.abs(got - wanted).max() <= 1e-4
+    assert np.abs(exported - wanted).max() <= 1e-4
 
 
 @pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.long)])
 def test_constants_are_kept_and_recorded(precision, tmp_path, monkeypatch):
-    _, _, _, record = compute_beside_keras("efficientnet_b0", 64, tmp_path, monkeypatch, precision=precision)
+    *_, record = compute_beside_keras("efficientnet_b0", 64, tmp_path, monkeypatch, precision=precision)
     first, second, third = record.constants
     assert [constants["layer"] for constants in record.constants] == ["Rescaling", "Normalization", "Rescaling"]
     assert first["scale"] == pytest.approx(1 / 255, rel=0.01)

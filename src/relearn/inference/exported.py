@@ -75,6 +75,8 @@ class ExportRecord(BaseModel, frozen=True, strict=True, allow_inf_nan=False):
         `int8` if weights and activations of the network are 8-bit integers.
     network
         Name, layer, pooling, origin and hash of the weights, and their license as far as it is known.
+    proof, proof_any_size
+        Of the model given pixels of its size, and given whole images; the second only if it takes any size.
     """
 
     model_sha256: Sha256
@@ -90,6 +92,7 @@ class ExportRecord(BaseModel, frozen=True, strict=True, allow_inf_nan=False):
     quantization: Literal["none", "int8"]
     network: dict[str, str | None]
     proof: Proof
+    proof_any_size: Proof | None
     versions: dict[str, str]
 
 

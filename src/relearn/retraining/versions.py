@@ -20,7 +20,7 @@ from relearn.storage.files import hash_bytes, parse_json, read_csv
 def bring_version(root: Path, version: str) -> None:
     """Bring a version into the release from DVC's cache or remote, unless it is there."""
     if version not in list_versions(root / paths.RELEASE):
-        keep_version(root / paths.RELEASE, _read_version(root, version), version)
+        keep_version(root / paths.RELEASE, read_version(root, version), version)
 
 
 def check_version(root: Path, version: str) -> str | None:
@@ -32,14 +32,14 @@ def check_version(root: Path, version: str) -> str | None:
         The release or DVC has something else than the record names.
     """
     try:
-        contents = _read_version(root, version)
+        contents = read_version(root, version)
     except AbsentFile as error:
         return f"{paths.RELEASE / VERSIONS / version} was not checked against its record: {error}"
     keep_version(root / paths.RELEASE, contents, version)
     return None
 
 
-def _read_version(root: Path, version: str) -> dict[str, bytes]:
+def read_version(root: Path, version: str) -> dict[str, bytes]:
     """Read the files of a version from its tag.
 
     Raises

@@ -1,0 +1,42 @@
+"""The commands that bring a classifier out of the repository."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from relearn.commands.arguments import check_name
+from relearn.commands.lines import print_lines
+from relearn.commands.place import enter_root, locate
+
+app = typer.Typer()
+
+
+@app.command(rich_help_panel="Deployment")
+def export(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]",
+            help="A classifier's folder, such as release/current, or a tag; by default models/classifier.",
+            callback=check_name,
+        ),
+    ] = None,
+    *,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where it goes; it is made.")],
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Quantize the network: smaller, faster, nearly the same.")
+    ] = False,
+    any_size: Annotated[bool, typer.Option("--any-size", help="Let the model resize images.")] = False,
+    features: Annotated[bool, typer.Option("--features", help="Let the model return the features too.")] = False,
+    weights: Annotated[
+        Path | None, typer.Option(help="The network's weights file, if it has moved since the training.")
+    ] = None,
+) -> None:
+    """Write a classifier as one ONNX model that needs neither keras nor this repository."""
+    here = enter_root()
+    from relearn.commands.export import run_export
+    from relearn.exporting.export import ExportOptions
+
+    options = ExportOptions(any_size=any_size, has_features=features, is_int8=int8)
+    print_lines(*run_export(locate(here, model) if model else None, here / output, options, weights and here / weights))

@@ -1,0 +1,49 @@
+"""`relearn export`: a classifier as one file that other programs run."""
+
+import tempfile
+from pathlib import Path
+
+from relearn import paths
+from relearn.exporting.export import ExportOptions, export_classifier
+from relearn.exporting.proof import describe_proof
+from relearn.inference.exported import MODEL
+from relearn.repository.tags import name_tag, name_version
+from relearn.retraining.release import VERSION
+from relearn.retraining.versions import read_version
+
+
+def run_export(model: str | None, target: Path, options: ExportOptions, weights: Path | None) -> list[str]:
+    """Export a classifier, and return what there is to say.
+
+    Parameters
+    ----------
+    model
+        A folder, such as `release/current`, or a tag or version; by default `models/classifier`.
+
+    Raises
+    ------
+    RelearnError
+        As `export_classifier` and `read_version` raise.
+    """
+    folder = Path(model) if model else paths.CLASSIFIER
+    if model and not folder.is_dir():
+        named = name_version(name_tag(model))
+        with tempfile.TemporaryDirectory() as temporary:
+            for name, content in read_version(Path(), named).items():
+                (Path(temporary) / name).write_bytes(content)
+            return _export(Path(temporary), target, options, named, weights)
+    folder = folder.resolve() if folder.is_symlink() else folder
+    version = (
+        folder.name if folder.parent.parent == paths.RELEASE.resolve() and VERSION.fullmatch(folder.name) else None
+    )
+    return _export(folder, target, options, version, weights)
+
+
+def _export(folder: Path, target: Path, options: ExportOptions, version: str | None, weights: Path | None) -> list[str]:
+    record = export_classifier(folder, target, options, version, weights)
+    megabytes = (target / MODEL).stat().st_size / 1e6
+    return [
+        f"{target / MODEL}: {megabytes:.1f} MB, {len(record.classes)} classes, sha256 {record.model_sha256}",
+        f"proved: {describe_proof(record.proof)}",
+        f"next: relearn serve {target}",
+    ]
