@@ -29,6 +29,7 @@ from flows.steps import (
     clean_up,
     decide,
     describe_place,
+    export,
     fetch_commits,
     fetch_data,
     find_unused,
@@ -191,6 +192,8 @@ def conclude(job: Job, start: Start, landing: Landing | None, waiting: list[Wait
     if is_dry:
         job.note_left([Left(arrival.waiting.path, reason) for arrival, reason in unused], "that cannot be used")
     else:
+        if decision["promoted"] and job.params.export:
+            export(job, start)
         # What cannot be used is moved away. The rest was judged, unless a gate kept it from that.
         moved = set() if decision["failed_checks"] else {entry.arrival.waiting for entry in unused}
         version = record(job, start, decision, hash_waiting([file for file in waiting if file not in moved]))

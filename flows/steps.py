@@ -29,11 +29,11 @@ from relearn.retraining.arrivals import Arrival, Left, Unused, Waiting, describe
 from relearn.retraining.growth import IGNORED, check_source, drop_ignored, find_growing_source
 from relearn.retraining.landing import Landing, check_room
 from relearn.retraining.publication import UNPUSHED, align_release, publish_record
-from relearn.retraining.records import Start, write_record
+from relearn.retraining.records import Start, choose_version, write_record
 from relearn.retraining.release import VERSIONS
 from relearn.retraining.settings import override_settings
 from relearn.retraining.start import check_refs, find_start, follow_remote, list_kept_files
-from relearn.retraining.versions import bring_version, check_version, list_gone
+from relearn.retraining.versions import PENDING_EXPORT, bring_version, check_version, list_gone
 from relearn.runtime.text import count_nouns, escape_lines
 from relearn.storage.files import read_csv, read_json
 
@@ -171,6 +171,14 @@ def show_mistakes(job: Job) -> None:
     job.execute(command, parse=markdown.append)
     publish_confusion(WORKTREE)
     publish_mistakes(markdown, page)
+
+
+@task(name="export", cache_policy=NO_CACHE)
+def export(job: Job, start: Start) -> None:
+    """Export the challenger as the version that it becomes, and prove it; the release takes it when it is recorded."""
+    version = choose_version(ROOT, start.tip)
+    target = ROOT / PENDING_EXPORT
+    job.execute([sys.executable, "-m", "relearn", "export", "--output", str(target), "--version-name", version])
 
 
 @task(name="record", cache_policy=NO_CACHE)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from relearn.commands.arguments import check_name
+from relearn.commands.arguments import check_name, check_version
 from relearn.commands.lines import print_lines
 from relearn.commands.place import enter_root, locate
 
@@ -29,6 +29,10 @@ def export(
     ] = False,
     any_size: Annotated[bool, typer.Option("--any-size", help="Let the model resize images.")] = False,
     features: Annotated[bool, typer.Option("--features", help="Let the model return the features too.")] = False,
+    version_name: Annotated[
+        str | None,
+        typer.Option(help="Record this version.", show_default="that of the tag or release", callback=check_version),
+    ] = None,
     weights: Annotated[
         Path | None, typer.Option(help="The network's weights file, if it has moved since the training.")
     ] = None,
@@ -39,4 +43,5 @@ def export(
     from relearn.exporting.export import ExportOptions
 
     options = ExportOptions(any_size=any_size, has_features=features, is_int8=int8)
-    print_lines(*run_export(locate(here, model) if model else None, here / output, options, weights and here / weights))
+    name = locate(here, model) if model else None
+    print_lines(*run_export(name, here / output, options, version_name, weights and here / weights))

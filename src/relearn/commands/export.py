@@ -12,13 +12,17 @@ from relearn.retraining.release import VERSION
 from relearn.retraining.versions import read_version
 
 
-def run_export(model: str | None, target: Path, options: ExportOptions, weights: Path | None) -> list[str]:
+def run_export(
+    model: str | None, target: Path, options: ExportOptions, version: str | None, weights: Path | None
+) -> list[str]:
     """Export a classifier, and return what there is to say.
 
     Parameters
     ----------
     model
         A folder, such as `release/current`, or a tag or version; by default `models/classifier`.
+    version
+        Recorded as the model's; by default that of the tag, or of the folder in `release/`.
 
     Raises
     ------
@@ -27,16 +31,14 @@ def run_export(model: str | None, target: Path, options: ExportOptions, weights:
     """
     folder = Path(model) if model else paths.CLASSIFIER
     if model and not folder.is_dir():
-        named = name_version(name_tag(model))
+        tagged = name_version(name_tag(model))
         with tempfile.TemporaryDirectory() as temporary:
-            for name, content in read_version(Path(), named).items():
+            for name, content in read_version(Path(), tagged).items():
                 (Path(temporary) / name).write_bytes(content)
-            return _export(Path(temporary), target, options, named, weights)
+            return _export(Path(temporary), target, options, version or tagged, weights)
     folder = folder.resolve() if folder.is_symlink() else folder
-    version = (
-        folder.name if folder.parent.parent == paths.RELEASE.resolve() and VERSION.fullmatch(folder.name) else None
-    )
-    return _export(folder, target, options, version, weights)
+    is_kept = folder.parent.parent == paths.RELEASE.resolve() and VERSION.fullmatch(folder.name)
+    return _export(folder, target, options, version or (folder.name if is_kept else None), weights)
 
 
 def _export(folder: Path, target: Path, options: ExportOptions, version: str | None, weights: Path | None) -> list[str]:

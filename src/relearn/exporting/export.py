@@ -19,7 +19,15 @@ from relearn.exporting.quantization import MAX_CALIBRATION_IMAGES, quantize_netw
 from relearn.exporting.readme import describe_export
 from relearn.features.computation import read_content, read_prepared
 from relearn.images.decoding import decode_image
-from relearn.inference.classifier import Classifier, hash_record, open_session, read_classifier, read_head
+from relearn.inference.classifier import (
+    Classifier,
+    check_sum,
+    hash_record,
+    name_errors,
+    open_session,
+    read_classifier,
+    read_head,
+)
 from relearn.inference.exported import ADVICE, BATCH_SIZE, MODEL, RECORD, ExportRecord, Proof, is_export
 from relearn.inference.model_screening import IMAGE, check_model
 from relearn.inference.predictor import build_extractor, find_tuned_weights, read_extractor_record
@@ -177,7 +185,7 @@ def _build_models(source: _Source, options: ExportOptions) -> tuple[bytes, bytes
 
 def _ask_all(source: _Source, options: ExportOptions, content: bytes, quantized: bytes | None) -> _Answers:
     """Return what pipeline and models answer to the images, given the same pixels."""
-    extractor, rows = source.extractor, source.images
+    extractor, rows, n_classes = source.extractor, source.images, len(source.classifier.classes)
     float32 = _open_model(source, options, content)
     int8 = None if quantized is None else _open_model(source, options, quantized)
     pipeline, model, by_int8 = [], [], []
@@ -185,13 +193,13 @@ def _ask_all(source: _Source, options: ExportOptions, content: bytes, quantized:
     for group in group_items(track_progress(images, len(rows), "export", quiet_seconds=QUIET_SECONDS), BATCH_SIZE):
         for features in map(extractor.compute_features, group_items(group, extractor.batch_size)):
             pipeline += [source.classifier.predict_probabilities(row[np.newaxis]) for row in features]
-        model.append(_ask(float32, np.stack(group)))
+        model.append(_ask(float32, np.stack(group), n_classes))
         if int8:
-            by_int8.append(_ask(int8, np.stack(group)))
+            by_int8.append(_ask(int8, np.stack(group), n_classes))
     any_size = []
     if options.any_size:
         for row in track_progress(rows, len(rows), "resize", quiet_seconds=QUIET_SECONDS):
-            any_size.append(_ask(float32, np.asarray(decode_image(read_content(row)).rgb)[np.newaxis]))
+            any_size.append(_ask(float32, np.asarray(decode_image(read_content(row)).rgb)[np.newaxis], n_classes))
     return _Answers(np.concatenate(pipeline), np.concatenate(model), _join_rows(any_size), _join_rows(by_int8))
 
 
@@ -203,8 +211,10 @@ def _open_model(source: _Source, options: ExportOptions, content: bytes) -> Any:
     return open_session(content, Path(MODEL), count_threads(), ADVICE)
 
 
-def _ask(session: Any, images: np.ndarray) -> np.ndarray:
-    return np.asarray(session.run(["probabilities"], {IMAGE: images})[0])
+def _ask(session: Any, images: np.ndarray, n_classes: int) -> np.ndarray:
+    with name_errors(Path(MODEL), ADVICE):
+        (answer,) = session.run(["probabilities"], {IMAGE: images})
+    return check_sum(np.asarray(answer), (len(images), n_classes), Path(MODEL), ADVICE)
 
 
 def _join_rows(parts: Sequence[np.ndarray]) -> np.ndarray | None:

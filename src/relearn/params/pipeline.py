@@ -39,6 +39,7 @@ class RetrainParams(Block):
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
     min_images: Count
     max_new_error_increase: Fraction
+    export: bool
     deployments_may_override: bool
 
 

@@ -1,6 +1,7 @@
 """The production model, `release/current`, and the versions before it.
 
-    release/versions/v1/        models/classifier/ as it was recorded, and images.csv: the images of its data
+    release/versions/v1/        models/classifier/ as it was recorded, and images.csv: the images of its data; with
+                                `retrain.export` also the exported model, which no record names
     release/versions/v2/        never changed once it exists
     release/current -> versions/v2
 
@@ -19,6 +20,7 @@ CURRENT = "current"
 IMAGES = "images.csv"
 IMAGES_HEADER = ("sha256", "split")
 VERSIONS = "versions"
+EXPORT = ("model.onnx", "model.json", "README.md")
 VERSION = re.compile(r"v[1-9][0-9]{0,8}")
 
 
@@ -53,6 +55,8 @@ def find_current(release: Path) -> str | None:
 def keep_version(release: Path, contents: Mapping[str, bytes], name: str) -> None:
     """Write the files of a classifier as a version, flushed to the disk; the same one may exist already.
 
+    Of what exists only the files that the record names are compared: an exported model is not made again.
+
     Raises
     ------
     IntegrityError
@@ -60,7 +64,10 @@ def keep_version(release: Path, contents: Mapping[str, bytes], name: str) -> Non
     """
     target = release / VERSIONS / name
     if target.exists():
-        if {path.name: path.read_bytes() for path in target.iterdir()} != contents:
+        kept = {path.name: path for path in target.iterdir() if path.name not in EXPORT}
+        if {name: kept[name].read_bytes() for name in kept} != {
+            name: contents[name] for name in contents if name not in EXPORT
+        }:
             raise IntegrityError(
                 where=target, wanted=f"the classifier that is recorded as {name}", got="another", advice="remove it"
             )

@@ -8,19 +8,35 @@ from relearn import paths
 from relearn.dataset.manifest import Exclusion, SourceDetails, read_manifest
 from relearn.errors import AbsentFile, IntegrityError
 from relearn.inference.classifier import HEAD, RECORD
+from relearn.inference.exported import is_export, read_export_record
 from relearn.repository.committed import read_committed
 from relearn.repository.git import read_trailers
 from relearn.repository.tags import name_tag
 from relearn.retraining.lineage import decode_text, parse_images
 from relearn.retraining.records import NONE
-from relearn.retraining.release import IMAGES, IMAGES_HEADER, VERSIONS, keep_version, list_versions
+from relearn.retraining.release import EXPORT, IMAGES, IMAGES_HEADER, VERSIONS, keep_version, list_versions
 from relearn.storage.files import hash_bytes, parse_json, read_csv
+
+PENDING_EXPORT = Path(".relearn/retrain/export")  # of the version that is promoted next
 
 
 def bring_version(root: Path, version: str) -> None:
-    """Bring a version into the release from DVC's cache or remote, unless it is there."""
+    """Bring a version into the release from DVC's cache or remote, unless it is there, with its export if one waits."""
     if version not in list_versions(root / paths.RELEASE):
-        keep_version(root / paths.RELEASE, read_version(root, version), version)
+        contents = read_version(root, version)
+        keep_version(root / paths.RELEASE, contents | _read_export(root, version, contents[RECORD]), version)
+
+
+def _read_export(root: Path, version: str, classifier: bytes) -> dict[str, bytes]:
+    """Return the files of the pending export if it is that of this version's classifier; none otherwise."""
+    folder = root / PENDING_EXPORT
+    if not is_export(folder):
+        return {}
+    record = read_export_record(folder)
+    exported = (record.version, record.classifier_sha256)
+    if exported != (version, parse_json(classifier, HEAD)["record_sha256"]):
+        return {}
+    return {name: (folder / name).read_bytes() for name in EXPORT}
 
 
 def check_version(root: Path, version: str) -> str | None:
