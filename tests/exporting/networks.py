@@ -12,11 +12,12 @@ from relearn.inference.screening import FLOAT, IR_VERSION, OPSETS
 
 def compute_exported(model, preprocess, images):
     """Return the outputs (images, values) of a keras model with its preprocessing, computed by onnxruntime."""
+    import keras
     from onnx import helper
 
     graph = Graph(PREFIX)
     values = graph.add("Transpose", "image", perm=[0, 3, 1, 2])
-    values = add_model(graph, model, add_preprocessing(graph, values, preprocess))
+    values = add_model(keras, graph, model, add_preprocessing(graph, values, preprocess))
     if len(model.output.shape) == 4:
         values = graph.add("Transpose", values, perm=[0, 2, 3, 1])
     graph.add("Flatten", values, axis=1, output="values")

@@ -52,7 +52,9 @@ def write_export(folder, classes=("blue", "red"), size_px=8, version="v1", has_f
         proof_any_size=None,
         versions={"relearn": "0.2.0"},
     )
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with write_folder(folder) as partial:
         (partial / MODEL).write_bytes(content)
+        (partial / "README.md").write_text("")
         write_json(partial / RECORD, {"record_sha256": hash_record(record.model_dump()), **record.model_dump()})
     return record

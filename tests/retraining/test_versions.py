@@ -4,9 +4,11 @@ import shutil
 import pytest
 
 from conftest import commit, git
+from inference.exports import write_export
 from relearn import paths
 from relearn.dataset.manifest import Exclusion, ManifestRow, SourceDetails, write_manifest
 from relearn.errors import AbsentFile, IntegrityError
+from relearn.inference.exported import ExportedModel
 from relearn.repository.git import add_worktree, read_trailers, run_git, write_commit
 from relearn.retraining import versions
 from relearn.retraining.publication import align_release, publish_record
@@ -115,3 +117,14 @@ def test_images_that_are_gone_are_named(root, tmp_path):
     assert read_trailers(root, made)["In-use"] == "v1"
     write_data(tmp_path, [(letter, f"{letter}.png") for letter in "abcd"])
     assert list_gone(root, tmp_path, "v1") == []
+
+
+@pytest.mark.parametrize(("number", "version", "is_taken"), [(1, "v1", True), (1, "v2", False), (2, "v1", False)])
+def test_a_version_takes_the_export_of_its_own_classifier(root, number, version, is_taken):
+    write_export(root / versions.PENDING_EXPORT, version=version)  # of a classifier whose hash is all 1
+    retrain(root, int(str(number) * 64), FIRST)
+    folder = root / "release" / "versions" / "v1"
+    assert (folder / "model.onnx").exists() == is_taken
+    assert check_version(root, "v1") is None  # the record does not name it
+    if is_taken:
+        assert ExportedModel(root / "release" / "current").record.version == "v1"

@@ -42,7 +42,8 @@ class LayerConverter:
     alike where they have no positions.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, keras: Any, graph: Graph) -> None:
+        self._keras = keras
         self._graph = graph
         self._kinds: dict[str, Callable[[Any, list[str]], str]] = {
             "Activation": lambda layer, inputs: self._activate(layer, inputs[0]),
@@ -112,39 +113,43 @@ class LayerConverter:
             return self._graph.add("Relu", inputs[0])
         return _add_clip(self._graph, inputs[0], float(layer.max_value))
 
+    def _read(self, array: Any, dtype: type = np.float32) -> np.ndarray:
+        """Return a weight or constant of keras as an array."""
+        return np.asarray(self._keras.ops.convert_to_numpy(array)).astype(dtype)
+
     # --- convolutions
 
     def _convolve(self, layer: Any, values: str, kernel: np.ndarray, bias: Any, group: int = 1) -> str:
         """Add a convolution with a kernel (outputs, inputs of a group, height, width), and `layer`'s window."""
         arrays = [np.ascontiguousarray(kernel, np.float32)]
         if bias is not None:
-            arrays.append(_read(bias))
+            arrays.append(self._read(bias))
         window = _describe_window(layer, kernel.shape[2:], layer.dilation_rate)
         return self._graph.add("Conv", values, *arrays, group=group, dilations=list(layer.dilation_rate), **window)
 
     def _add_convolution(self, layer: Any, inputs: list[str]) -> str:
-        kernel = _read(layer.kernel).transpose(3, 2, 0, 1)
+        kernel = self._read(layer.kernel).transpose(3, 2, 0, 1)
         return self._activate(layer, self._convolve(layer, inputs[0], kernel, layer.bias, layer.groups))
 
     def _add_depthwise(self, layer: Any, inputs: list[str]) -> str:
-        kernel = _turn_depthwise(_read(layer.kernel))
+        kernel = _turn_depthwise(self._read(layer.kernel))
         group = layer.kernel.shape[2]
         return self._activate(layer, self._convolve(layer, inputs[0], kernel, layer.bias, group))
 
     def _add_separable(self, layer: Any, inputs: list[str]) -> str:
-        kernel = _turn_depthwise(_read(layer.depthwise_kernel))
+        kernel = _turn_depthwise(self._read(layer.depthwise_kernel))
         values = self._convolve(layer, inputs[0], kernel, None, layer.depthwise_kernel.shape[2])
-        pointwise = [_read(layer.pointwise_kernel).transpose(3, 2, 0, 1)]
+        pointwise = [self._read(layer.pointwise_kernel).transpose(3, 2, 0, 1)]
         if layer.bias is not None:
-            pointwise.append(_read(layer.bias))
+            pointwise.append(self._read(layer.bias))
         return self._activate(layer, self._graph.add("Conv", values, *pointwise))
 
     def _add_dense(self, layer: Any, inputs: list[str]) -> str:
         """Add a dense layer over the channels of each position, which is a 1x1 convolution."""
         if len(layer.input.shape) != 4:
             raise refuse_layer(layer, "a dense layer over positions")
-        kernel = _read(layer.kernel).T[:, :, np.newaxis, np.newaxis]
-        bias = [] if layer.bias is None else [_read(layer.bias)]
+        kernel = self._read(layer.kernel).T[:, :, np.newaxis, np.newaxis]
+        bias = [] if layer.bias is None else [self._read(layer.bias)]
         return self._activate(layer, self._graph.add("Conv", inputs[0], np.ascontiguousarray(kernel), *bias))
 
     # --- normalization, scales
@@ -153,9 +158,9 @@ class LayerConverter:
         """Return scale and shift of each channel, float64; see `relearn.networks.batch_norm`."""
         if layer.axis not in (-1, 3):
             raise refuse_layer(layer, "batch norm of the channels")
-        mean, variance = _read(layer.moving_mean, np.float64), _read(layer.moving_variance, np.float64)
-        scale = (_read(layer.gamma, np.float64) if layer.scale else 1.0) / np.sqrt(variance + layer.epsilon)
-        shift = (_read(layer.beta, np.float64) if layer.center else 0.0) - mean * scale
+        mean, variance = self._read(layer.moving_mean, np.float64), self._read(layer.moving_variance, np.float64)
+        scale = (self._read(layer.gamma, np.float64) if layer.scale else 1.0) / np.sqrt(variance + layer.epsilon)
+        shift = (self._read(layer.beta, np.float64) if layer.center else 0.0) - mean * scale
         return scale, shift
 
     def _fuse(self, layer: Any, values: str) -> str | None:
@@ -180,14 +185,14 @@ class LayerConverter:
 
     def _scale(self, values: str, scale: Any, offset: Any = 0.0) -> str:
         """Multiply and add numbers or arrays of one number per channel."""
-        scale, offset = (_put_by_channel(_read(array)) for array in (scale, offset))
+        scale, offset = (_put_by_channel(self._read(array)) for array in (scale, offset))
         values = self._graph.add("Mul", values, scale)
         return self._graph.add("Add", values, offset) if offset.any() else values
 
     def _standardize(self, layer: Any, inputs: list[str]) -> str:
         if layer.invert:
             raise refuse_layer(layer, "invert: false")
-        mean, variance = _read(layer.mean, np.float64), _read(layer.variance, np.float64)
+        mean, variance = self._read(layer.mean, np.float64), self._read(layer.variance, np.float64)
         scale = 1 / np.maximum(np.sqrt(variance), 1e-7)  # keras.config.epsilon()
         return self._scale(inputs[0], scale, -mean * scale)
 
@@ -195,8 +200,8 @@ class LayerConverter:
         n_axes = len(layer.input.shape)
         if [axis % n_axes for axis in layer.axis] != [n_axes - 1]:
             raise refuse_layer(layer, "layer norm of the channels")
-        gamma = _read(layer.gamma) if layer.scale else np.ones(layer.input.shape[-1], np.float32)
-        beta = _read(layer.beta) if layer.center else np.zeros_like(gamma)
+        gamma = self._read(layer.gamma) if layer.scale else np.ones(layer.input.shape[-1], np.float32)
+        beta = self._read(layer.beta) if layer.center else np.zeros_like(gamma)
         values = self._put_channels_last(inputs[0]) if n_axes == 4 else inputs[0]
         values = self._graph.add("LayerNormalization", values, gamma, beta, axis=-1, epsilon=layer.epsilon)
         return self._graph.add("Transpose", values, perm=[0, 3, 1, 2]) if n_axes == 4 else values
@@ -265,13 +270,6 @@ def refuse_layer(layer: Any, wanted: str) -> NetworkError:
     return NetworkError(
         where=f"layer {layer.name}", wanted=wanted, got=type(layer).__name__, advice="choose another extract.network"
     )
-
-
-def _read(array: Any, dtype: type = np.float32) -> np.ndarray:
-    """Return a weight or constant of keras as an array."""
-    import keras
-
-    return np.asarray(keras.ops.convert_to_numpy(array)).astype(dtype)
 
 
 def _put_by_channel(array: np.ndarray) -> np.ndarray:

@@ -61,16 +61,16 @@ def convert_network(record: ExtractorRecord, *, any_size: bool) -> Graph:
         if any_size:
             values = _add_resize(graph, values, record)
         values = add_preprocessing(graph, values, find_preprocessing(keras, record.network))
-        values = add_model(graph, model, values)
+        values = add_model(keras, graph, model, values)
     if record.feature_dtype == "float16":
         values = graph.add("Cast", values, to=FLOAT16)
     graph.add("Cast", values, to=FLOAT, output=FEATURES)
     return graph
 
 
-def add_model(graph: Graph, model: Any, values: str) -> str:
+def add_model(keras: Any, graph: Graph, model: Any, values: str) -> str:
     """Add the layers of a functional model with one input and one output; return the name of its output."""
-    converter = LayerConverter(graph)
+    converter = LayerConverter(keras, graph)
     nodes = list(chain.from_iterable(model._nodes_by_depth[depth] for depth in sorted(model._nodes_by_depth)[::-1]))
     n_uses = Counter(id(tensor) for node in nodes for tensor in node.input_tensors)
     names = {id(model.input): values}
