@@ -23,10 +23,9 @@ from relearn.commands.arguments import (
     show_version,
 )
 from relearn.commands.lines import LineFormatter, print_lines
-from relearn.commands.place import check_code, enter_root, locate
+from relearn.commands.place import check_code, enter_root, locate, read_root_params
 from relearn.commands.shortage import check_address_space, describe_shortage, is_shortage
 from relearn.errors import RelearnError
-from relearn.params.pipeline import read_params
 from relearn.runtime.text import count_nouns, escape_lines
 
 app = typer.Typer(
@@ -58,7 +57,7 @@ def start(
 def _run_stage(name: str, *shared_blocks: str) -> None:
     enter_root(needs_params=True)
     check_code(Path.cwd())
-    params = read_params(paths.PARAMS)
+    params = read_root_params()
     blocks = [params.get_block(block) for block in (name, *shared_blocks)]
     importlib.import_module(f"relearn.stages.{name}").run(*blocks)
 
@@ -220,7 +219,7 @@ def suite(
     from relearn.commands.suite import export_suites
 
     target = (enter_root(needs_params=True) / folder).absolute()
-    print_lines(*export_suites(target, read_params(paths.PARAMS).validate_))
+    print_lines(*export_suites(target, read_root_params().validate_))
 
 
 @app.command(rich_help_panel="Retraining")
@@ -241,7 +240,7 @@ def decide(
         champion = here / champion
     elif find_current(paths.RELEASE):
         champion = (paths.RELEASE / CURRENT).resolve()
-    outcome = judge_challenger(champion, read_params(paths.PARAMS).retrain)
+    outcome = judge_challenger(champion, read_root_params().retrain)
     if output:
         with write_file(here / output) as file:
             file.write(describe_json(outcome).encode())
@@ -347,7 +346,7 @@ def suspects(n: Annotated[int, typer.Option("--n", min=1, max=1000, metavar="N",
     from relearn.commands.suspects import write_suspects
 
     enter_root(needs_params=True)
-    print_lines(*write_suspects(n, read_params(paths.PARAMS)))
+    print_lines(*write_suspects(n, read_root_params()))
 
 
 @app.command()
@@ -362,7 +361,7 @@ def views(
 
     here = enter_root(needs_params=True)
     page = here / output if output else paths.VIEWS_PAGE
-    params = read_params(paths.PARAMS)
+    params = read_root_params()
     n_images = write_views(page, params.extract, params.augment, images)
     print_lines(f"{page}: {N_VIEWS} views of {count_nouns(n_images, 'image')}")
 

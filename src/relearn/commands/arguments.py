@@ -5,7 +5,6 @@ import sys
 
 import typer
 
-from relearn import __version__
 from relearn.runtime.text import escape_controls
 
 
@@ -66,6 +65,8 @@ def check_feature_sets(values: list[str] | None) -> list[str] | None:
 def show_version(is_wanted: bool) -> None:
     """Print the version of relearn, and end, if that is wanted."""
     if is_wanted:
+        from relearn import __version__
+
         print(f"relearn {__version__}")
         raise typer.Exit
 

@@ -3,12 +3,15 @@
 import logging
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import relearn
 from relearn import paths
 from relearn.errors import IntegrityError, ParamsError
-from relearn.params.pipeline import read_params
 from relearn.repository.root import find_root
+
+if TYPE_CHECKING:
+    from relearn.params.pipeline import Params
 
 log = logging.getLogger(__name__)
 
@@ -36,10 +39,17 @@ def enter_root(*, is_needed: bool = True, needs_params: bool = False) -> Path:
     os.chdir(root)
     if not needs_params:
         try:
-            read_params(paths.PARAMS)
+            read_root_params()
         except ParamsError as error:
             log.warning("warning: %s", error)
     return Path() if root == here else here
+
+
+def read_root_params() -> "Params":
+    """Read the params.yaml of the current folder; see `read_blocks`."""
+    from relearn.params.pipeline import read_params  # a third of a second, which `relearn --help` would wait for
+
+    return read_params(paths.PARAMS)
 
 
 def locate(here: Path, name: str) -> str:

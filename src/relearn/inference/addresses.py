@@ -1,8 +1,6 @@
 """An image at an address: https:// with limits of size, time and redirects; file:// is a path."""
 
-import asyncio
 import re
-import ssl
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
@@ -67,6 +65,8 @@ def read_address(address: str, max_bytes: int = MAX_BYTES, max_seconds: float = 
     ImageError
         It cannot be downloaded within the limits; the text is the reason alone.
     """
+    import asyncio  # it and ssl would cost a prediction of files a tenth of a second
+
     import httpx
 
     try:
@@ -80,6 +80,8 @@ def read_address(address: str, max_bytes: int = MAX_BYTES, max_seconds: float = 
 
 
 async def _download(address: str, max_bytes: int) -> bytes:
+    import ssl
+
     import httpx
 
     url = httpx.URL(address)
