@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from relearn.explanation.explainer import Explainer
     from relearn.features.arrays import Features
+    from relearn.inference.exported import ExportedModel
 
 __all__ = ["__version__", "load", "load_features"]
 
@@ -18,13 +19,13 @@ __version__: str
 
 def load(
     folder: "str | PathLike[str]" = "models/classifier", weights: "str | PathLike[str] | None" = None
-) -> "Explainer":
-    """Load a classifier, whose `predict`, `features` and `explain` take images.
+) -> "Explainer | ExportedModel":
+    """Load a classifier, whose `predict`, `features` and `explain` take images, or an exported model with `predict`.
 
     Parameters
     ----------
     folder
-        What `relearn train` wrote.
+        What `relearn train` or `relearn export` wrote; if both are there, it is the classifier.
     weights
         The network's weights file, if it is no longer at the path that the classifier records.
 
@@ -35,9 +36,17 @@ def load(
     """
     from pathlib import Path
 
+    from relearn.inference.classifier import RECORD
+    from relearn.inference.exported import is_export
+    from relearn.inference.loading import check_keras, load_exported
+
+    path, moved = Path(folder), None if weights is None else Path(weights)
+    if is_export(path) and not (path / RECORD).is_file():
+        return load_exported(path, moved)
+    check_keras(path)
     from relearn.explanation.explainer import Explainer
 
-    return Explainer(Path(folder), None if weights is None else Path(weights), is_lazy=False)
+    return Explainer(path, moved, is_lazy=False)
 
 
 def load_features(

@@ -109,11 +109,10 @@ def predict(
     if json and csv:
         raise typer.BadParameter("--json or --csv, not both")
     from relearn.commands.predict import print_answers
+    from relearn.inference.loading import load_model
 
     here = enter_root(is_needed=model is None and not paths.CLASSIFIER.exists())
-    from relearn.inference.predictor import Predictor
-
-    predictor = Predictor(here / model if model else paths.CLASSIFIER, here / weights if weights else None)
+    predictor = load_model(here / model if model else paths.CLASSIFIER, here / weights if weights else None)
     os.chdir(here)  # the classifier's own paths start from the root, those of the images here
     result = predictor.predict_files(inputs, is_online=not offline)
     print_answers(result, "json" if json else "csv" if csv else "table")

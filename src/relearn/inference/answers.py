@@ -1,14 +1,15 @@
 """Predictions for files, by whatever computes them."""
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from relearn.dataset.source_files import SourceFile
-from relearn.errors import ImageError
-from relearn.inference.inputs import find_all_files, read_content
+from relearn.errors import ImageError, RelearnError
+from relearn.inference.inputs import ImageLike, find_all_files, read_content
 from relearn.runtime.threads import map_ahead
 
 
@@ -74,6 +75,28 @@ def predict_each_file(
         for row in classify(_keep_readable())
     ]
     return Answers(list(classes), answers, failures)
+
+
+def tabulate_answers(images: Sequence[ImageLike], classes: Sequence[str], rows: Iterable[np.ndarray]) -> Any:
+    """Return the probabilities (classes,) of each image as a data frame: path, label, and a column for each class.
+
+    Raises
+    ------
+    RelearnError
+        pandas is not installed.
+    """
+    try:
+        from pandas import DataFrame
+    except ModuleNotFoundError:
+        advice = "`pip install pandas`, or use `predict_files`"
+        raise RelearnError(where="predict", wanted="pandas for a data frame", got="none", advice=advice) from None
+    probabilities = np.array(list(rows)).reshape(-1, len(classes))
+    table = DataFrame(probabilities, columns=list(classes))
+    names = [os.fspath(image) if isinstance(image, str | os.PathLike) else None for image in images]
+    labels = [choose_label(classes, row) for row in probabilities]
+    table.insert(0, "label", labels, allow_duplicates=True)
+    table.insert(0, "path", names, allow_duplicates=True)
+    return table
 
 
 def choose_label(classes: Sequence[str], probabilities: np.ndarray) -> str:

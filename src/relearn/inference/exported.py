@@ -1,17 +1,19 @@
 """A folder that `relearn export` wrote: network and head as one ONNX model, asked without keras."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
+from PIL import Image
 from pydantic import BaseModel, Field, ValidationError
 
 from relearn.errors import IntegrityError
 from relearn.images.decoding import decode_image, resize_image
-from relearn.inference.answers import Answers, predict_each_file
+from relearn.inference.answers import Answers, predict_each_file, tabulate_answers
 from relearn.inference.classifier import check_classes, check_sum, hash_record, name_errors, open_session
+from relearn.inference.inputs import ImageLike, check_images, prepare_images
 from relearn.inference.model_screening import MAX_MODEL_BYTES, check_model
 from relearn.runtime.threads import count_threads
 from relearn.storage.files import hash_bytes, read_json
@@ -130,8 +132,10 @@ class ExportedModel:
         self._path = folder / MODEL
         self._session = open_model(self._path, self.record, n_threads)
 
-    def read_image(self, content: bytes) -> np.ndarray:
+    def read_image(self, image: bytes | Image.Image) -> np.ndarray:
         """Decode the bytes of an image file as `extract` does: uint8 of shape (image_size_px, image_size_px, 3).
+
+        An upright RGB image of Pillow is only resized.
 
         Raises
         ------
@@ -139,8 +143,9 @@ class ExportedModel:
             It cannot be read; the text is the reason.
         """
         size_px = self.record.image_size_px
-        rgb = decode_image(content, size_px if self.record.jpeg_draft else None).rgb
-        return resize_image(rgb, size_px, self.record.resize_filter)
+        if isinstance(image, bytes):
+            image = decode_image(image, size_px if self.record.jpeg_draft else None).rgb
+        return resize_image(image, size_px, self.record.resize_filter)
 
     def predict_probabilities(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Return the probability of each class of images from `read_image`: (images, classes) float32.
@@ -153,6 +158,20 @@ class ExportedModel:
         with name_errors(self._path, ADVICE):
             (answer,) = self._session.run(["probabilities"], {"image": np.stack(images)})
         return check_sum(np.asarray(answer), (len(images), len(self.classes)), self._path, ADVICE)
+
+    def predict(self, images: Iterable[ImageLike]) -> Any:
+        """Predict the classes of images: those of `Predictor.predict`, in the same data frame.
+
+        Raises
+        ------
+        ImageError
+            An image cannot be read; the text says which one, and why.
+        RelearnError
+            pandas is not installed.
+        """
+        images = check_images(images)
+        prepared = prepare_images(images, self.read_image, 2 * self.batch_size)
+        return tabulate_answers(images, self.classes, self._classify_all(prepared))
 
     def predict_files(self, inputs: Sequence[str], *, is_online: bool = False) -> Answers:
         """Predict the images of files, folders and patterns, as `predict_each_file` says."""

@@ -5,7 +5,7 @@ import glob
 import io
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from relearn.dataset.sources import iterate_source
 from relearn.errors import ImageError
 from relearn.images.decoding import MAX_BYTES
 from relearn.inference.addresses import find_scheme, locate_file, read_address
+from relearn.runtime.threads import map_ahead
 
 ImageLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
 
@@ -151,6 +152,26 @@ def read_image(image: ImageLike) -> bytes | Image.Image:
         got=type(image).__name__,
         advice="convert it to one of them",
     )
+
+
+def prepare_images(
+    images: Sequence[ImageLike], prepare: Callable[[bytes | Image.Image], np.ndarray], n_ahead: int
+) -> Iterator[np.ndarray]:
+    """Yield what `prepare` makes of images, in threads up to `n_ahead` of them in advance.
+
+    Raises
+    ------
+    ImageError
+        An image cannot be read; the text says which one, and why.
+    """
+
+    def _prepare(numbered: tuple[int, ImageLike]) -> np.ndarray:
+        try:
+            return prepare(read_image(numbered[1]))
+        except ImageError as error:
+            raise ImageError(str(error), where=describe_image(*numbered)) from None
+
+    return map_ahead(_prepare, list(enumerate(images)), n_ahead)
 
 
 def _encode_png(image: Image.Image) -> bytes:

@@ -1,9 +1,8 @@
 """A classifier with its network: loaded once, then asked as often as one likes."""
 
 import logging
-import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,13 @@ import numpy as np
 from PIL import Image
 from pydantic import ValidationError
 
-from relearn.errors import ImageError, IntegrityError, NetworkError
-from relearn.inference.answers import Answers, predict_each_file
+from relearn.errors import IntegrityError, NetworkError
+from relearn.inference.answers import Answers, predict_each_file, tabulate_answers
 from relearn.inference.classifier import RECORD, read_classifier
-from relearn.inference.inputs import ImageLike, check_images, describe_image, read_image
+from relearn.inference.inputs import ImageLike, check_images, prepare_images
 from relearn.networks.extractor import Extractor
 from relearn.networks.recipe import ExtractorRecord
 from relearn.paths import TUNED_WEIGHTS
-from relearn.runtime.threads import Item, map_ahead
 
 log = logging.getLogger(__name__)
 
@@ -91,16 +89,8 @@ class Predictor:
         ImageError
             An image cannot be read; the text says which one, and why.
         """
-        from pandas import DataFrame
-
         images = check_images(images)
-        probabilities = np.array([self._classify(row) for row in self.features(images)])
-        table = DataFrame(probabilities.reshape(-1, len(self.classes)), columns=self.classes)
-        labels = self._classifier.predict_labels(table.to_numpy())
-        names = [os.fspath(image) if isinstance(image, str | os.PathLike) else None for image in images]
-        table.insert(0, "label", labels, allow_duplicates=True)
-        table.insert(0, "path", names, allow_duplicates=True)
-        return table
+        return tabulate_answers(images, self.classes, (self._classify(row) for row in self.features(images)))
 
     def features(self, images: Iterable[ImageLike]) -> np.ndarray:
         """Compute the features of images, (images, features), of the type that the classifier was trained on.
@@ -124,22 +114,12 @@ class Predictor:
 
     def _prepare_all(self, images: Sequence[ImageLike]) -> Iterator[np.ndarray]:
         """Yield images as the network's input; the error about one that cannot be read says which one it is."""
-
-        def _prepare(numbered: tuple[int, ImageLike]) -> np.ndarray:
-            try:
-                return self._prepare(read_image(numbered[1]))
-            except ImageError as error:
-                raise ImageError(str(error), where=describe_image(*numbered)) from None
-
-        return self._map_ahead(_prepare, list(enumerate(images)))
+        return prepare_images(images, self._prepare, 2 * self._extractor.batch_size)
 
     def _prepare(self, image: bytes | Image.Image) -> np.ndarray:
         if isinstance(image, bytes):
             return self._extractor.read_image(image)
         return self._extractor.prepare_image(image)
-
-    def _map_ahead(self, prepare: Callable[[Item], Any], items: Iterable[Item]) -> Iterator[Any]:
-        return map_ahead(prepare, items, 2 * self._extractor.batch_size)
 
     def _compute_rows(self, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         batches = self._extractor.compute_batches(images)
