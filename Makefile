@@ -124,17 +124,18 @@ schedule: $(READY)  ## retrain as retrain.cron says, until this is stopped (PREF
 	@PREFECT_API_URL=$${PREFECT_API_URL:-$(LOCAL_API)} $(BIN)/python -m flows.schedule $(BASE)
 
 lock: $(READY)  ## resolve the dependencies again, with versions and hashes and no address of an index
-	@$(COMPILE) --upgrade --extra cpu $(REMOTES:%=--extra %) --output-file .venv/all.lock
-	@cp .venv/all.lock requirements.lock
-	@cp .venv/all.lock requirements-gpu.lock
-	@$(COMPILE) --extra cpu --output-file requirements.lock
-	@$(COMPILE) --extra gpu --output-file requirements-gpu.lock
+	@$(COMPILE) --upgrade $(EVERYTHING) --extra cpu $(REMOTES:%=--extra %) --output-file .venv/all.lock
+	@for lock in requirements.lock requirements-gpu.lock requirements-serve.lock; do cp .venv/all.lock $$lock; done
+	@$(COMPILE) $(EVERYTHING) --extra cpu --output-file requirements.lock
+	@$(COMPILE) $(EVERYTHING) --extra gpu --output-file requirements-gpu.lock
+	@$(COMPILE) --extra serve --output-file requirements-serve.lock
 	@awk -F= 'NR == FNR {base[$$1]; next} /^[a-z]/ {keep = !($$1 in base)} keep' requirements.lock .venv/all.lock \
 		> requirements-remotes.lock
 
-# Without --upgrade it keeps the versions that the output file has, so all three locks have the same.
+# Without --upgrade it keeps the versions that the output file has, so all locks have the same.
 COMPILE = $(UV) pip compile --python $(BIN)/python --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-	--no-emit-index-url --extra dev pyproject.toml
+	--no-emit-index-url pyproject.toml
+EVERYTHING := --extra dev --extra pipeline --extra serve
 
 clean:  ## remove .venv, Prefect's files and the caches of the tools; data, models, the DVC cache and the store of features stay
 	rm -rf .venv .prefect .hypothesis .pytest_cache .mypy_cache .ruff_cache build src/*.egg-info dvc_plots

@@ -43,9 +43,9 @@ DVC = read_yaml(ROOT / "dvc.yaml")["stages"]
 STAGES = list(DVC)
 # They hand over to the stages and decide nothing that ends up in a file.
 # What finds the place and reads the arguments of any command, and decides no output of a stage.
-COMMAND_LINE = {f"relearn.commands.{name}" for name in ("arguments", "lines", "place", "shortage", "store")} | {
-    "relearn.repository.root"
-}
+COMMAND_LINE = {
+    f"relearn.commands.{name}" for name in ("arguments", "extras", "lines", "place", "shortage", "store")
+} | {"relearn.repository.root"}
 ENTRY = {"relearn.__main__", "relearn.cli", "relearn"} | COMMAND_LINE
 
 

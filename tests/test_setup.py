@@ -17,11 +17,12 @@ import pytest
 
 from conftest import ROOT
 from relearn.retraining.landing import EXTRAS
+from test_pipeline import COMMAND_LINE, find_all_imports, find_file
 
 PROGRAMS = ("python", "pip", "uv", "pytest", "ruff", "mypy", "dvc", "prefect", "relearn")
-LOCKS = ("requirements.lock", "requirements-gpu.lock", "requirements-remotes.lock")
+LOCKS = ("requirements.lock", "requirements-gpu.lock", "requirements-remotes.lock", "requirements-serve.lock")
 # Which of the declared dependencies the code of a folder may import.
-BACKENDS = ("dependencies", "cpu", "gpu", "dask")
+BACKENDS = ("dependencies", "pipeline", "serve", "cpu", "gpu", "dask")
 MAY_IMPORT = {
     "src": BACKENDS,
     "flows": (*BACKENDS, "pictures"),
@@ -151,14 +152,35 @@ def test_locks_hold_versions_and_hashes_and_no_address(name):
 
 
 def test_locks_hold_what_is_declared_and_agree():
-    declared, (cpu, gpu, remotes) = read_declared(), map(read_lock, LOCKS)
-    always = declared["dependencies"] | declared["dev"] | declared["dask"] | declared["pretraining"]
+    declared, (cpu, gpu, remotes, serve) = read_declared(), map(read_lock, LOCKS)
+    always = set.union(*(declared[extra] for extra in (*BACKENDS[:3], "dev", "dask", "pretraining")))
     assert always | declared["cpu"] <= set(cpu)
     assert always | declared["gpu"] <= set(gpu)
     assert set.union(*(declared[extra] for extra in EXTRAS)) <= set(remotes)
     assert not set(remotes) & set(cpu), "they are added to it"
-    versions = [{name: re.findall(r"^\S+==\S+", text, re.M) for name, text in lock.items()} for lock in (cpu, gpu)]
+    versions = [
+        {name: re.findall(r"^\S+==\S+", text, re.M) for name, text in lock.items()} for lock in (cpu, gpu, serve)
+    ]
     assert [name for name in set(cpu) & set(gpu) if versions[0][name] != versions[1][name]] == []
+    assert versions[2].items() <= versions[0].items()
+
+
+def test_what_serves_is_small():
+    declared, serve = read_declared(), read_lock("requirements-serve.lock")
+    assert declared["dependencies"] | declared["serve"] <= set(serve)
+    assert declared["pipeline"] & set(serve) == {"rich"}, "which typer brings"
+    assert len(serve) < 40
+
+
+def test_what_predicts_imports_the_dependencies_without_extras_and_no_others():
+    """Also inside functions, but for what makes a data frame in Python, and for the network of keras."""
+    roots = ("relearn.inference.exported", "relearn.commands.predict", "relearn.commands.place")
+    reached = set.union(*map(find_all_imports, roots)) | COMMAND_LINE
+    imported = {module for name in reached for module in list_imports(find_file(name))}
+    third_party = imported - sys.stdlib_module_names - {"relearn", "pandas"}
+    distributions = packages_distributions()
+    found = {normalize(distribution) for module in third_party for distribution in distributions[module]}
+    assert found == read_declared()["dependencies"]
 
 
 def test_deploy_names_the_server_that_the_lock_has():

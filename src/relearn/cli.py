@@ -22,6 +22,7 @@ from relearn.commands.arguments import (
     check_version,
     show_version,
 )
+from relearn.commands.extras import describe_missing
 from relearn.commands.lines import LineFormatter, print_lines
 from relearn.commands.place import check_code, enter_root, locate, read_root_params
 from relearn.commands.shortage import check_address_space, describe_shortage, is_shortage
@@ -380,6 +381,8 @@ def main() -> None:
     except RelearnError as error:
         _fail(str(error), error.exit_code)
     except (MemoryError, ImportError, RuntimeError, OSError) as error:
+        if missing := describe_missing(error):
+            _fail(missing)
         if is_shortage(error):
             _fail(describe_shortage(next((argument for argument in sys.argv[1:] if not argument.startswith("-")), "")))
         if not isinstance(error, OSError):
