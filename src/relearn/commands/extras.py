@@ -14,11 +14,11 @@ def describe_missing(error: Exception) -> str | None:
     """Return what to install if an error says that a module of an extra is missing, in one line; None for others."""
     if not isinstance(error, ModuleNotFoundError):
         return None
-    module = (error.name or "").partition(".")[0]
     for extra, modules in MODULES.items():
-        if module in modules:
+        if error.name in modules:
+            named = "pipeline,cpu" if extra == "pipeline" else extra  # keras needs a backend
             return (
-                f"wanted the extra `{extra}`, got an installation without {module}; "
-                f"run `make setup` in a clone, or `pip install 'relearn[{extra}]'`"
+                f"wanted the extra `{extra}`, got an installation without {error.name}; "
+                f"run `make setup` in a clone, or `pip install 'relearn[{named}]'`"
             )
     return None
