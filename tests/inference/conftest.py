@@ -20,7 +20,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     content = read_yaml(ROOT / "params.yaml")
     content["restructure"] |= {"source": "images", "layout": "split_class_folders"}
-    content["extract"] |= VGG16 | {"batch_size": 8}
+    content["extract"] |= VGG16 | {"batch_size": 8, "image_size_px": 32}
     content["train"]["logistic_regression"] |= {"C": 0.01}
     content["evaluate"] |= {"n_resamples": 100}
     params = Params.model_validate(content)

@@ -25,6 +25,7 @@ def blocks(workspace, set_params):
     set_params(
         {f"extract.{key}": value for key, value in VGG16.items()}
         | {"restructure.source": "images", "restructure.layout": "split_class_folders", "extract.batch_size": 8}
+        | {"extract.image_size_px": 32}
         | {"finetune.epochs": 2, "finetune.from_layer": "block2_conv1", "finetune.keep": "always"}
         | {"augment.horizontal_flip": 0.5, "train.logistic_regression.C": 0.01}
     )
