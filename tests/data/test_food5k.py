@@ -11,7 +11,7 @@ from collections import defaultdict
 
 import pytest
 
-from conftest import execute, git, make_environment, write_images
+from conftest import RARE, execute, git, make_environment, write_images
 from relearn.errors import SourceError
 from relearn.storage.files import hash_file
 
@@ -39,28 +39,41 @@ def set_params_of_dvc(changes):
     return [part for key, value in changes.items() for part in ("-S", f"{key}={value}")]
 
 
+def copy_photos(shared, folder, every, copies=False):
+    """Copy every so many photos of each class of each split, and if asked for those that lie in two splits."""
+    source = shared / "data" / "Food-5K"
+    files = sorted(source.rglob("*.jpg"))
+    splits = defaultdict(set)
+    for path in files:
+        splits[path.stat().st_size].add(path.parent)
+    for number, path in enumerate(files):
+        if number % every == 0 or (copies and len(splits[path.stat().st_size]) > 1):
+            copied = folder / path.relative_to(source)
+            copied.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, copied)
+    return folder
+
+
 @pytest.mark.long
 def test_food5k_with_pretrained_vgg16(shared, clone, tmp_path):
-    """The classic recipe: 25,088 features, in bfloat16 if the processor has it; of every fifth photo."""
-    source = shared / "data" / "Food-5K"
-    for path in sorted(source.rglob("*.jpg"))[::5]:
-        copied = tmp_path / "Food-5K" / path.relative_to(source)
-        copied.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, copied)
+    """The classic recipe: 25,088 features, in bfloat16 if the processor has it; of every tenth photo."""
+    source = copy_photos(shared, tmp_path / "Food-5K", 10)
     changes = {"extract.weights": shared / "weights" / VGG, "extract.weights_sha256": VGG_SHA256}
-    answer = run_food5k(clone, tmp_path / "Food-5K", *set_params_of_dvc(changes))
+    changes |= {"validate.min_images.min": 10, "train.logistic_regression.C": "[0.001,0.01]"}
+    answer = run_food5k(clone, source, *set_params_of_dvc(changes))
     assert answer.returncode == 0, answer.stderr
     assert "25,088 features per image, 14,714,688 parameters" in answer.stderr
     assert execute(clone, "dvc", "exp", "apply", "food5k-vgg16").returncode == 0
     metrics = json.loads((clone / "metrics" / "evaluation.json").read_text())
-    assert metrics["n_images"] == 60
-    assert metrics["accuracy_score"] >= 0.85
+    assert metrics["n_images"] == 30
+    assert metrics["accuracy_score"] >= 0.8
 
 
 @pytest.mark.long
-def test_food5k_with_pretrained_mobilenet_v2(shared, clone):
+def test_food5k_with_pretrained_mobilenet_v2(shared, clone, tmp_path):
     """As the experiment that `make food5k` runs, with another network, whose weights are at hand."""
-    source, weights = shared / "data" / "Food-5K", shared / "weights" / MOBILENET
+    source = copy_photos(shared, tmp_path / "Food-5K", 4, copies=True)
+    weights = shared / "weights" / MOBILENET
     changes = {
         "extract.network": "mobilenet_v2",
         "extract.weights": weights,
@@ -78,13 +91,13 @@ def test_food5k_with_pretrained_mobilenet_v2(shared, clone):
     assert execute(clone, "dvc", "exp", "apply", "food5k-vgg16").returncode == 0
 
     metrics = json.loads((clone / "metrics" / "evaluation.json").read_text())
-    assert metrics["accuracy_score"] >= 0.96
+    assert metrics["accuracy_score"] >= 0.92
     assert metrics["accuracy_score"] > metrics["majority_baseline_score"] == 0.5
 
     files = {path.relative_to(source).as_posix(): hash_file(path) for path in source.rglob("*") if path.is_file()}
     kept = read_rows(clone / "data" / "manifest.csv")
     excluded = read_rows(clone / "data" / "excluded.csv")
-    assert len(kept) + len(excluded) == len(files) == 1200
+    assert len(kept) + len(excluded) == len(files) > 300
 
     # The copies across splits, counted here by another way: every file but those in the last split of each group.
     groups = defaultdict(list)
@@ -140,6 +153,7 @@ def test_what_a_killed_run_left_is_not_taken_and_what_is_there_is_not_replaced(c
         food5k.fetch_source("/other/Food-5K", raw)
 
 
+@RARE
 @pytest.mark.long
 def test_a_zip_with_a_folder_around_everything_is_found_to_have_it(clone, tmp_path):
     """It ends at the weights, which are not there; what came before them is in the experiment's own folder."""

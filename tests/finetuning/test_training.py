@@ -22,7 +22,7 @@ class Kill(BaseException):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "views", "moments"),
-    [("mini_vgg", 2, [(0, 1), (0, 3), (0, 5), (1, 0), (2, 4), (3, 0)]), ("mobilenet_v2", None, [(0, 3), (1, 2)])],
+    [("mini_vgg", 2, [(0, 1), (0, 5), (1, 0), (2, 4), (3, 0)]), ("mobilenet_v2", None, [(1, 2)])],
 )
 def test_a_killed_training_goes_on_as_if_it_had_not_been(name, views, moments, tune, monkeypatch):
     """Killed after `moments` of epochs and steps; an epoch has 5 steps."""

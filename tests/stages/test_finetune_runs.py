@@ -26,7 +26,7 @@ from relearn.storage.files import hash_file, read_csv, write_json
 pytestmark = pytest.mark.slow
 
 N_KILLS = int(os.environ.get("RELEARN_KILLS", "3"))  # one of each kind
-N_IMAGES = {"training": 12, "validation": 4, "evaluation": 1}  # of each digit
+N_IMAGES = {"training": 6, "validation": 3, "evaluation": 1}  # of each digit
 OTHER_BACKENDS = [
     pytest.param(name, marks=pytest.mark.skipif(find_spec(name) is None, reason=f"{name} is not installed"))
     for name in ("jax", "torch")
@@ -43,7 +43,7 @@ cli.main()
 
 @pytest.fixture
 def digits(workspace, set_params):
-    """A part of the sample, and parameters with which a training has 45 steps."""
+    """A part of the sample, and parameters with which a training has 16 steps."""
     with zipfile.ZipFile(ROOT / "data" / "raw" / "digits.zip") as archive:
         for label in map(str, range(10)):
             names = iter(name for name in sorted(archive.namelist()) if name.startswith(f"{label}/"))
@@ -56,7 +56,7 @@ def digits(workspace, set_params):
         {"restructure.source": "images", "restructure.layout": "split_class_folders"}
         | weights
         | {"extract.layer": None, "extract.pooling": "avg", "augment.shift": 0.1}
-        | {"finetune.epochs": 3, "finetune.batch_size": 8, "finetune.keep": "always"}
+        | {"finetune.epochs": 2, "finetune.batch_size": 8, "finetune.keep": "always"}
     )
     params = read_params(Path("params.yaml"))
     restructure.run(params.restructure)
@@ -76,7 +76,7 @@ def take_results():
 
 def wait_for_moment(child, moment, rng):
     """Wait until progress or activations are being written, or for any other moment, or until the process has ended."""
-    n_saves = 0 if moment == "activations" else rng.randint(1, 25)
+    n_saves = 0 if moment == "activations" else rng.randint(1, 12)
     partial = "*" if moment == "any" else f"*/.{moment}.{child.pid}.partial"
     saves = set()
     while child.poll() is None:
