@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT
+from conftest import RARE, ROOT
 from relearn.retraining.landing import EXTRAS
 from test_pipeline import COMMAND_LINE, find_all_imports, find_file
 
@@ -239,6 +239,7 @@ def test_an_extra_brings_what_reaches_its_addresses(clone):
     packages = list_packages(clone / ".venv")
     assert {"dvc_s3", "s3fs"} <= set(packages)
     assert not {"dvc_ssh", "gcsfs", "adlfs", "sshfs"} & set(packages)
+    assert list(Path(clone / ".venv").glob("lib/python3.*/site-packages/dvc/__pycache__/*.pyc")), "compiled"
     away = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x"}
     push = "dvc remote add --quiet --default store s3://bucket && echo x > x && dvc add --quiet x && dvc push"
     printed = make(clone, "--eval", f"probe: ; @{push}", "probe", **away, AWS_MAX_ATTEMPTS="1").stderr
@@ -334,6 +335,7 @@ def test_an_environment_without_relearn_is_not_ready(clone):
     assert not (clone / ".venv" / "ready").exists()
 
 
+@RARE
 @pytest.mark.long
 @pytest.mark.slow
 def test_make_repro_runs_beside_an_active_environment_in_a_path_with_blanks(clone, other, tmp_path):
@@ -346,4 +348,3 @@ def test_make_repro_runs_beside_an_active_environment_in_a_path_with_blanks(clon
     assert list_packages(other) == before
     git = ["git", "-C", str(folder), "status", "--porcelain"]
     assert subprocess.run(git, capture_output=True, text=True, check=True).stdout == ""
-    assert list(Path(folder / ".venv").glob("lib/python3.*/site-packages/dvc/__pycache__/*.pyc")), "compiled"

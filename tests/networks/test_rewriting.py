@@ -10,7 +10,7 @@ import warnings
 import numpy as np
 import pytest
 
-from conftest import ROOT, choose, mark_large
+from conftest import RARE, ROOT, choose, mark_large
 from exporting.networks import compute_exported
 from relearn.networks.extractor import Extractor, _find_module
 from relearn.networks.mini_vgg import MiniVGG
@@ -105,7 +105,11 @@ FEW = ("efficientnet_b0", "mini_vgg", "mobilenet_v2", "vgg16")
 
 
 @pytest.mark.campaign
-@pytest.mark.parametrize("network", choose(FEW, mark_large(NETWORKS)))
+@pytest.mark.parametrize(
+    "network",
+    # Its parts are all in other networks, but a thousand of them take a minute.
+    choose(FEW, [pytest.param(n, marks=RARE) if n == "nasnet_mobile" else n for n in mark_large(NETWORKS)]),
+)
 def test_every_network_gives_what_keras_gives(network, tmp_path, monkeypatch):
     size = 224 if network.startswith("vgg") else 75  # at which Winograd's convolutions gain
     wanted, got, exported, noise, _ = compute_beside_keras(network, size, tmp_path, monkeypatch)
