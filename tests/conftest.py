@@ -33,7 +33,7 @@ from relearn.params.pipeline import read_params
 from relearn.repository.lock import hold_lock
 from relearn.runtime.backend import SETTINGS
 from relearn.stages.restructure import run
-from relearn.storage.files import read_csv, write_csv, write_folder, write_json
+from relearn.storage.files import hash_file, read_csv, write_csv, write_folder, write_json
 
 for _name, _value in SETTINGS.items():  # before a test imports keras by itself
     os.environ.setdefault(_name, _value)
@@ -54,7 +54,7 @@ LARGE = {
     *("convnext_base", "convnext_large", "convnext_xlarge", "densenet169", "densenet201", "efficientnet_b3"),
     *("efficientnet_b4", "efficientnet_b5", "efficientnet_b6", "efficientnet_b7", "efficientnet_v2_b1"),
     *("efficientnet_v2_b2", "efficientnet_v2_b3", "efficientnet_v2_l", "efficientnet_v2_m", "efficientnet_v2_s"),
-    *("inception_resnet_v2", "nasnet_large"),
+    *("convnext_small", "efficientnet_b2", "inception_resnet_v2", "nasnet_large"),
     *("resnet101", "resnet101_v2", "resnet152", "resnet152_v2"),
 }
 # What hardly changes, or has a relative that is run: `make test-all` runs it.
@@ -235,15 +235,15 @@ def write_groups(groups: dict[str, str]) -> None:
 
 # A network of keras.applications that needs no file.
 VGG16 = {"network": "vgg16", "weights": "random", "weights_sha256": None, "layer": "block2_pool", "pooling": "flatten"}
-SMALL = {
+# For the set of `write_small_set`, with the bundled network: its features are the maps, so only extract needs keras.
+SMALL_SET = {
     "restructure.source": "images",
     "restructure.layout": "split_class_folders",
     "validate.min_images.min": 2,
-    **{f"extract.{key}": value for key, value in VGG16.items()},
-    "extract.image_size_px": 32,
     "train.logistic_regression.C": [0.01, 0.1],
     "evaluate.n_resamples": 100,
 }
+SMALL = SMALL_SET | {f"extract.{key}": value for key, value in VGG16.items()} | {"extract.image_size_px": 32}
 
 
 @pytest.fixture
@@ -346,6 +346,32 @@ def write_small_set(folder: Path) -> None:
         write_images(folder / "images", names, 100 * number)
 
 
+def extract_features(folder: Path) -> None:
+    """Run the stages of a clone up to `extract` without DVC and without the checks of the gate, which take longest."""
+    for stage in ("restructure", "finetune", "extract"):
+        answer = execute(folder, "relearn", stage)
+        assert answer.returncode == 0, answer.stderr
+        if stage == "restructure":
+            passed = {"passed": True, "manifest_sha256": hash_file(folder / paths.MANIFEST)}
+            write_json(folder / paths.VALIDATION_REPORT, passed)
+
+
+def run_small_set(folder: Path) -> None:
+    make_clone(folder)
+    write_small_set(folder)
+    change_params(SMALL_SET, folder / "params.yaml")
+    answer = repro(folder)
+    assert answer.returncode == 0, answer.stderr
+    commit(folder)
+
+
+@pytest.fixture
+def ran(build_once: Callable[..., Path], tmp_path: Path) -> Path:
+    """A copy of a repository in which the pipeline ran on the set of `write_small_set`, and all was committed."""
+    shutil.copytree(build_once("ran", run_small_set), tmp_path / "ran", symlinks=True)
+    return tmp_path / "ran"
+
+
 def render_markdown(markdown: str) -> tuple[str, set[str]]:
     """Render Markdown as CommonMark with tables does; return the text that shows, and the tags that are live."""
     from markdown_it import MarkdownIt
@@ -376,10 +402,18 @@ def wait_for(condition, seconds):
     raise AssertionError(f"not within {seconds} s")
 
 
+def make_database(home: Path) -> None:
+    """Make the database of a Prefect server, which takes longer than all else that happens at its start."""
+    home.mkdir()
+    command = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "--yes"]
+    subprocess.run(command, env=os.environ | {"PREFECT_HOME": str(home)}, capture_output=True, check=True)
+
+
 @pytest.fixture(scope="session")
-def server(tmp_path_factory):
+def server(tmp_path_factory, build_once):
     """A Prefect server of its own; gives the address of its API."""
     home = tmp_path_factory.mktemp("prefect")
+    shutil.copytree(build_once("prefect-home", make_database), home, dirs_exist_ok=True)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -388,6 +422,10 @@ def server(tmp_path_factory):
         "PREFECT_HOME": str(home),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
+        # Which look into the database every few seconds, and which no test is about.
+        **{
+            f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in ("FOREMAN", "LATE_RUNS", "PAUSE_EXPIRATIONS")
+        },
     }
     address = f"http://127.0.0.1:{port}/api"
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]

@@ -15,8 +15,9 @@ import pytest
 from conftest import (
     ROOT,
     SMALL,
-    commit,
+    SMALL_SET,
     execute,
+    extract_features,
     git,
     make_environment,
     read_yaml,
@@ -320,9 +321,9 @@ print(json.dumps({"opened": sorted(opened), "modules": modules}))
 def test_pipeline_reads_and_writes_what_dvc_yaml_says(clone, set_params):
     """Each stage is run with an eye on every file that it opens, and on every module of ours that it imports."""
     write_small_set(clone)
-    changes = {"train.search": [{"head": "logistic_regression"}, {"head": "dense"}], "finetune.epochs": 1}
-    changes |= {"finetune.from_layer": "block2_conv1", "finetune.keep": "always"}
-    set_params(SMALL | changes, clone / "params.yaml")
+    changes = {"train.search": [{"head": "logistic_regression"}, {"head": "dense"}], "train.dense.epochs": 2}
+    changes |= {"finetune.epochs": 1, "finetune.from_layer": "block2_conv1", "finetune.keep": "always"}
+    set_params(SMALL_SET | changes, clone / "params.yaml")
     (clone / ".watch.py").write_text(WATCHER)
     for stage in STAGES:
         answer = subprocess.run(
@@ -361,24 +362,19 @@ def is_below(path, roots):
 
 
 @pytest.mark.slow
-def test_only_what_a_change_concerns_runs(clone, set_params):
-    write_small_set(clone)
-    set_params(SMALL, clone / "params.yaml")
-    first = repro(clone)
-    assert first.returncode == 0, first.stderr + first.stdout
-    assert re.findall(r"Running stage '(\w+)'", first.stdout) == STAGES
-    commit(clone)
-    assert "Data and pipelines are up to date." in repro(clone).stdout
+def test_only_what_a_change_concerns_runs(ran):
+    """All stages ran with the parameters of the small set, or there would be something to do."""
+    assert "Data and pipelines are up to date." in repro(ran).stdout
 
-    experiment = execute(clone, "dvc", "exp", "run", "-S", "train.logistic_regression.C=0.00001")
+    experiment = execute(ran, "dvc", "exp", "run", "-S", "train.logistic_regression.C=0.00001")
     assert experiment.returncode == 0, experiment.stderr
     assert re.findall(r"Running stage '(\w+)'", experiment.stdout) == ["train", "evaluate"]
-    difference = json.loads(execute(clone, "dvc", "metrics", "diff", "--json").stdout)
+    difference = json.loads(execute(ran, "dvc", "metrics", "diff", "--json").stdout)
     assert difference["metrics/training.json"]["n_trials"] == {"old": 2, "new": 1, "diff": -1}
 
-    plots = execute(clone, "dvc", "plots", "diff", "HEAD", "--out", "dvc_plots")
+    plots = execute(ran, "dvc", "plots", "diff", "HEAD", "--out", "dvc_plots")
     assert plots.returncode == 0, plots.stderr
-    page = (clone / "dvc_plots" / "index.html").read_text()
+    page = (ran / "dvc_plots" / "index.html").read_text()
     for name in ("Score against C", "Confusion", "ROC", "Precision and recall", "Calibration"):
         assert name in page
 
@@ -462,8 +458,8 @@ def test_same_features_whether_the_last_batch_is_full_or_not(clone, set_params):
     for gone in ([], ["training/cat/0", "training/cat/1", "training/dog/2", "evaluation/dog/0"]):
         for name in gone:
             (clone / "images" / f"{name}.png").unlink()
-        answer = repro(clone, "extract")
-        assert answer.returncode == 0, answer.stderr
+        shutil.rmtree(clone / ".relearn", ignore_errors=True)  # what was computed before
+        extract_features(clone)
         parts = [read_features(clone / "data" / "features", split) for split in SPLITS]
         features.append(
             {key: row.tobytes() for part in parts for key, row in zip(part.sha256, part.features, strict=True)}
@@ -476,10 +472,10 @@ def test_same_features_whether_the_last_batch_is_full_or_not(clone, set_params):
 @pytest.mark.long
 @pytest.mark.slow
 def test_features_are_the_same_however_they_came_about(clone, set_params, tmp_path):
-    """Killed three times, by two processes at once, with a warm store and with a cold one, on one thread and on two."""
+    """Killed twice, by two processes at once, with a warm store and with a cold one, on one thread and on two."""
     write_small_set(clone)
     set_params(SMALL | {"extract.batch_size": 2, "extract.image_size_px": 192}, clone / "params.yaml")
-    assert repro(clone, "extract").returncode == 0
+    extract_features(clone)
     results = read_tree(clone, "data/features")
     store = clone / ".relearn"
 
@@ -496,7 +492,7 @@ def test_features_are_the_same_however_they_came_about(clone, set_params, tmp_pa
 
     assert "0 of them new to the store" in check(start())
     shutil.rmtree(store)
-    for n_stored in (2, 8, 14):
+    for n_stored in (2, 14):
         with start() as child:
             wait_for_stored(clone, n_stored)
             child.kill()

@@ -5,18 +5,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from conftest import (
-    SMALL,
-    commit,
-    execute,
-    git,
-    make_split,
-    make_train_params,
-    repro,
-    write_images,
-    write_rows,
-    write_small_set,
-)
+from conftest import commit, execute, git, make_split, make_train_params, repro, write_images, write_rows
 from relearn import cli, paths
 from relearn.commands.suspects import HEADER, find_suspects, write_suspects
 from relearn.dataset.assignments import write_assignments
@@ -193,29 +182,23 @@ def test_classifier_of_other_features_is_an_error(planted):
 
 
 @pytest.mark.slow
-def test_correction_goes_from_the_page_to_the_classifier_and_its_lineage(clone, set_params):
-    write_small_set(clone)
-    # With the bundled network, whose features are the maps: nothing but extract needs keras.
-    set_params({key: value for key, value in SMALL.items() if not key.startswith("extract.")}, clone / "params.yaml")
-    answer = repro(clone)
-    assert answer.returncode == 0, answer.stderr
-    commit(clone)
-    answer = execute(clone, "relearn", "suspects", "--n", "3")
+def test_correction_goes_from_the_page_to_the_classifier_and_its_lineage(ran):
+    answer = execute(ran, "relearn", "suspects", "--n", "3")
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout.startswith("Look at these first: 3 of the 22 training and validation images.\n")
-    assert (clone / paths.SUSPECTS_PAGE).read_text().count("<figure>") >= 3 * 7  # each with an evidence map
-    assert git(clone, "status", "--porcelain") == ""  # neither file is for git
+    assert (ran / paths.SUSPECTS_PAGE).read_text().count("<figure>") >= 3 * 7  # each with an evidence map
+    assert git(ran, "status", "--porcelain") == ""  # neither file is for git
 
-    first = dict(zip(HEADER, read_csv(clone / paths.SUSPECTS, HEADER)[0], strict=True))
-    with (clone / CORRECTIONS).open("a") as file:
+    first = dict(zip(HEADER, read_csv(ran / paths.SUSPECTS, HEADER)[0], strict=True))
+    with (ran / CORRECTIONS).open("a") as file:
         file.write(f"{first['sha256']},relabel,{first['suggested']},looked at it,me\n")
-    answer = repro(clone)
+    answer = repro(ran)
     assert answer.returncode == 0, answer.stderr
     assert "data/corrections.csv: 1 image corrected (keep 0, relabel 1, drop 0)" in answer.stderr
-    (row,) = (row for row in read_manifest(clone / paths.MANIFEST) if row.sha256 == first["sha256"])
+    (row,) = (row for row in read_manifest(ran / paths.MANIFEST) if row.sha256 == first["sha256"])
     assert (row.split, row.label) == (first["split"], first["suggested"])
-    assert "Corrections" in (clone / paths.VALIDATION_PAGE).read_text()
-    assert execute(clone, "dvc", "metrics", "diff").returncode == 0
-    commit(clone)
-    answer = execute(clone, "relearn", "lineage", "HEAD")
-    assert f"corrections  1 (relabel 1), sha256 {hash_file(clone / CORRECTIONS)}" in answer.stdout
+    assert "Corrections" in (ran / paths.VALIDATION_PAGE).read_text()
+    assert execute(ran, "dvc", "metrics", "diff").returncode == 0
+    commit(ran)
+    answer = execute(ran, "relearn", "lineage", "HEAD")
+    assert f"corrections  1 (relabel 1), sha256 {hash_file(ran / CORRECTIONS)}" in answer.stdout

@@ -19,9 +19,9 @@ from conftest import (
     VGG16,
     change_params,
     execute,
+    extract_features,
     make_clone,
     make_environment,
-    repro,
     wait_for_stored,
     write_small_set,
 )
@@ -30,6 +30,7 @@ from relearn.errors import NetworkError
 from relearn.features import cluster
 from relearn.features.store import FeatureStore
 from relearn.features.views import Input
+from relearn.params.networks import BUNDLED_WEIGHTS
 from relearn.params.pipeline import read_params
 from relearn.storage.files import hash_bytes, hash_file
 
@@ -86,8 +87,7 @@ def extract_on_this_machine(folder):
     write_small_set(folder)
     views = {"extract.views": 1, "augment.horizontal_flip": 0.5, "augment.brightness": 0.3}
     change_params(SMALL | views | {"extract.batch_size": 3, "extract.image_size_px": 96}, folder / "params.yaml")
-    answer = repro(folder, "extract")
-    assert answer.returncode == 0, answer.stderr
+    extract_features(folder)
     shutil.rmtree(folder / ".relearn")
     change_params({"extract.executor": "dask"}, folder / "params.yaml")
 
@@ -135,6 +135,7 @@ def test_batches_of_a_worker_that_is_lost_or_hangs_are_computed_by_another(local
     assert read_features(clone) == local
 
 
+@RARE
 @pytest.mark.long
 def test_work_goes_on_with_workers_that_come_later(local, clone, cluster_of):
     address, _, workers = cluster_of(1)
@@ -180,14 +181,10 @@ def test_worker_with_another_recipe_gets_no_images(local, clone, cluster_of):
 @pytest.mark.long
 def test_weights_travel_to_the_workers(local, clone, cluster_of, set_params, tmp_path):
     """The file lies where the workers do not see it."""
-    code = (
-        "import keras; keras.applications.VGG16(weights=None, include_top=False, input_shape=(96, 96, 3))"
-        ".save_weights('own.weights.h5')"
-    )
-    subprocess.run([sys.executable, "-c", code], cwd=clone, env=make_environment(clone), check=True)
     weights = clone / "own.weights.h5"
-    sha256 = hash_file(weights)
-    set_params({"extract.weights": weights.name, "extract.weights_sha256": sha256}, clone / "params.yaml")
+    shutil.copy(ROOT / BUNDLED_WEIGHTS, weights)
+    own = {"network": "mini_vgg", "weights": weights.name, "weights_sha256": hash_file(weights), "layer": None}
+    set_params({f"extract.{key}": value for key, value in own.items()}, clone / "params.yaml")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     address, _, _ = cluster_of(1, cwd=elsewhere)
@@ -201,6 +198,7 @@ def test_weights_travel_to_the_workers(local, clone, cluster_of, set_params, tmp
     assert read_features(clone) == found
 
 
+@RARE
 @pytest.mark.long
 def test_limit_of_the_store_holds(local, clone, cluster_of):
     address, _, _ = cluster_of(1)

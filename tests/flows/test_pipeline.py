@@ -1,5 +1,6 @@
 """The flow under a real Prefect server: what it runs, how it fails, and what it leaves behind."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -41,9 +42,11 @@ pathlib.Path("result").write_text("done")
 
 
 @pytest.mark.slow
-def test_flow_runs_every_stage_and_publishes(server, clone, set_params):
+def test_flow_runs_every_stage_and_publishes(server, clone, ran):
+    """With a store that has the features, so that `extract` need not load a network."""
     write_small_set(clone)
-    set_params(SMALL, clone / "params.yaml")
+    shutil.copy(ran / "params.yaml", clone)
+    shutil.copytree(ran / ".relearn", clone / ".relearn")
     answer = execute(clone, "flows.pipeline", PREFECT_API_URL=server)
     assert answer.returncode == 0, answer.stderr
     state, tasks, log, artifacts = read_last_run(server)

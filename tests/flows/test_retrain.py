@@ -17,13 +17,16 @@ import pytest
 from PIL import Image
 
 from conftest import (
+    RARE,
     ROOT,
     ask,
-    choose,
+    change_params,
     commit,
     encode_image,
     execute,
+    extract_features,
     git,
+    make_clone,
     make_environment,
     read_last_name,
     read_last_run,
@@ -84,16 +87,35 @@ def land_hostile(landing):
     return sorted(f"0/{name}.png" for name in ("a.skip", "pipe", "passwd", "zero", "nowhere", "sparse", "later"))
 
 
+def make_repository(folder, images):
+    """Make a repository whose source is a folder of digits that DVC tracks."""
+    make_clone(folder)
+    land(folder, images, "data/raw/photos")
+    change_params(CHANGES, folder / "params.yaml")
+    assert execute(folder, "dvc", "add", "--quiet", "data/raw/photos").returncode == 0
+    (folder / "data" / "landing").mkdir()
+    git(folder, "branch", "--move", "main")
+    commit(folder)
+
+
+def fill_store(folder):
+    """Compute the features of 500 digits."""
+    make_repository(folder, DIGITS[:500])
+    extract_features(folder)
+
+
 @pytest.fixture
-def repository(clone, set_params):
+def cold(tmp_path):
     """A repository whose source is a folder of 300 digits that DVC tracks."""
-    land(clone, DIGITS[:300], "data/raw/photos")
-    set_params(CHANGES, clone / "params.yaml")
-    assert execute(clone, "dvc", "add", "--quiet", "data/raw/photos").returncode == 0
-    (clone / "data" / "landing").mkdir()
-    git(clone, "branch", "--move", "main")
-    commit(clone)
-    return clone
+    make_repository(tmp_path / "clone", DIGITS[:300])
+    return tmp_path / "clone"
+
+
+@pytest.fixture
+def repository(cold, build_once):
+    """The same with the features of 500 digits in its store: then no stage loads a network."""
+    shutil.copytree(build_once("digits", fill_store) / ".relearn", cold / ".relearn")
+    return cold
 
 
 def retrain(folder, *arguments, **environment):
@@ -153,7 +175,8 @@ def read_all(folder):
 
 
 @pytest.mark.slow
-def test_from_the_first_to_the_rollback(server, repository, tmp_path, webhook):
+def test_from_the_first_to_the_rollback(server, cold, tmp_path, webhook):
+    repository = cold
     address, told = webhook
     environment = {"PREFECT_API_URL": server, "RELEARN_WEBHOOK": address}
     git(tmp_path, "init", "--quiet", "--bare", "origin")
@@ -324,9 +347,7 @@ def test_wherever_it_is_killed_the_next_run_puts_it_right(server, repository, se
     set_params({"retrain.landing": (repository / "data" / "landing").as_uri()}, repository / "params.yaml")
     commit(repository)
     environment = {"PREFECT_API_URL": server}
-    assert retrain(repository, **environment)[0] == "Promoted"
     land(repository, DIGITS[300:500])
-    before = git(repository, "rev-parse", "retrain/main")
     for moment in ("Running stage 'extract'", "'record"):
         with subprocess.Popen(
             [sys.executable, "-m", "flows.retrain"],
@@ -337,23 +358,20 @@ def test_wherever_it_is_killed_the_next_run_puts_it_right(server, repository, se
             text=True,
         ) as flow:
             if moment.startswith("'record"):
-                wait_for(lambda: git(repository, "rev-parse", "retrain/main") != before, 200)
+                wait_for(lambda: git(repository, "branch", "--list", "retrain/main"), 200)
             else:
                 assert any(moment in line for line in flow.stdout)
             flow.kill()
     name, message = retrain(repository, **environment)
     check_clean(repository)
     assert name == "Skipped", message
-    assert git(repository, "tag").split() == ["classifier@v1.0.0", "classifier@v2.0.0"]
-    assert os.readlink(repository / "release" / "current") == "versions/v2"
+    assert git(repository, "tag").split() == ["classifier@v1.0.0"]
+    assert os.readlink(repository / "release" / "current") == "versions/v1"
     assert [path for path in (repository / "data" / "landing").rglob("*") if path.is_file()] == []
-    assert (
-        git(repository, "log", "--format=%s", "-2", "retrain/main")
-        .splitlines()[1]
-        .startswith("Promote classifier@v1.0.0")
-    )
+    assert git(repository, "log", "--format=%s", "-1", "retrain/main").startswith("Promote classifier@v1.0.0")
 
 
+@RARE
 @pytest.mark.long
 @pytest.mark.slow
 def test_what_an_import_brings(server, clone, set_params, tmp_path):
@@ -398,7 +416,7 @@ def test_one_at_a_time(server, repository):
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for _ in range(choose(4, 8))
+        for _ in range(4)
     ]
     ends = [find_ending(process.communicate()[0]) for process in begun]
     assert sorted(name for name, _ in ends) == ["Promoted", *["Skipped"] * (len(begun) - 1)]
@@ -549,8 +567,8 @@ def test_sigterm_leaves_no_temporary_server(repository):
 
 
 @pytest.mark.slow
-def test_schedule_wants_a_server_and_a_clock(repository, set_params):
-    answer = execute(repository, "flows.schedule", PREFECT_API_URL="http://127.0.0.1:9/api")
+def test_schedule_wants_a_server_and_a_clock(cold, set_params):
+    answer = execute(cold, "flows.schedule", PREFECT_API_URL="http://127.0.0.1:9/api")
     assert answer.returncode == 6
     assert "http://127.0.0.1:9/api: wanted a Prefect server there, got no answer; `make ui`" in answer.stderr
     for changes, message in (
@@ -560,9 +578,9 @@ def test_schedule_wants_a_server_and_a_clock(repository, set_params):
             "retrain.timezone: wanted a name such as Europe/Zurich, got 'Mars/Base'",
         ),
     ):
-        set_params(changes, repository / "params.yaml")
-        commit(repository)
-        answer = execute(repository, "flows.schedule", PREFECT_API_URL="http://127.0.0.1:9/api")
+        set_params(changes, cold / "params.yaml")
+        commit(cold)
+        answer = execute(cold, "flows.schedule", PREFECT_API_URL="http://127.0.0.1:9/api")
         assert answer.stderr == f"relearn: params.yaml: {message}\n"
         assert answer.returncode == 3
 
@@ -578,8 +596,7 @@ def test_a_gate_that_is_killed_decides_nothing(server, repository):
     assert name == "Failed"
     assert message.startswith("dvc repro validate: ended with exit code ")
     assert "retrain/main" not in git(repository, "branch", "--list")
-    git(repository, "revert", "--no-edit", "HEAD")
-    assert retrain(repository, PREFECT_API_URL=server)[0] == "Promoted"
+    assert "Failed" in read_last_run(server)[0]
 
 
 @pytest.mark.long

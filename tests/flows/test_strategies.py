@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flows.strategies import STRATEGIES, Outcome, describe_table, find_source, read_accuracy_interval
 
-from conftest import ROOT, SMALL, execute, git, make_environment, write_small_set
+from conftest import ROOT, SMALL_SET, execute, git, make_environment, write_small_set
 from relearn.errors import IntegrityError
 from relearn.params.augmentation import AugmentParams
 from relearn.params.pipeline import read_params
@@ -74,7 +74,7 @@ def test_a_failing_experiment_ends_in_one_line_after_its_own(clone):
 def test_strategies_are_experiments_and_leave_the_workspace(clone, set_params):
     write_small_set(clone)
     (clone / "images").rename(clone / "data" / "raw" / "own")
-    set_params(SMALL | {"finetune.keep": "always"}, clone / "params.yaml")
+    set_params(SMALL_SET | {"finetune.keep": "always"}, clone / "params.yaml")
     # An experiment of this name at another commit.
     git(clone, "update-ref", f"refs/exps/{'0' * 2}/{'0' * 38}/strategy-views", "HEAD")
     git_status = ["git", "status", "--porcelain"]
