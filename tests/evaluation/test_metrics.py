@@ -14,6 +14,7 @@ from relearn.evaluation.metrics import (
     prepare_metrics,
     report_classes,
 )
+from relearn.evaluation.predictions import Predictions, read_predictions, write_predictions
 from relearn.params.pipeline import EvaluateParams
 
 PARAMS = EvaluateParams(by="split", n_resamples=200, resample="images", n_bins=15, n_explained=24, seed=0)
@@ -60,6 +61,16 @@ def test_report_has_the_scores_of_each_class():
 
 def compute(name, judged, n_bins=15):
     return compute_value(prepare_metrics(judged, n_bins)[name], judged)
+
+
+def test_log_loss_is_that_of_the_probabilities_that_are_written(tmp_path):
+    """A tree may give a label 1e-8, which is 0 with six decimals."""
+    probabilities = np.array([[1 - 1e-8, 1e-8], [0.75, 0.25], [0, 1]])
+    judged = Judged(["a", "b"], np.array([1, 1, 0]), probabilities.argmax(axis=1), probabilities)
+    columns = (["1", "2", "3"], ["1", "2", "3"], list("bba"), list("aab"))
+    write_predictions(tmp_path / "p.csv", Predictions(["a", "b"], *columns, probabilities))
+    read = judged._replace(probabilities=read_predictions(tmp_path / "p.csv").probabilities)
+    assert compute("log_loss", judged) == compute("log_loss", read) == pytest.approx(-np.log([5e-7, 0.25, 5e-7]).mean())
 
 
 def test_calibration_error_by_hand():

@@ -14,6 +14,7 @@ from relearn.evaluation.intervals import bootstrap, compute_wilson_interval
 from relearn.params.pipeline import EvaluateParams
 from relearn.storage.files import WRITE_AGAIN
 
+LEAST_PROBABILITY = 5e-7  # below it reports/predictions.csv has 0, and `relearn compare` could not find the same loss
 CLASS_HEADER = ("class", "n_images", "precision", "recall", "f1")
 
 
@@ -283,9 +284,9 @@ def _rank_images(judged: Judged, columns: Sequence[int]) -> tuple[Any, Any, np.n
 
 
 def prepare_log_loss(judged: Judged) -> Metric:
-    """Return the mean of -ln(probability of the label) as a metric; probabilities are at least float64's epsilon."""
+    """Return the mean of -ln(probability of the label) as a metric; probabilities are at least `LEAST_PROBABILITY`."""
     given = judged.probabilities[np.arange(len(judged.labels)), judged.labels]
-    losses = -np.log(np.maximum(given, np.finfo(np.float64).eps))
+    losses = -np.log(np.maximum(given, LEAST_PROBABILITY))
     return lambda drawn: np.asarray(losses[drawn].mean(axis=1))
 
 
