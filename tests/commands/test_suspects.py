@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from conftest import commit, execute, git, make_split, make_train_params, repro, write_images, write_rows
 from relearn import cli, paths
-from relearn.commands.suspects import HEADER, find_suspects, write_suspects
+from relearn.commands.suspects import HEADER, describe_suspects, find_suspects, write_suspects
 from relearn.dataset.assignments import write_assignments
 from relearn.dataset.corrections import read_corrections
 from relearn.dataset.manifest import SPLITS, ManifestRow, read_manifest, write_manifest
@@ -75,6 +75,16 @@ def test_planted_errors_come_first_and_evaluation_images_are_apart(planted):
     assert found.n_images == 120
     assert 3 < found.expected <= 4
     assert found.expected <= found.expected_of_all < 8
+
+
+def test_a_head_that_cannot_rank_says_so(planted):
+    tree = make_train_params("decision_tree", {"max_depth": 2})
+    assert not any("Take care" in text for text in describe_suspects(find_suspects(30, PARAMS, CORRECTIONS)))
+    run(tree)
+    (text,) = (text for text in describe_suspects(find_suspects(30, tree, CORRECTIONS)) if "Take care" in text)
+    assert re.match(
+        r"Take care: decision_tree gives only \d+ different margins to these images, so their order and", text
+    )
 
 
 def test_suspects_are_the_same_each_time_and_need_no_evaluation_image(planted):

@@ -38,6 +38,7 @@ class Findings(NamedTuple):
     n_images : of training and validation, copies counted once, without those that a person has looked at
     expected, expected_of_all : how many labels are expected to be wrong among `suspects`, and among `n_images`
     is_tuned : whether the network was fine-tuned on these labels
+    head : the head whose probabilities rank the images
     """
 
     classes: list[str]
@@ -47,6 +48,7 @@ class Findings(NamedTuple):
     expected: float
     expected_of_all: float
     is_tuned: bool
+    head: str
 
 
 def find_suspects(n_shown: int, params: TrainParams, corrections: Path) -> Findings:
@@ -86,6 +88,7 @@ def find_suspects(n_shown: int, params: TrainParams, corrections: Path) -> Findi
         float(found.p_wrong[kept[:n_shown]].sum()),
         float(found.p_wrong[kept].sum()),
         (paths.CLASSIFIER / paths.TUNED_WEIGHTS).exists(),
+        record.head,
     )
 
 
@@ -192,6 +195,12 @@ def describe_suspects(found: Findings) -> list[str]:
         f"Labels that are expected to be wrong: {describe_number(found.expected)} of these, "
         f"{describe_number(found.expected_of_all)} of all. This is an estimate, and each of them may be right.",
     ]
+    n_margins = len({suspect.margin for suspect in found.suspects})
+    if 2 * n_margins < n_shown:
+        texts.append(
+            f"Take care: {found.head} gives only {n_margins:,} different margins to these images, so their order and "
+            "the numbers of wrong labels say little; `dvc exp run -S train.head=logistic_regression` ranks them better."
+        )
     if found.is_tuned:
         texts.append(
             "The network was fine-tuned on these labels, so wrong ones may look right; finetune.epochs=0 shows more."
