@@ -45,6 +45,18 @@ def test_an_image_of_the_dataset_is_named_and_is_not_its_own_neighbor(rows):
         )
 
 
+def test_the_first_digits_of_a_hash_are_enough(rows, monkeypatch):
+    first = read_manifest(paths.MANIFEST)[0]
+    assert relearn(first.sha256[:6].upper(), "-k", 1).stdout == relearn(first.sha256, "-k", 1).stdout
+    with pytest.raises(ImageError, match=f"{first.sha256[:5]}: cannot be read: No such file"):
+        relearn(first.sha256[:5])
+    twins = [row._replace(sha256="abcdef" + row.sha256[6:]) for row in read_manifest(paths.MANIFEST)[:3]]
+    monkeypatch.setattr(similar, "read_manifest", lambda _: twins)
+    with pytest.raises(IntegrityError, match=r"^abcdef: wanted the first digits of one SHA-256, got 3 images; "):
+        relearn("abcdef")
+    assert similar._find_hash(twins[1].sha256[:12], twins) == twins[1].sha256
+
+
 def test_only_the_split_is_searched(rows):
     manifest = read_manifest(paths.MANIFEST)
     lines = relearn(manifest[0].sha256, "-k", 40, "--split", "evaluation").stdout.splitlines()

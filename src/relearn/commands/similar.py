@@ -1,5 +1,7 @@
 """`relearn similar`: the images of the dataset whose features are the most similar to those of an image."""
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +11,7 @@ from relearn import paths
 from relearn.commands.pictures import Card, Figure, write_pictures
 from relearn.dataset.manifest import ManifestRow, read_manifest
 from relearn.dataset.source_files import open_source_file
-from relearn.errors import ImageError
+from relearn.errors import ImageError, IntegrityError
 from relearn.features.neighbors import Neighbor, find_neighbors
 from relearn.features.shards import EXTRACTOR, hash_features, read_image_features
 from relearn.images.decoding import decode_image
@@ -19,6 +21,8 @@ from relearn.inference.inputs import read_content
 from relearn.inference.predictor import build_extractor, find_tuned_weights, read_extractor_record
 from relearn.runtime.text import count_nouns, escape_controls
 from relearn.storage.files import hash_bytes, read_json
+
+MIN_DIGITS = 6  # of a shortened hash; fewer could be a word
 
 
 class Similar(NamedTuple):
@@ -35,7 +39,7 @@ class Similar(NamedTuple):
 
 
 def find_similar(name: str, n_neighbors: int, split: str | None = None) -> Similar:
-    """Find the neighbors of an image file, or of the image of the dataset with a SHA-256.
+    """Find the neighbors of an image file, or of the image of the dataset with a SHA-256 or the first digits of one.
 
     The features come from `data/features/` if the image is in the dataset, else the network computes them. The images
     with its very bytes are listed apart; they are no neighbors.
@@ -45,12 +49,12 @@ def find_similar(name: str, n_neighbors: int, split: str | None = None) -> Simil
     ImageError
         It cannot be read as an image.
     IntegrityError
-        The features are missing or damaged.
+        The features are missing or damaged, or several images have these first digits.
     """
     hash_features(paths.FEATURES)
     manifest = read_manifest(paths.MANIFEST)
-    sha256, content = name.lower(), b""
-    if all(row.sha256 != sha256 for row in manifest):
+    sha256, content = _find_hash(name, manifest), b""
+    if sha256 is None:
         content = _read_file(name)
         sha256 = hash_bytes(content)
     if same := [row for row in manifest if row.sha256 == sha256]:
@@ -60,6 +64,17 @@ def find_similar(name: str, n_neighbors: int, split: str | None = None) -> Simil
     query = features[np.newaxis]
     (neighbors,) = find_neighbors(paths.FEATURES, manifest, query, n_neighbors, split=split, left_out=[sha256])
     return Similar(name, uri, same, neighbors)
+
+
+def _find_hash(name: str, manifest: Sequence[ManifestRow]) -> str | None:
+    """Return the SHA-256 of the image of the manifest that a name is the hash of, or its first digits; None if none."""
+    if not re.fullmatch(f"[0-9a-f]{{{MIN_DIGITS},64}}", name.lower()) or Path(name).is_file():
+        return None
+    found = {row.sha256 for row in manifest if row.sha256.startswith(name.lower())}
+    if len(found) > 1:
+        got = count_nouns(len(found), "image")
+        raise IntegrityError(where=name, wanted="the first digits of one SHA-256", got=got, advice="write more of them")
+    return found.pop() if found else None
 
 
 def _read_file(name: str) -> bytes:
