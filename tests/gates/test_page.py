@@ -111,9 +111,8 @@ def test_verdict_and_failures_come_first(tables):
         make_finding("types", "off"),
     ]
     text = Reader(draw_page(make_report(*findings, passed=False), *tables, [])).text
-    assert "The data is stopped here" in text
     assert "4 images of 2 classes: 1 of 3 checks failed, 1 warned." in text
-    assert text.index("The data is stopped here") < text.index("formats") < text.index("contrast")
+    assert text.index("The pipeline stops here: 1 check failed") < text.index("formats") < text.index("contrast")
     assert text.index("contrast") < text.index("Class balance") < text.index("All checks")
     assert "and 29 more" in text
     assert "None: every file of the source is in the data set." in text
