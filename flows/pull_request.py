@@ -80,9 +80,17 @@ def list_plots(answer: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def draw_picture(spec: dict[str, Any]) -> bytes:
-    """Return the picture of a specification as PNG; neither a browser nor the internet is needed."""
+    """Return the picture of a specification as PNG; neither a browser nor the internet is needed.
+
+    What a reader of a page would switch on by a checkbox, such as the numbers of a confusion matrix, is on.
+    """
     import vl_convert
 
+    switches = [
+        parameter | ({"value": True} if parameter.get("bind") == {"input": "checkbox"} else {})
+        for parameter in spec.get("params", [])
+    ]
+    spec = spec | ({"params": switches} if switches else {})
     picture: bytes = vl_convert.vegalite_to_png(spec, vl_version=VEGA_LITE, scale=1.5)
     return picture
 

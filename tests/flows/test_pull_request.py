@@ -67,6 +67,25 @@ def test_templates_of_the_plots_can_be_drawn(name):
     assert dark > sum(blank.histogram()[:200]) > 0
 
 
+def test_confusion_is_drawn_with_its_numbers():
+    """The template is DVC's own; the numbers are behind a checkbox there."""
+    from dvc_render.vega_templates import ConfusionTemplate
+
+    template = json.dumps(ConfusionTemplate.DEFAULT_CONTENT)
+    rows = [{"x": x, "y": y, "rev": "a"} for x, y in ("aa", "aa", "ab", "bb")]
+    anchors = {"DATA": rows, "GROUP_BY_X": ["rev", "x"], "GROUP_BY_Y": ["rev", "y"], "ROW": None}
+    for anchor, value in (anchors | {"PLOT_WIDTH": 200, "PLOT_HEIGHT": 200}).items():
+        template = template.replace(f'"<DVC_METRIC_{anchor}>"', json.dumps(value))
+    for anchor, text in {"TITLE": "a title", "X": "x", "Y": "y", "X_LABEL": "one", "Y_LABEL": "two"}.items():
+        template = template.replace(f"<DVC_METRIC_{anchor}>", text)
+    assert "<DVC" not in template
+    spec = json.loads(template)
+    del spec["facet"]["row"]
+    with_numbers = draw_picture(spec)
+    del spec["params"][0]["bind"]
+    assert with_numbers != draw_picture(spec)
+
+
 def test_a_plot_that_cannot_be_drawn_is_an_error():
     answer = {"errors": [{"name": "reports/plots/roc.csv", "msg": "No such\nfile"}], "data": {}}
     with pytest.raises(RelearnError, match=r"^dvc plots diff: reports/plots/roc\.csv cannot be drawn: No such file; "):
