@@ -153,7 +153,12 @@ def explain(
 @app.command()
 def similar(
     image: Annotated[
-        str, typer.Argument(metavar="IMAGE", help="A file, or the SHA-256 of an image.", callback=check_name)
+        str,
+        typer.Argument(
+            metavar="IMAGE",
+            help="A file, or the SHA-256 of an image, of which 6 digits are enough.",
+            callback=check_name,
+        ),
     ],
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many.")] = 5,
     split: Annotated[
@@ -285,7 +290,7 @@ def lineage(
         str | None,
         typer.Argument(
             metavar="[MODEL_OR_TAG]",
-            help="A tag, its version, a revision or a folder; by default release/current.",
+            help="A tag, its version, a revision or a folder; by default release/current, without a release HEAD.",
             callback=check_name,
         ),
     ] = None,
@@ -300,18 +305,18 @@ def lineage(
 
     from relearn.retraining.lineage import (
         check_all_known,
+        choose_model,
         describe_lineage,
         find_image_hash,
         find_image_uses,
         find_lineage,
     )
-    from relearn.retraining.release import CURRENT
 
     if model is not None and image is not None:
         raise typer.BadParameter("wanted a model or --image, got both")
     here = enter_root()
     if image is None:
-        found = find_lineage(locate(here, model) if model else str(paths.RELEASE / CURRENT))
+        found = find_lineage(locate(here, model) if model else choose_model())
         print_lines(format_json.dumps(found._asdict(), indent=2) if json else "\n".join(describe_lineage(found)))
         return
     sha256 = find_image_hash(locate(here, image))
@@ -329,7 +334,12 @@ def mistakes(
     output: Annotated[
         Path | None, typer.Option(help="Write the page there.", show_default=str(paths.MISTAKES_PAGE))
     ] = None,
-    md: Annotated[int | None, typer.Option(min=1, max=48, metavar="N", help="Print the first N as Markdown.")] = None,
+    md: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=48, metavar="N", help="Print the first N as Markdown; with pictures into a file or pipe."
+        ),
+    ] = None,
 ) -> None:
     """Write a page of the evaluated images that are predicted wrong, the worst first."""
     from relearn.commands.mistakes import describe_markdown, find_mistakes, write_mistakes
@@ -337,7 +347,10 @@ def mistakes(
     here = enter_root()
     page = here / output if output else paths.MISTAKES_PAGE
     write_mistakes(page, found := find_mistakes())
-    print_lines(describe_markdown(found, md) if md else f"{page}: {count_nouns(len(found.mistakes), 'mistake')}")
+    if md:
+        print_lines(describe_markdown(found, md, has_pictures=not sys.stdout.isatty()))
+    else:
+        print_lines(f"{page}: {count_nouns(len(found.mistakes), 'mistake')}")
 
 
 @app.command()

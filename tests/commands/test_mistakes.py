@@ -47,6 +47,14 @@ def test_markdown_has_the_first(predictions):
     assert r"evaluation/dog/gone\.png, predicted as cat (80.0 %)" in text
 
 
+def test_pictures_stay_out_of_a_terminal(predictions, monkeypatch):
+    assert "data:image" in CliRunner().invoke(cli.app, ["mistakes", "--md", "1"]).stdout
+    monkeypatch.setattr("typer.testing._NamedTextIOWrapper.isatty", lambda _: True, raising=False)
+    answer = CliRunner().invoke(cli.app, ["mistakes", "--md", "1"])
+    assert answer.stdout.count("predicted as") == 1
+    assert "data:image" not in answer.stdout
+
+
 def test_names_are_not_live_in_markdown(workspace):
     path, label = "evaluation/![](http:host).png", "<img src=x onerror=alert(1)>"
     row = (path, "0" * 64, "cat", label, 0.1, 0.9)

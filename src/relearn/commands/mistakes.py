@@ -58,14 +58,18 @@ def write_mistakes(path: Path, found: Found) -> None:
         file.write(page)
 
 
-def describe_markdown(found: Found, n_shown: int) -> str:
-    """Return the worst mistakes as Markdown, each with its picture and its evidence map in the text itself."""
+def describe_markdown(found: Found, n_shown: int, *, has_pictures: bool = True) -> str:
+    """Return the worst mistakes as Markdown, each with its picture and its evidence map in the text itself.
+
+    Without pictures it can be read on a terminal; their text would fill hundreds of lines.
+    """
     count = f"{len(found.mistakes):,} of {found.n_images:,} evaluated images are wrong"
     lines = [count + "; the worst:" * bool(found.mistakes), ""]
     for mistake, uri, evidence, _ in found.shown[:n_shown]:
         path, predicted = escape_markdown(mistake.path), escape_markdown(mistake.predicted)
         text = f"{path}, predicted as {predicted} ({100 * mistake.confidence:.1f} %)"
-        pictures = [f"![]({picture})" for picture in (uri, evidence.uri if evidence else "") if picture]
+        uris = (uri, evidence.uri if evidence else "") if has_pictures else ()
+        pictures = [f"![]({picture})" for picture in uris if picture]
         text += f"; {escape_markdown(evidence.text)}" if evidence else ""
         lines += [" ".join([*pictures, text]), ""]
     return "\n".join(lines)

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import logging
 import os
 import re
 import stat
@@ -21,8 +22,11 @@ from relearn.repository.dvc_files import LockFile, read_committed_dvc_file
 from relearn.repository.git import find_blob, find_commit
 from relearn.repository.tags import TAG, list_tags, name_tag
 from relearn.repository.tracked import hash_content
+from relearn.retraining.release import CURRENT, find_current
 from relearn.runtime.text import count_nouns
 from relearn.storage.files import hash_bytes, hash_file, parse_json, read_json
+
+log = logging.getLogger(__name__)
 
 ENVIRONMENT = Path("requirements.lock")
 
@@ -61,6 +65,14 @@ class Lineage(NamedTuple):
     are_applied: bool
     record: dict[str, Any]
     metrics: dict[str, Any]
+
+
+def choose_model() -> str:
+    """Return the release of the production model, or HEAD if there is none, as in a fresh clone; the log says so."""
+    if find_current(paths.RELEASE):
+        return str(paths.RELEASE / CURRENT)
+    log.info("%s: no release here; this is the classifier of HEAD, the last commit", paths.RELEASE)
+    return "HEAD"
 
 
 def find_lineage(name: str) -> Lineage:
