@@ -24,7 +24,7 @@ from relearn.commands.arguments import (
 )
 from relearn.commands.extras import describe_missing
 from relearn.commands.lines import LineFormatter, print_lines
-from relearn.commands.place import check_code, enter_root, locate, read_root_params
+from relearn.commands.place import check_code, enter_root, locate, read_root_params, warn_of_changes
 from relearn.commands.shortage import check_address_space, describe_shortage, is_shortage
 from relearn.errors import RelearnError
 from relearn.runtime.text import count_nouns, escape_lines
@@ -210,6 +210,7 @@ def compare(
 def report() -> None:
     """Show how good the classifier is, from the last evaluation."""
     enter_root()
+    warn_of_changes()
     from relearn.commands.report import describe_evaluation
 
     pages = [str(page) for page in (paths.VALIDATION_PAGE, paths.EVALUATION_PAGE) if page.is_file()]
@@ -345,6 +346,7 @@ def mistakes(
     from relearn.commands.mistakes import describe_markdown, find_mistakes, write_mistakes
 
     here = enter_root()
+    warn_of_changes()
     page = here / output if output else paths.MISTAKES_PAGE
     write_mistakes(page, found := find_mistakes())
     if md:

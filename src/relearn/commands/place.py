@@ -52,6 +52,14 @@ def read_root_params() -> "Params":
     return read_params(paths.PARAMS)
 
 
+def warn_of_changes() -> None:
+    """Log in a line which parameters and data changed since the results in the current folder were made."""
+    from relearn.repository.inputs import describe_changed_inputs  # which no stage needs
+
+    if sentence := describe_changed_inputs(Path()):
+        log.warning("warning: %s", sentence)
+
+
 def locate(here: Path, name: str) -> str:
     """Return the path of what an argument names in a folder; the argument itself if nothing there has its name."""
     return str(here / name) if os.path.lexists(here / name) else name

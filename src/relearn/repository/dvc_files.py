@@ -67,8 +67,9 @@ class LockedInput(Part):
 
 
 class LockedStage(Part):
-    """A stage of `dvc.lock`."""
+    """A stage of `dvc.lock`; `params` has the values by their keys, by the file that they are in."""
 
+    params: dict[str, dict[str, Any]] | None = None
     deps: list[LockedInput] | None = None
     outs: list[ListedOutput] | None = None
 
