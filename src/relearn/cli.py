@@ -12,14 +12,13 @@ from typing import Annotated
 import typer
 
 from relearn import paths
-from relearn.commands import deployment, store
+from relearn.commands import deployment, release, store
 from relearn.commands.arguments import (
     ask_person,
     check_name,
     check_network,
     check_revision,
     check_split,
-    check_version,
     show_version,
 )
 from relearn.commands.extras import describe_missing
@@ -38,12 +37,12 @@ app = typer.Typer(
     "folder of one.",
 )
 app.add_typer(store.app, name="store")
+app.add_typer(release.app)
 app.add_typer(deployment.app)
 Inputs = Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Files, folders, globs, https:// or -.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Read no https:// address.")]
 Weights = Annotated[Path | None, typer.Option(help="The network's weights file, if it has moved since the training.")]
 Model = Annotated[Path | None, typer.Option(help="The folder of the classifier.", show_default=str(paths.CLASSIFIER))]
-Base = Annotated[str, typer.Option(help="The retrained branch, whose params.yaml counts.", callback=check_name)]
 
 
 @app.callback()
@@ -226,108 +225,6 @@ def suite(
 
     target = (enter_root(needs_params=True) / folder).absolute()
     print_lines(*export_suites(target, read_root_params().validate_))
-
-
-@app.command(rich_help_panel="Retraining")
-def decide(
-    champion: Annotated[
-        Path | None,
-        typer.Argument(metavar="[FOLDER]", help="The champion, a folder of release/; by default release/current."),
-    ] = None,
-    output: Annotated[Path | None, typer.Option(help="Write the whole decision there as JSON.")] = None,
-) -> None:
-    """Decide whether the challenger, which was just trained, is promoted in place of the champion."""
-    from relearn.retraining.candidate import describe_json, describe_outcome, judge_challenger
-    from relearn.retraining.release import CURRENT, find_current
-    from relearn.storage.files import write_file
-
-    here = enter_root(needs_params=True)
-    if champion:
-        champion = here / champion
-    elif find_current(paths.RELEASE):
-        champion = (paths.RELEASE / CURRENT).resolve()
-    outcome = judge_challenger(champion, read_root_params().retrain)
-    if output:
-        with write_file(here / output) as file:
-            file.write(describe_json(outcome).encode())
-    print_lines(describe_outcome(outcome))
-
-
-@app.command(rich_help_panel="Retraining")
-def rollback(
-    version: Annotated[
-        str | None,
-        typer.Argument(metavar="[TAG]", help="Such as v1; by default the version before.", callback=check_version),
-    ] = None,
-    base: Base = "main",
-) -> None:
-    """Make an earlier classifier the production model again, and record that."""
-    enter_root()
-    from relearn.retraining.rollback import roll_back
-    from relearn.retraining.settings import read_settings
-
-    print_lines(*roll_back(Path(), read_settings(Path(), base).branch, version))
-
-
-@app.command(rich_help_panel="Retraining")
-def adopt(
-    version: Annotated[
-        str | None,
-        typer.Argument(metavar="[TAG]", help="Such as v2; by default the production model.", callback=check_version),
-    ] = None,
-    base: Base = "main",
-) -> None:
-    """Merge a promoted classifier with its data into the branch that you are on, and check its files out."""
-    enter_root()
-    from relearn.retraining.adoption import adopt
-    from relearn.retraining.settings import read_settings
-
-    print_lines(*adopt(Path(), read_settings(Path(), base).branch, version))
-
-
-@app.command(rich_help_panel="Retraining")
-def lineage(
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[MODEL_OR_TAG]",
-            help="A tag, its version, a revision or a folder; by default release/current, without a release HEAD.",
-            callback=check_name,
-        ),
-    ] = None,
-    image: Annotated[
-        str | None,
-        typer.Option(help="An image, or its SHA-256: list the classifiers that saw it.", callback=check_name),
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print everything as JSON, each image by its hash.")] = False,
-) -> None:
-    """Show which images, parameters, code and environment made a classifier, or which classifiers saw an image."""
-    import json as format_json
-
-    from relearn.retraining.lineage import (
-        check_all_known,
-        choose_model,
-        describe_lineage,
-        find_image_hash,
-        find_image_uses,
-        find_lineage,
-    )
-
-    if model is not None and image is not None:
-        raise typer.BadParameter("wanted a model or --image, got both")
-    here = enter_root()
-    if image is None:
-        found = find_lineage(locate(here, model) if model else choose_model())
-        print_lines(format_json.dumps(found._asdict(), indent=2) if json else "\n".join(describe_lineage(found)))
-        return
-    sha256 = find_image_hash(locate(here, image))
-    uses, unknown = find_image_uses(sha256)
-    if json:
-        print(format_json.dumps({"sha256": sha256, "splits": dict(uses)}, indent=2))
-    else:
-        none = [] if unknown else [f"no classifier that was promoted has seen {sha256}"]
-        print_lines(*[f"{tag}  {split}" for tag, split in uses] or none)
-    check_all_known(unknown)
 
 
 @app.command()

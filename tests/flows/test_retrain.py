@@ -32,6 +32,7 @@ from conftest import (
     read_last_run,
     wait_for,
 )
+from relearn.inference.exported import ExportedModel
 from relearn.repository.lock import LOCK, hold_lock
 from relearn.storage.files import hash_bytes, hash_file
 
@@ -428,7 +429,7 @@ def test_one_at_a_time(server, repository):
 @pytest.mark.long
 @pytest.mark.slow
 def test_a_tuned_network_is_promoted_challenged_and_brought_back(server, repository, set_params):
-    set_params({"finetune.epochs": 1, "finetune.keep": "always"}, repository / "params.yaml")
+    set_params({"finetune.epochs": 1, "finetune.keep": "always", "retrain.export": True}, repository / "params.yaml")
     commit(repository)
     name, message = retrain(repository, PREFECT_API_URL=server)
     assert (name, message[:27]) == ("Promoted", "v1 is the production model,")
@@ -454,6 +455,9 @@ def test_a_tuned_network_is_promoted_challenged_and_brought_back(server, reposit
         assert answer.stdout.split()[1] == "3", version
         lineage = execute(repository, "relearn", "lineage", "release/current").stdout
         assert "network.weights.h5" in lineage
+        exported = ExportedModel(repository / "release" / "current")
+        assert (exported.record.version, exported.record.network["weights"]) == (version, "tuned")
+        assert exported.predict_files([str(image)]).answers[0].label == "3"
         if version == "v2":
             assert execute(repository, "relearn", "rollback").returncode == 0
     assert os.readlink(repository / "release" / "current") == "versions/v1"
