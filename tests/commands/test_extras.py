@@ -50,7 +50,8 @@ def test_modules_are_those_that_the_code_imports():
     ("error", "wanted"),
     [
         (ModuleNotFoundError("No module named 'sklearn'", name="sklearn"), "`pipeline`, got .* without sklearn; "),
-        (ModuleNotFoundError("No module named 'sklearn.x'", name="sklearn.x"), None),
+        (ModuleNotFoundError("No module named 'sklearn.svm'", name="sklearn.svm"), "`pipeline`, .* without sklearn; "),
+        (ModuleNotFoundError("No module named 'scipy.x'", name="scipy.x"), None),
         (
             ModuleNotFoundError("No module named 'fastapi'", name="fastapi"),
             "`serve`, got .* without fastapi; ",
@@ -60,7 +61,9 @@ def test_modules_are_those_that_the_code_imports():
         (ImportError("cannot import name 'x' from 'sklearn'", name="sklearn"), None),
     ],
 )
-def test_only_a_module_of_an_extra_is_named(error, wanted):
+def test_only_a_missing_module_of_an_extra_is_named(monkeypatch, error, wanted):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    monkeypatch.setitem(sys.modules, "fastapi", None)
     found = describe_missing(error)
     assert (found is None) if wanted is None else re.search(wanted, found)
 

@@ -1,5 +1,7 @@
 """Which extra of pyproject.toml an installation lacks: `pip install .` alone brings what predicts."""
 
+from importlib.util import find_spec
+
 # The modules that each extra brings, as they are imported; a test compares them with pyproject.toml and the imports.
 MODULES = {
     "serve": ("fastapi", "prometheus_client", "python_multipart", "starlette", "uvicorn"),
@@ -14,11 +16,12 @@ def describe_missing(error: Exception) -> str | None:
     """Return what to install if an error says that a module of an extra is missing, in one line; None for others."""
     if not isinstance(error, ModuleNotFoundError):
         return None
+    module = (error.name or "").partition(".")[0]
     for extra, modules in MODULES.items():
-        if error.name in modules:
+        if module in modules and find_spec(module) is None:
             named = "pipeline,cpu" if extra == "pipeline" else extra  # keras needs a backend
             return (
-                f"wanted the extra `{extra}`, got an installation without {error.name}; "
+                f"wanted the extra `{extra}`, got an installation without {module}; "
                 f"run `make setup` in a clone, or `pip install 'relearn[{named}]'`"
             )
     return None
