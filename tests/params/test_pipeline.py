@@ -32,10 +32,12 @@ def list_numbers(block, prefix=""):
 NUMBERS = sorted(list_numbers(YAML(typ="safe", pure=True).load(ROOT / "params.yaml")))
 
 
-@pytest.mark.parametrize("key", NUMBERS)
-def test_numbers_are_finite_and_fit_the_machine(workspace, set_params, key):
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan"), 10**40, 1e300])
+def test_numbers_are_finite_and_fit_the_machine(workspace, set_params, value):
     original = Path("params.yaml").read_text()
-    for value in (float("inf"), float("-inf"), float("nan"), 10**40, 1e300):
+    for first in range(0, len(NUMBERS), 20):  # as many errors are listed
+        keys = NUMBERS[first : first + 20]
         Path("params.yaml").write_text(original)
-        set_params({key: value})
-        assert f"  {key}" in read_params_error().replace(".0:", ":")
+        set_params(dict.fromkeys(keys, value))
+        listed = [line.partition(":")[0].removesuffix(".0") for line in read_params_error().splitlines()[1:]]
+        assert sorted(listed) == sorted(f"  {key}" for key in keys)
