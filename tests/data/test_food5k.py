@@ -92,7 +92,7 @@ def test_food5k_with_pretrained_mobilenet_v2(shared, clone, tmp_path):
 
     metrics = json.loads((clone / "metrics" / "evaluation.json").read_text())
     assert metrics["accuracy_score"] >= 0.92
-    assert metrics["accuracy_score"] > metrics["majority_baseline_score"] == 0.5
+    assert metrics["accuracy_score"] > metrics["majority_baseline_score"] == pytest.approx(0.5, abs=0.03)
 
     files = {path.relative_to(source).as_posix(): hash_file(path) for path in source.rglob("*") if path.is_file()}
     kept = read_rows(clone / "data" / "manifest.csv")

@@ -27,6 +27,7 @@ from conftest import (
     extract_features,
     git,
     make_clone,
+    make_database,
     make_environment,
     read_last_name,
     read_last_run,
@@ -553,7 +554,8 @@ def test_the_scheduler_retrains(server, repository, set_params):
 
 @pytest.mark.long
 @pytest.mark.slow
-def test_sigterm_leaves_no_temporary_server(repository):
+def test_sigterm_leaves_no_temporary_server(repository, build_once):
+    shutil.copytree(build_once("prefect-home", make_database), repository / ".prefect")
     with subprocess.Popen(
         [sys.executable, "-m", "flows.retrain"],
         cwd=repository,
