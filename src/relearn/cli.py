@@ -152,12 +152,7 @@ def explain(
 @app.command()
 def similar(
     image: Annotated[
-        str,
-        typer.Argument(
-            metavar="IMAGE",
-            help="A file, or the SHA-256 of an image, of which 6 digits are enough.",
-            callback=check_name,
-        ),
+        str, typer.Argument(metavar="IMAGE", help="A file, or 6 digits or more of a SHA-256.", callback=check_name)
     ],
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many.")] = 5,
     split: Annotated[

@@ -92,7 +92,6 @@ def lineage(
 
     from relearn.retraining.lineage import (
         check_all_known,
-        choose_model,
         describe_lineage,
         find_image_hash,
         find_image_uses,
@@ -103,7 +102,7 @@ def lineage(
         raise typer.BadParameter("wanted a model or --image, got both")
     here = enter_root()
     if image is None:
-        found = find_lineage(locate(here, model) if model else choose_model())
+        found = find_lineage(locate(here, model) if model else None)
         print_lines(format_json.dumps(found._asdict(), indent=2) if json else "\n".join(describe_lineage(found)))
         return
     sha256 = find_image_hash(locate(here, image))

@@ -67,22 +67,20 @@ class Lineage(NamedTuple):
     metrics: dict[str, Any]
 
 
-def choose_model() -> str:
-    """Return the release of the production model, or HEAD if there is none, as in a fresh clone; the log says so."""
-    if find_current(paths.RELEASE):
-        return str(paths.RELEASE / CURRENT)
-    log.info("%s: no release here; this is the classifier of HEAD, the last commit", paths.RELEASE)
-    return "HEAD"
-
-
-def find_lineage(name: str) -> Lineage:
+def find_lineage(name: str | None = None) -> Lineage:
     """Return the lineage of a classifier that is given by a tag, a version, another revision of git, or its folder.
+
+    By default it is the production model, or HEAD where there is no release, as in a fresh clone; the log says so.
 
     Raises
     ------
     IntegrityError
         There is no such revision, it has no classifier, or no tag has the classifier of the folder.
     """
+    if name is None and find_current(paths.RELEASE) is None:
+        log.info("%s: no release here; this is the classifier of HEAD, the last commit", paths.RELEASE)
+        name = "HEAD"
+    name = name or str(paths.RELEASE / CURRENT)
     if not (Path(name) / RECORD).is_file():
         return read_lineage(name_tag(name))
     sha256 = read_json(Path(name) / RECORD, ["record_sha256"])["record_sha256"]
