@@ -174,7 +174,7 @@ def test_what_serves_is_small():
 
 def test_what_predicts_imports_the_dependencies_without_extras_and_no_others():
     """Also inside functions, but for what makes a data frame in Python, and for the network of keras."""
-    roots = ("relearn.inference.exported", "relearn.commands.predict", "relearn.commands.place")
+    roots = ("relearn.inference.exported", "relearn.commands.predict", "relearn.params.pipeline")
     reached = set.union(*map(find_all_imports, roots)) | COMMAND_LINE
     imported = {module for name in reached for module in list_imports(find_file(name))}
     third_party = imported - sys.stdlib_module_names - {"relearn", "pandas"}
