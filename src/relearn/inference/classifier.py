@@ -119,6 +119,8 @@ def open_session(content: bytes, path: Path, n_threads: int, advice: str = ADVIC
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = n_threads, 1
     options.log_severity_level = 4  # its errors are raised
+    # Threads that wait would keep the cores busy, while other threads decode images and answer requests.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # Otherwise it detects the format from the first bytes, and may parse them unlike the check did.
     options.add_session_config_entry("session.load_model_format", "ONNX")
     with name_errors(path, advice):

@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from relearn.errors import IntegrityError
 from relearn.images.decoding import decode_image, resize_image
+from relearn.images.limits import MAX_PIXELS
 from relearn.inference.answers import Answers, predict_each_file, tabulate_answers
 from relearn.inference.classifier import check_classes, check_sum, hash_record, name_errors, open_session
 from relearn.inference.inputs import ImageLike, check_images, prepare_images
@@ -132,10 +133,10 @@ class ExportedModel:
         self._path = folder / MODEL
         self._session = open_model(self._path, self.record, n_threads)
 
-    def read_image(self, image: bytes | Image.Image) -> np.ndarray:
+    def read_image(self, image: bytes | Image.Image, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         """Decode the bytes of an image file as `extract` does: uint8 of shape (image_size_px, image_size_px, 3).
 
-        An upright RGB image of Pillow is only resized.
+        A file of more than `max_pixels` is refused. An upright RGB image of Pillow is only resized.
 
         Raises
         ------
@@ -144,7 +145,7 @@ class ExportedModel:
         """
         size_px = self.record.image_size_px
         if isinstance(image, bytes):
-            image = decode_image(image, size_px if self.record.jpeg_draft else None).rgb
+            image = decode_image(image, size_px if self.record.jpeg_draft else None, max_pixels).rgb
         return resize_image(image, size_px, self.record.resize_filter)
 
     def predict_probabilities(self, images: Sequence[np.ndarray]) -> np.ndarray:
