@@ -1,0 +1,166 @@
+"""Compare `relearn serve` with a bare loop of Pillow and onnxruntime over the same photos: images a second, latency.
+
+    python benchmarks/serving.py MODEL FOLDER [N_IMAGES]
+
+The loop reads, decodes and resizes each file with Pillow, and runs the model with one image. For the throughput two
+threads do that, each with a session of one thread. For the latency one thread does, with a session on all cores.
+The clients run in a process of their own, on the same cores. All parts take turns, and the medians of the rounds are
+compared, so that other work on the machine hits all of them alike.
+"""
+
+import http.client
+import io
+import multiprocessing
+import re
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle, islice
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from PIL import Image
+
+from relearn.images.decoding import RESIZE_FILTERS
+from relearn.inference.exported import MODEL, read_export_record
+from relearn.runtime.threads import count_threads
+from relearn.serving.running import make_server, open_socket
+from relearn.serving.settings import Settings
+
+N_ROUNDS = 5
+N_CLIENTS = 8
+
+
+def serve_forever(folder: Path, listening: socket.socket):
+    make_server(folder, Settings()).run(sockets=[listening])
+
+
+class Loop:
+    """What an answer takes without a server."""
+
+    def __init__(self, folder: Path, n_threads: int):
+        self.record = read_export_record(folder)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = n_threads
+        self.session = onnxruntime.InferenceSession(folder / MODEL, options, providers=["CPUExecutionProvider"])
+
+    def answer(self, content: bytes):
+        """Decode, resize, run."""
+        size_px = self.record.image_size_px
+        with Image.open(io.BytesIO(content)) as image:
+            if self.record.jpeg_draft:
+                image.draft(None, (size_px, size_px))
+            rgb = image.convert("RGB").resize((size_px, size_px), RESIZE_FILTERS[self.record.resize_filter])
+        return self.session.run(["probabilities"], {"image": np.asarray(rgb)[None]})
+
+
+class Client:
+    """One connection, kept."""
+
+    def __init__(self, port: int):
+        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+
+    def answer(self, content: bytes):
+        """Send, receive."""
+        self.connection.request("POST", "/predict", content, {"Content-Type": "image/jpeg"})
+        reply = self.connection.getresponse()
+        assert reply.read()
+        assert reply.status == 200
+
+
+def time_each(answer, contents):
+    """Return the seconds of each answer."""
+    seconds = []
+    for content in contents:
+        start = time.perf_counter()
+        answer(content)
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def time_all(askers, contents):
+    """Return the images a second of several threads, each with an asker of its own."""
+    with ThreadPoolExecutor(len(askers)) as executor:
+        shares = [contents[number :: len(askers)] for number in range(len(askers))]
+        start = time.perf_counter()
+        list(executor.map(lambda asker, share: time_each(asker.answer, share), askers, shares))
+        return len(contents) / (time.perf_counter() - start)
+
+
+def measure_clients(port, contents, pipe):
+    """Answer `one` with the seconds of each request of one client, a number of clients with their images a second."""
+    time_each(Client(port).answer, contents[:20])
+    while (wanted := pipe.recv()) is not None:
+        clients = [Client(port) for _ in range(wanted)]
+        pipe.send(time_each(clients[0].answer, contents) if wanted == 1 else time_all(clients, contents))
+
+
+def measure_start(folder: Path, contents):
+    """Return the seconds of the imports alone, those until the server answers, and its memory after 200 requests."""
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import onnxruntime, fastapi"], check=True)
+    imports_s = time.perf_counter() - start
+    start = time.perf_counter()
+    command = [sys.executable, "-m", "relearn", "serve", str(folder), "--port", "0"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    port = int(re.search(r":(\d+) answers", process.stderr.readline())[1])
+    start_s = time.perf_counter() - start
+    time_each(Client(port).answer, list(islice(cycle(contents), 200)))
+    n_kilobytes = int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text())[1])
+    process.kill()
+    process.wait()
+    return imports_s, start_s, n_kilobytes / 1024
+
+
+def main():
+    folder, photos = map(Path, sys.argv[1:3])
+    n_images = int(sys.argv[3]) if len(sys.argv) > 3 else 200
+    files = sorted(path for path in photos.rglob("*") if path.is_file())
+    contents = [path.read_bytes() for path in islice(cycle(files), n_images)]
+    listening = open_socket("127.0.0.1", 0)
+    fork = multiprocessing.get_context("fork")
+    server = fork.Process(target=serve_forever, args=(folder, listening), daemon=True)
+    server.start()
+    ours, theirs = fork.Pipe()
+    client = fork.Process(target=measure_clients, args=(listening.getsockname()[1], contents, theirs), daemon=True)
+    client.start()
+    alone, pair = Loop(folder, count_threads()), [Loop(folder, 1) for _ in range(2)]
+    time_each(alone.answer, contents[:20])
+
+    theirs.close()
+
+    def ask(wanted):
+        ours.send(wanted)
+        return ours.recv()
+
+    rounds = []
+    for _ in range(N_ROUNDS):
+        loop, one = time_each(alone.answer, contents), ask(1)
+        rounds.append([
+            *(1000 * np.quantile(times, q) for q in (0.5, 0.99) for times in (loop, one)),
+            len(contents) / sum(loop), len(contents) / sum(one), time_all(pair, contents), ask(N_CLIENTS),
+        ])  # fmt: skip
+        print(" ".join(f"{value:.1f}" for value in rounds[-1]), file=sys.stderr)
+    p50, p50_server, p99, p99_server, alone_s, one_s, pair_s, many_s = map(statistics.median, zip(*rounds, strict=True))
+    print(f"{len(contents)} answers a round, medians of {N_ROUNDS} rounds, {count_threads()} cores\n")
+    print("| | bare loop | relearn serve | ratio |\n|---|---|---|---|")
+    print(f"| one client, p50 | {p50:.1f} ms | {p50_server:.1f} ms | {p50_server / p50:.2f} |")
+    print(f"| one client, p99 | {p99:.1f} ms | {p99_server:.1f} ms | {p99_server / p99:.2f} |")
+    print(f"| one client | {alone_s:.0f} images/s | {one_s:.0f} images/s | {one_s / alone_s:.2f} |")
+    clients = f"{N_CLIENTS} clients, loop in 2 threads"
+    print(f"| {clients} | {pair_s:.0f} images/s | {many_s:.0f} images/s | {many_s / pair_s:.2f} |")
+    print(f"\n{N_CLIENTS} clients: {many_s / one_s:.2f} times one client.")
+    client.kill()
+    server.kill()
+    starts = [measure_start(folder, contents) for _ in range(3)]
+    imports_s, start_s, n_mebibytes = map(statistics.median, zip(*starts, strict=True))
+    print(f"Start: {start_s:.1f} s, {start_s / imports_s:.1f} times `import onnxruntime, fastapi` ({imports_s:.1f} s).")
+    print(f"Memory after 200 requests: {n_mebibytes:.0f} MiB.")
+
+
+if __name__ == "__main__":
+    main()
