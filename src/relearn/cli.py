@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from relearn import paths
-from relearn.commands import deployment, release, store
+from relearn.commands import deployment, release, serve, store
 from relearn.commands.arguments import (
     ask_person,
     check_name,
@@ -39,6 +39,7 @@ app = typer.Typer(
 app.add_typer(store.app, name="store")
 app.add_typer(release.app)
 app.add_typer(deployment.app)
+app.add_typer(serve.app)
 Inputs = Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Files, folders, globs, https:// or -.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Read no https:// address.")]
 Weights = Annotated[Path | None, typer.Option(help="The network's weights file, if it has moved since the training.")]

@@ -1,0 +1,112 @@
+"""The model that answers, and the next one: loaded and tried beside it, then put in its place."""
+
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+
+from relearn.errors import IntegrityError, RelearnError
+from relearn.inference.exported import ADVICE, MODEL, RECORD, ExportedModel, read_export_record
+from relearn.serving.measurements import Measurements
+
+log = logging.getLogger(__name__)
+
+Stamp = tuple[str, tuple[tuple[int, int, int], ...]]
+
+
+class Follower:
+    """The newest model of a folder that could be loaded.
+
+    Parameters
+    ----------
+    folder
+        What `relearn export` wrote, or a link to such a folder, which is followed each time.
+
+    Attributes
+    ----------
+    model : ExportedModel
+        The one that answers. A request keeps the one that it began with.
+    failure : str or None
+        Why the newest model could not be loaded, without paths; None if it is the one that answers.
+
+    Raises
+    ------
+    IntegrityError
+        There is no model in the folder, it is damaged, or it fails its test.
+    """
+
+    def __init__(self, folder: Path, measurements: Measurements) -> None:
+        self._folder = folder
+        self._measurements = measurements
+        self._stamp: Stamp | None = _stamp_files(folder)
+        self.model = load_model(folder)
+        self.failure: str | None = None
+        measurements.name_model(self.model.record)
+
+    def check(self) -> None:
+        """Look whether the folder holds another model now; if it does, load it, and let it answer."""
+        before, self._stamp = self._stamp, None
+        try:
+            self._stamp = _stamp_files(self._folder)
+            if self._stamp == before:
+                return
+            if read_export_record(Path(self._stamp[0])) != self.model.record or self.failure:
+                self.model = load_model(self._folder)
+                self._measurements.name_model(self.model.record)
+                self._measurements.reloads.labels("done").inc()
+                log.info("%s is now %s", self._folder, describe_model(self.model))
+            self._note(None)
+        except (RelearnError, OSError, MemoryError) as error:
+            self._note(error)
+
+    def _note(self, error: Exception | None) -> None:
+        self._measurements.failed.set(error is not None)
+        if error is None:
+            self.failure = None
+            return
+        failure = _leave_out_path(error)
+        if failure != self.failure:
+            self._measurements.reloads.labels("failed").inc()
+            log.error("%s stays in use, because the next one failed: %s", describe_model(self.model), error)
+        self.failure = failure
+
+
+def load_model(folder: Path) -> ExportedModel:
+    """Load a model, and try it twice on one image.
+
+    Raises
+    ------
+    IntegrityError
+        It is missing or damaged, returns no probabilities, or not the same ones each time.
+    """
+    model = ExportedModel(Path(os.path.realpath(folder)))
+    size_px = model.record.image_size_px
+    image = np.random.default_rng(0).integers(0, 256, (size_px, size_px, 3), np.uint8)
+    first, second = (model.predict_probabilities([image]) for _ in range(2))
+    if first.tobytes() != second.tobytes():
+        raise IntegrityError(
+            where=folder / MODEL, wanted="the same probabilities of the same image", got="others", advice=ADVICE
+        )
+    return model
+
+
+def describe_model(model: ExportedModel) -> str:
+    """Return the version of a model and the beginning of its hash."""
+    return f"{model.record.version or 'a model without a version'} (sha256 {model.record.model_sha256[:12]})"
+
+
+def _stamp_files(folder: Path) -> Stamp:
+    """Return what changes with the files of a model: where they are, and inode, time and size of each."""
+    target = os.path.realpath(folder)
+    if not os.path.lexists(os.path.join(target, RECORD)):
+        raise IntegrityError("no exported model there", where=folder, advice="make one with `relearn export`")
+    statuses = [os.stat(os.path.join(target, name)) for name in (RECORD, MODEL)]
+    return target, tuple((status.st_ino, status.st_mtime_ns, status.st_size) for status in statuses)
+
+
+def _leave_out_path(error: Exception) -> str:
+    """Return the reason as anyone may read it."""
+    if isinstance(error, RelearnError):
+        return str(error).removeprefix(f"{error.where}: ")
+    return (error.strerror if isinstance(error, OSError) else None) or type(error).__name__

@@ -1,0 +1,87 @@
+"""A server on a socket, until a signal ends it."""
+
+import logging
+import os
+import socket
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from relearn.errors import RelearnError
+from relearn.serving.app import make_app
+from relearn.serving.connections import BoundedProtocol
+from relearn.serving.reloading import describe_model
+from relearn.serving.settings import TOKEN, Settings, is_loopback
+
+log = logging.getLogger(__name__)
+
+# Longer than a proxy keeps a connection without a request, so that it never sends one into a closed connection.
+KEEP_ALIVE_SECONDS = 75
+# Kubernetes kills 30 seconds after SIGTERM.
+SHUTDOWN_SECONDS = 25
+
+
+def open_socket(host: str, port: int) -> socket.socket:
+    """Return a listening socket; port 0 takes a free one.
+
+    Raises
+    ------
+    RelearnError
+        The host is no address of this machine, or the port is taken or not allowed.
+    """
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family, backlog=256)
+    except (OSError, UnicodeError) as error:
+        number = getattr(error, "errno", None) or 0
+        reason = os.strerror(number) if number > 0 else getattr(error, "strerror", None) or error
+        wanted, advice = "a host of this machine and a free port", "name others with --host and --port"
+        raise RelearnError(where=f"{host}:{port}", wanted=wanted, got=reason, advice=advice) from None
+
+
+def make_server(folder: Path, settings: Settings) -> uvicorn.Server:
+    """Return a server for the model of a folder; its `run` takes the sockets.
+
+    Raises
+    ------
+    IntegrityError
+        There is no model, or it is damaged.
+    """
+    app = make_app(folder, settings)
+    protocol: Any = partial(BoundedProtocol, settings, app.state.service.measurements.refuse)
+    config = uvicorn.Config(
+        app,
+        http=protocol,
+        ws="none",
+        loop="asyncio",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+    )
+    return uvicorn.Server(config)
+
+
+def serve(folder: Path, host: str, port: int, settings: Settings) -> None:
+    """Answer requests until SIGTERM or SIGINT; what has begun is answered.
+
+    Raises
+    ------
+    RelearnError
+        The port cannot be had, or there is no sound model.
+    """
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # its warnings are one per bad request
+    with open_socket(host, port) as listening:
+        server = make_server(folder, settings)
+        found = listening.getsockname()
+        name = f"[{found[0]}]" if ":" in found[0] else found[0]
+        if not is_loopback(found[0]) and settings.token is None:
+            log.warning("warning: %s is not this machine alone, and anyone there may ask; set %s", host, TOKEN)
+        model = server.config.app.state.service.follower.model  # type: ignore[union-attr]
+        log.info("http://%s:%d answers by %s, %d classes", name, found[1], describe_model(model), len(model.classes))
+        server.run(sockets=[listening])

@@ -1,0 +1,168 @@
+"""Clients that send nothing, or slowly, or what is no HTTP: they are cut, and the others are answered."""
+
+import socket
+import threading
+import time
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from conftest import choose, draw_image, encode_image
+from relearn.serving import connections
+from serving.conftest import run_server
+
+PNG = encode_image(draw_image(1), "PNG")
+HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n"
+
+
+def connect(address):
+    parts = urlsplit(address)
+    connection = socket.create_connection((parts.hostname, parts.port))
+    connection.settimeout(20)
+    return connection
+
+
+def read_all(connection):
+    """Return what comes until the server closes the connection."""
+    received = b""
+    try:
+        while part := connection.recv(65536):
+            received += part
+    except ConnectionResetError:
+        pass
+    return received
+
+
+@pytest.fixture(scope="module")
+def hasty(model_folder):
+    with run_server(model_folder, timeout_seconds=0.6, head_seconds=0.4) as (address, service):
+        yield address, service
+
+
+def test_connections_that_send_nothing_are_cut_and_others_are_answered(hasty):
+    address, _ = hasty
+    n_silent = choose(40, 200)
+    silent = [connect(address) for _ in range(n_silent)]
+    for number in range(5):
+        assert httpx.post(f"{address}/predict", files={"x": PNG}).status_code == 200, number
+    start = time.monotonic()
+    assert [read_all(connection) for connection in silent] == [b""] * n_silent
+    assert time.monotonic() - start < 10
+    for connection in silent:
+        connection.close()
+
+
+def test_head_that_does_not_end_is_cut(hasty):
+    address, _ = hasty
+    with connect(address) as connection:
+        start = time.monotonic()
+        try:
+            while time.monotonic() - start < 10:
+                connection.sendall(
+                    b"POST /predict HTTP/1.1\r\nX-A: b\r\n" if time.monotonic() == start else b"X-A: b\r\n"
+                )
+                time.sleep(0.05)
+        except OSError:
+            pass
+        assert time.monotonic() - start < 5
+
+
+def test_body_that_comes_too_slowly_is_408(hasty):
+    address, service = hasty
+    with connect(address) as connection:
+        connection.sendall(HEAD % 1000)
+        connection.sendall(PNG[:10])
+        received = read_all(connection)
+    assert received.startswith(b"HTTP/1.1 408 ")
+    assert b"wanted the whole request within 0.6 seconds" in received
+    assert service.uploads._n_free_bytes == 4 * service.settings.max_bytes
+
+
+def test_client_that_leaves_gives_back_its_bytes(hasty, caplog):
+    address, service = hasty
+    with connect(address) as connection:
+        connection.sendall(HEAD % 1000)
+        connection.sendall(PNG[:10])
+        time.sleep(0.1)
+    deadline = time.monotonic() + 5
+    while service.uploads._n_free_bytes != 4 * service.settings.max_bytes and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert service.uploads._n_free_bytes == 4 * service.settings.max_bytes
+    assert [record for record in caplog.records if record.exc_info] == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03", b"GET\r\n\r\n", b"POST / HTTP/1.1\r\nContent-Length: x\r\n\r\n"],
+)
+def test_what_is_no_http_is_400(hasty, content):
+    address, service = hasty
+    with connect(address) as connection:
+        connection.sendall(content)
+        assert read_all(connection).startswith(b"HTTP/1.1 400 ")
+    assert b'relearn_refusals_total{reason="not HTTP"}' in service.measurements.describe()
+
+
+def test_broken_chunks_are_400(hasty, caplog):
+    address, _ = hasty
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\n"
+    for body in (b"zz\r\n", b"3\r\nabcdef\r\n", b"-1\r\n"):
+        with connect(address) as connection:
+            connection.sendall(head)
+            time.sleep(0.05)
+            connection.sendall(body)
+            assert read_all(connection).startswith(b"HTTP/1.1 400 "), body
+    assert [record for record in caplog.records if record.exc_info] == []
+
+
+def test_content_length_that_is_too_small_hurts_nobody(hasty):
+    address, _ = hasty
+    with connect(address) as connection:
+        connection.sendall(HEAD % 20 + PNG)
+        assert read_all(connection).startswith(b"HTTP/1.1 422 ")
+    assert httpx.post(f"{address}/predict", files={"x": PNG}).status_code == 200
+
+
+def test_connection_is_kept_between_requests(hasty):
+    address, _ = hasty
+    with connect(address) as connection:
+        for _ in range(2):
+            connection.sendall(HEAD % len(PNG) + PNG)
+            received = b""
+            while b'"images"' not in received:
+                received += connection.recv(65536)
+            assert received.startswith(b"HTTP/1.1 200 ")
+            time.sleep(0.8)  # longer than the time for a head
+
+
+def test_above_the_greatest_number_the_one_that_waited_longest_is_cut(hasty, monkeypatch):
+    address, _ = hasty
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 3)
+    several = []
+    for _ in range(6):
+        several.append(connect(address))
+        time.sleep(0.02)
+    assert httpx.post(f"{address}/predict", files={"x": PNG}).status_code == 200
+    assert read_all(several[0]) == b""
+    for connection in several:
+        connection.close()
+
+
+def test_answer_that_is_not_read_ends(hasty):
+    """A client that asks and never reads would keep its answers in memory."""
+    address, _ = hasty
+    with connect(address) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        closed = threading.Event()
+
+        def ask():
+            try:
+                while True:
+                    connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n")
+            except OSError:
+                closed.set()
+
+        thread = threading.Thread(target=ask, daemon=True)
+        thread.start()
+        assert closed.wait(15)
