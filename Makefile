@@ -49,7 +49,7 @@ UV = take() { value="$$2"; [ "$$value" ] || value=$$($(PIP) config get global.$$
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-all test-fast test-long check format food5k strategies pretrain pull-request flow ui retrain schedule lock clean
+.PHONY: help setup repro test test-all test-fast test-long check format food5k strategies pretrain pull-request flow serve ui retrain schedule lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 12
@@ -112,6 +112,10 @@ pull-request: $(READY)  ## write what changes against BASE as a comment with pic
 
 flow: $(READY)  ## run the pipeline as a Prefect flow (PREFECT_API_URL names a server, else a temporary one)
 	@$(BIN)/python -m flows.pipeline
+
+serve: $(READY)  ## export the classifier if it is another one, and answer on http://127.0.0.1:8000 (ARGS="--port 9000")
+	@$(BIN)/relearn export --output models/exported --if-changed
+	@$(BIN)/relearn serve models/exported $(ARGS)
 
 ui: $(READY)  ## start a Prefect server with its UI on this machine (PORT=4200)
 	@echo "http://127.0.0.1:$(PORT) has the UI; PREFECT_API_URL=$(LOCAL_API)"

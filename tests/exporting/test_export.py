@@ -12,7 +12,7 @@ from inference.conftest import here, trained  # noqa: F401 (fixtures)
 from relearn import paths
 from relearn.errors import IntegrityError
 from relearn.exporting import quantization
-from relearn.exporting.export import ExportOptions, check_target, export_classifier
+from relearn.exporting.export import ExportOptions, check_target, export_classifier, is_export_of
 from relearn.exporting.proof import check_alike, check_equal, compare_answers
 from relearn.inference.exported import MODEL, ExportedModel, read_export_record
 from relearn.inference.predictor import Predictor
@@ -75,6 +75,9 @@ def test_a_model_answers_as_the_pipeline(here):  # noqa: F811
     assert (record.version, record.proof.split, record.proof.n_images) == ("v7", "validation", 6)
     assert record.proof.max_difference < 1e-5
     assert record == read_export_record(target)
+    assert is_export_of(paths.CLASSIFIER, target, ExportOptions(has_features=True), "v7")
+    assert not is_export_of(paths.CLASSIFIER, target, ExportOptions(has_features=True), None)
+    assert not is_export_of(paths.CLASSIFIER, target, ExportOptions(), "v7")
     model = ExportedModel(target)
     wanted = Predictor(paths.CLASSIFIER).predict_files([str(paths.DATASET / "evaluation")])
     got = model.predict_files([str(paths.DATASET / "evaluation")])

@@ -29,6 +29,9 @@ def export(
     ] = False,
     any_size: Annotated[bool, typer.Option("--any-size", help="Let the model resize images.")] = False,
     features: Annotated[bool, typer.Option("--features", help="Let the model return the features too.")] = False,
+    if_changed: Annotated[
+        bool, typer.Option("--if-changed", help="Leave an export of the same classifier as it is.")
+    ] = False,
     version_name: Annotated[
         str | None,
         typer.Option(help="Record this version.", show_default="that of the tag or release", callback=check_version),
@@ -44,4 +47,5 @@ def export(
 
     options = ExportOptions(any_size=any_size, has_features=features, is_int8=int8)
     name = locate(here, model) if model else None
-    print_lines(*run_export(name, here / output, options, version_name, weights and here / weights))
+    weights = weights and here / weights
+    print_lines(*run_export(name, here / output, options, version_name, weights, is_kept_if_same=if_changed))

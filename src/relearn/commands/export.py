@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 
 from relearn import paths
-from relearn.exporting.export import ExportOptions, export_classifier
+from relearn.exporting.export import ExportOptions, export_classifier, is_export_of
 from relearn.exporting.proof import describe_proof
 from relearn.inference.exported import MODEL
 from relearn.repository.tags import name_tag, name_version
@@ -13,7 +13,13 @@ from relearn.retraining.versions import read_version
 
 
 def run_export(
-    model: str | None, target: Path, options: ExportOptions, version: str | None, weights: Path | None
+    model: str | None,
+    target: Path,
+    options: ExportOptions,
+    version: str | None,
+    weights: Path | None,
+    *,
+    is_kept_if_same: bool = False,
 ) -> list[str]:
     """Export a classifier, and return what there is to say.
 
@@ -23,6 +29,8 @@ def run_export(
         A folder, such as `release/current`, or a tag or version; by default `models/classifier`.
     version
         Recorded as the model's; by default that of the tag, or of the folder in `release/`.
+    is_kept_if_same
+        Whether an export of the folder's classifier stays, if it is there with these options.
 
     Raises
     ------
@@ -37,8 +45,11 @@ def run_export(
                 (Path(temporary) / name).write_bytes(content)
             return _export(Path(temporary), target, options, version or tagged, weights)
     folder = folder.resolve() if folder.is_symlink() else folder
-    is_kept = folder.parent.parent == paths.RELEASE.resolve() and VERSION.fullmatch(folder.name)
-    return _export(folder, target, options, version or (folder.name if is_kept else None), weights)
+    is_released = folder.parent.parent == paths.RELEASE.resolve() and VERSION.fullmatch(folder.name)
+    version = version or (folder.name if is_released else None)
+    if is_kept_if_same and is_export_of(folder, target, options, version):
+        return [f"{target / MODEL} is that of this classifier already"]
+    return _export(folder, target, options, version, weights)
 
 
 def _export(folder: Path, target: Path, options: ExportOptions, version: str | None, weights: Path | None) -> list[str]:

@@ -28,7 +28,16 @@ from relearn.inference.classifier import (
     read_classifier,
     read_head,
 )
-from relearn.inference.exported import ADVICE, BATCH_SIZE, MODEL, RECORD, ExportRecord, Proof, is_export
+from relearn.inference.exported import (
+    ADVICE,
+    BATCH_SIZE,
+    MODEL,
+    RECORD,
+    ExportRecord,
+    Proof,
+    is_export,
+    read_export_record,
+)
 from relearn.inference.model_screening import IMAGE, check_model
 from relearn.inference.predictor import build_extractor, find_tuned_weights, read_extractor_record
 from relearn.networks.extractor import Extractor
@@ -145,6 +154,16 @@ def check_target(target: Path) -> None:
     """Raise `IntegrityError` if something else than an export is there, which would be lost."""
     if target.exists() and not is_export(target) and not (target.is_dir() and not any(target.iterdir())):
         raise IntegrityError(where=target, wanted="a new folder, or an earlier export", got="something else")
+
+
+def is_export_of(folder: Path, target: Path, options: ExportOptions, version: str | None) -> bool:
+    """Return whether `target` is what `export_classifier` would write, by its record."""
+    if not is_export(target):
+        return False
+    record = read_export_record(target)
+    found = ExportOptions(record.any_size, record.has_features, record.quantization == "int8")
+    classifier = hash_record(read_classifier(folder).record.model_dump())
+    return (record.classifier_sha256, found, record.version) == (classifier, options, version)
 
 
 def _open_source(folder: Path, weights: Path | None) -> _Source:
