@@ -149,6 +149,7 @@ def test_above_the_greatest_number_the_one_that_waited_longest_is_cut(hasty, mon
         connection.close()
 
 
+@pytest.mark.slow
 def test_answer_that_is_not_read_ends(hasty):
     """A client that asks and never reads would keep its answers in memory."""
     address, _ = hasty
