@@ -25,7 +25,7 @@ from relearn.storage.files import hash_bytes, hash_file
 
 pytestmark = pytest.mark.slow
 
-BASE = {name: getattr(read_params(ROOT / "params.yaml").extract, name) for name in NetworkParams.model_fields}
+BASE = read_params(ROOT / "params.yaml").extract.model_dump(include=NetworkParams.model_fields.keys())
 MINI = {"weights": str(ROOT / BUNDLED_WEIGHTS), "weights_sha256": BUNDLED_SHA256, "layer": "block2_pool"}
 CLASSES = {2: ["cat", "dog"], 3: ["ant", "bee", "cow"]}
 

@@ -538,7 +538,8 @@ def test_the_scheduler_retrains(server, repository, set_params):
             assert [path for path in (repository / "data" / "landing").rglob("*") if path.is_file()] == []
             _, deployment = find_runs()
             ask(server, f"deployments/{deployment['id']}/create_flow_run", parameters={"overrides": ["train.seed=1"]})
-            (run,) = wait_for(lambda: find_runs("Failed")[0], 150)
+            # After those that waited meanwhile, one a minute.
+            (run,) = wait_for(lambda: find_runs("Failed")[0], 600)
             assert run["state"]["message"].startswith("overrides: wanted none in a run of a deployment, such as a sche")
         finally:
             schedule.send_signal(signal.SIGTERM)
