@@ -26,6 +26,8 @@ SOURCES := src flows pretraining tests benchmarks data/*.py
 # This folder's environment alone, whichever other one is active.
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Without bytecode each process would compile relearn again.
+unexport PYTHONDONTWRITEBYTECODE
 unexport VIRTUAL_ENV CONDA_PREFIX PYTHONPATH PYTHONHOME PIP_PREFIX PIP_TARGET PIP_USER UV_PYTHON UV_SYSTEM_PYTHON
 export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := 1
