@@ -27,7 +27,7 @@ def make_probabilities(*columns):
 def test_equal_answers_are_proved():
     before = make_probabilities(0.1, 0.9, 0.4)
     proof = compare_answers("validation", ["cat", "dog", "dog"], CLASSES, before, before + np.float32(5e-5))
-    check_equal(proof)
+    check_equal(proof, "float32")
     assert (proof.n_images, proof.n_same, proof.n_right_before, proof.n_right, proof.p_value) == (3, 3, 2, 2, 1.0)
 
 
@@ -37,7 +37,7 @@ def test_other_answers_are_refused(last):
         "validation", ["cat"] * 2, CLASSES, make_probabilities(0.1, 0.4), make_probabilities(0.1, last)
     )
     with pytest.raises(IntegrityError, match="nothing was written"):
-        check_equal(proof)
+        check_equal(proof, "float32")
 
 
 def test_one_label_of_a_hundred_may_differ_where_answers_may():
@@ -63,8 +63,13 @@ def test_what_is_significantly_worse_is_refused():
 def test_a_folder_with_something_else_stays(tmp_path):
     check_target(tmp_path / "new")
     check_target(tmp_path)
-    (tmp_path / "photos.txt").touch()
-    with pytest.raises(IntegrityError, match="a new folder, or an earlier export"):
+    for name in ("model.onnx", "model.json", "README.md"):
+        (tmp_path / name).touch()
+    check_target(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(IntegrityError, match="a new folder, or an earlier export, got a link"):
+        check_target(tmp_path / "link")  # as release/current is
+    with pytest.raises(IntegrityError, match="got 'link' in it"):
         check_target(tmp_path)
 
 
@@ -78,6 +83,9 @@ def test_a_model_answers_as_the_pipeline(here):  # noqa: F811
     assert is_export_of(paths.CLASSIFIER, target, ExportOptions(has_features=True), "v7")
     assert not is_export_of(paths.CLASSIFIER, target, ExportOptions(has_features=True), None)
     assert not is_export_of(paths.CLASSIFIER, target, ExportOptions(), "v7")
+    shutil.copytree(target, "damaged")
+    (Path("damaged") / MODEL).write_bytes(b"")
+    assert not is_export_of(paths.CLASSIFIER, Path("damaged"), ExportOptions(has_features=True), "v7")
     model = ExportedModel(target)
     wanted = Predictor(paths.CLASSIFIER).predict_files([str(paths.DATASET / "evaluation")])
     got = model.predict_files([str(paths.DATASET / "evaluation")])

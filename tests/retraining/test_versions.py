@@ -126,5 +126,15 @@ def test_a_version_takes_the_export_of_its_own_classifier(root, number, version,
     folder = root / "release" / "versions" / "v1"
     assert (folder / "model.onnx").exists() == is_taken
     assert check_version(root, "v1") is None  # the record does not name it
+    assert (root / versions.PENDING_EXPORT).exists() != is_taken
     if is_taken:
         assert ExportedModel(root / "release" / "current").record.version == "v1"
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.json"])
+def test_a_damaged_export_is_left_out(root, name, caplog):
+    write_export(root / versions.PENDING_EXPORT, version="v1")
+    (root / versions.PENDING_EXPORT / name).write_bytes(b"cut")
+    retrain(root, int("1" * 64), FIRST)
+    assert not (root / "release" / "versions" / "v1" / "model.onnx").exists()
+    assert "v1 has no exported model: " in caplog.text

@@ -43,16 +43,26 @@ def run_export(
         with tempfile.TemporaryDirectory() as temporary:
             for name, content in read_version(Path(), tagged).items():
                 (Path(temporary) / name).write_bytes(content)
-            return _export(Path(temporary), target, options, version or tagged, weights)
-    folder = folder.resolve() if folder.is_symlink() else folder
+            return _export(
+                Path(temporary), target, options, version or tagged, weights, is_kept_if_same=is_kept_if_same
+            )
+    folder = folder.resolve()
     is_released = folder.parent.parent == paths.RELEASE.resolve() and VERSION.fullmatch(folder.name)
     version = version or (folder.name if is_released else None)
+    return _export(folder, target, options, version, weights, is_kept_if_same=is_kept_if_same)
+
+
+def _export(
+    folder: Path,
+    target: Path,
+    options: ExportOptions,
+    version: str | None,
+    weights: Path | None,
+    *,
+    is_kept_if_same: bool,
+) -> list[str]:
     if is_kept_if_same and is_export_of(folder, target, options, version):
         return [f"{target / MODEL} is that of this classifier already"]
-    return _export(folder, target, options, version, weights)
-
-
-def _export(folder: Path, target: Path, options: ExportOptions, version: str | None, weights: Path | None) -> list[str]:
     record = export_classifier(folder, target, options, version, weights)
     megabytes = (target / MODEL).stat().st_size / 1e6
     return [

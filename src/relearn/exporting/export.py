@@ -35,7 +35,6 @@ from relearn.inference.exported import (
     RECORD,
     ExportRecord,
     Proof,
-    is_export,
     read_export_record,
 )
 from relearn.inference.model_screening import IMAGE, check_model
@@ -45,11 +44,12 @@ from relearn.networks.reading import group_items
 from relearn.networks.recipe import ExtractorRecord
 from relearn.runtime.progress import track_progress
 from relearn.runtime.threads import count_threads, map_ahead
-from relearn.storage.files import hash_bytes, write_folder, write_json
+from relearn.storage.files import hash_bytes, hash_file, write_folder, write_json
 
 log = logging.getLogger(__name__)
 
 README = "README.md"
+FILES = (MODEL, RECORD, README)
 QUIET_SECONDS = 2.0
 
 
@@ -120,7 +120,7 @@ def export_classifier(
         return compare_answers(source.split, labels, source.classifier.classes, answers.pipeline, probabilities)
 
     proof, proof_any_size = _compare(answers.model), None
-    check_equal(proof)
+    check_equal(proof, source.recorded.feature_dtype)
     if answers.any_size is not None:
         check_alike(proof_any_size := _compare(answers.any_size), "--any-size")
         log.info("resized by the model: %s", describe_proof(proof_any_size))
@@ -143,24 +143,32 @@ def export_classifier(
         versions={name: find_version(name) for name in ("relearn", "keras", "onnx", "onnxruntime", "pillow")},
     )
     target.parent.mkdir(parents=True, exist_ok=True)
+    check_target(target)
     with write_folder(target) as partial:
         (partial / MODEL).write_bytes(content)
-        (partial / README).write_text(describe_export(record))
+        (partial / README).write_text(describe_export(record), encoding="utf-8")
         write_json(partial / RECORD, {"record_sha256": hash_record(record.model_dump()), **record.model_dump()})
     return record
 
 
 def check_target(target: Path) -> None:
     """Raise `IntegrityError` if something else than an export is there, which would be lost."""
-    if target.exists() and not is_export(target) and not (target.is_dir() and not any(target.iterdir())):
-        raise IntegrityError(where=target, wanted="a new folder, or an earlier export", got="something else")
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise IntegrityError(where=target, wanted="a new folder, or an earlier export", got="a link or a file")
+    others = sorted({path.name for path in target.iterdir()} - set(FILES)) if target.exists() else []
+    if others:
+        got = f"{others[0]!r} in it"
+        raise IntegrityError(where=target, wanted="a new folder, or an earlier export", got=got, advice="name another")
 
 
 def is_export_of(folder: Path, target: Path, options: ExportOptions, version: str | None) -> bool:
     """Return whether `target` is what `export_classifier` would write, by its record."""
-    if not is_export(target):
+    try:
+        record = read_export_record(target)
+        if hash_file(target / MODEL) != record.model_sha256:
+            return False
+    except (IntegrityError, OSError):
         return False
-    record = read_export_record(target)
     found = ExportOptions(record.any_size, record.has_features, record.quantization == "int8")
     classifier = hash_record(read_classifier(folder).record.model_dump())
     return (record.classifier_sha256, found, record.version) == (classifier, options, version)
@@ -216,9 +224,11 @@ def _ask_all(source: _Source, options: ExportOptions, content: bytes, quantized:
         if int8:
             by_int8.append(_ask(int8, np.stack(group), n_classes))
     any_size = []
-    if options.any_size:
+    if options.any_size:  # by the model that is written
         for row in track_progress(rows, len(rows), "resize", quiet_seconds=QUIET_SECONDS):
-            any_size.append(_ask(float32, np.asarray(decode_image(read_content(row)).rgb)[np.newaxis], n_classes))
+            any_size.append(
+                _ask(int8 or float32, np.asarray(decode_image(read_content(row)).rgb)[np.newaxis], n_classes)
+            )
     return _Answers(np.concatenate(pipeline), np.concatenate(model), _join_rows(any_size), _join_rows(by_int8))
 
 
@@ -245,6 +255,8 @@ def _describe_network(record: ExtractorRecord, *, is_tuned: bool) -> dict[str, s
         "name": record.network,
         "layer": record.layer,
         "pooling": record.pooling,
+        "precision": record.precision,
+        "feature_dtype": record.feature_dtype,
         "weights": "tuned" if is_tuned else Path(record.weights).name,
         "network_sha256": record.network_sha256,
         "license": find_license(record),

@@ -243,12 +243,12 @@ class LayerConverter:
         return values if layer.keepdims else self._flatten(values)
 
     def _add_sum(self, _: Any, inputs: list[str]) -> str:
-        return self._fold("Add", inputs)
+        return self._chain("Add", inputs)
 
     def _multiply(self, _: Any, inputs: list[str]) -> str:
-        return self._fold("Mul", inputs)
+        return self._chain("Mul", inputs)
 
-    def _fold(self, operator: str, inputs: list[str]) -> str:
+    def _chain(self, operator: str, inputs: list[str]) -> str:
         values, *others = inputs
         for other in others:
             values = self._graph.add(operator, values, other)

@@ -18,7 +18,7 @@ pipeline that made it. `{record}` has its classes, hashes and versions, and what
 | outputs | `label`: text (batch,); `probabilities`: float32 (batch, {n_classes}), in that order{features} |
 | sha256 of `{model}` | `{sha256}` |
 
-Compared with the pipeline: {proof}.
+Compared with the pipeline, {given}: {proof}.
 
 ## Python
 
@@ -42,6 +42,8 @@ form.append("image", file); // a File of <input type="file">
 const answer = await fetch("http://127.0.0.1:8000/predict", {{method: "POST", body: form}});
 console.log(await answer.json());
 ```
+
+A script of another page may ask the server only if it names the page: `relearn serve FOLDER --cors https://example.org`.
 """
 
 PYTHON = """import numpy as np
@@ -49,7 +51,8 @@ import onnxruntime
 from PIL import Image, ImageOps
 
 session = onnxruntime.InferenceSession("{model}")
-photo = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")
+photo = Image.open("photo.jpg")  # with transparency: put it on white first
+{draft}photo = ImageOps.exif_transpose(photo).convert("RGB")
 {resize}image = np.asarray(photo)[np.newaxis]
 label, probabilities = session.run(["label", "probabilities"], {{"image": image}})
 print(label[0], probabilities[0])"""
@@ -60,6 +63,7 @@ def describe_export(record: ExportRecord) -> str:
     size = "any" if record.any_size else str(record.image_size_px)
     px, name = record.image_size_px, record.resize_filter.upper()
     resize = "" if record.any_size else f"photo = photo.resize(({px}, {px}), Image.Resampling.{name})\n"
+    draft = f'photo.draft("RGB", ({px}, {px}))\n' if record.jpeg_draft and not record.any_size else ""
     network = record.network
     title = f"Classifier {record.version}" if record.version else "Classifier"
     return TEMPLATE.format(
@@ -73,6 +77,7 @@ def describe_export(record: ExportRecord) -> str:
         size=size,
         features=f"; `features`: float32 (batch, {record.n_features})" if record.has_features else "",
         sha256=record.model_sha256,
-        proof=describe_proof(record.proof),
-        python=PYTHON.format(model=MODEL, resize=resize),
+        given="given whole images" if record.proof_any_size else "given the same pixels",
+        proof=describe_proof(record.proof_any_size or record.proof),
+        python=PYTHON.format(model=MODEL, draft=draft, resize=resize),
     )

@@ -15,7 +15,7 @@ from relearn.images.limits import MAX_PIXELS
 from relearn.inference.answers import Answers, predict_each_file, tabulate_answers
 from relearn.inference.classifier import check_classes, check_sum, hash_record, name_errors, open_session
 from relearn.inference.inputs import ImageLike, check_images, prepare_images
-from relearn.inference.model_screening import MAX_MODEL_BYTES, check_model
+from relearn.inference.model_screening import BATCH_SIZE, MAX_MODEL_BYTES, check_model
 from relearn.runtime.threads import count_threads
 from relearn.storage.files import hash_bytes, read_json
 
@@ -23,8 +23,7 @@ MODEL = "model.onnx"
 RECORD = "model.json"
 ADVICE = "export the classifier again with `relearn export`"
 MAX_RECORD_BYTES = 2**24
-# Images in one run of the model: more gain nothing on a CPU, and each takes memory.
-BATCH_SIZE = 8
+
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 

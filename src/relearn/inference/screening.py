@@ -24,25 +24,26 @@ DOUBLE = 11
 OPSETS = {"": 18, "ai.onnx.ml": 3}
 IR_VERSION = 8
 
-PLAIN_KINDS = {"INT", "INTS", "FLOAT", "FLOATS", "STRING", "STRINGS"}
 ITEM_BYTES = {FLOAT: 4, INT64: 8, DOUBLE: 8}
 IMAGES = "images"  # the name of the first axis
 TREES = "TreeEnsembleClassifier"
 TREE_NODES = ("treeids", "nodeids", "featureids", "modes", "truenodeids", "falsenodeids", "values")
 TREE_CLASSES = ("treeids", "nodeids", "ids", "weights")
-# The attributes of each operator that is allowed.
-OPERATORS: dict[tuple[str, str], set[str]] = {
-    **{("", name): set() for name in ("Sub", "Div", "Relu", "MatMul", "Add", "Mul", "Max", "Min", "Log")},
-    **{("", name): set() for name in ("Sigmoid", "Equal", "Where")},
-    **{("", name): {"axis"} for name in ("Gather", "Concat", "Softmax")},
-    ("", "Cast"): {"to"},
-    ("", "ReduceSum"): {"keepdims"},
-    ("", "ArgMax"): {"axis", "keepdims"},
+# The attributes of each operator that is allowed, with their types.
+OPERATORS: dict[tuple[str, str], dict[str, str]] = {
+    **{("", name): {} for name in ("Sub", "Div", "Relu", "MatMul", "Add", "Mul", "Max", "Min", "Log")},
+    **{("", name): {} for name in ("Sigmoid", "Equal", "Where")},
+    **{("", name): {"axis": "INT"} for name in ("Gather", "Concat", "Softmax")},
+    ("", "Cast"): {"to": "INT"},
+    ("", "ReduceSum"): {"keepdims": "INT"},
+    ("", "ArgMax"): {"axis": "INT", "keepdims": "INT"},
     ("ai.onnx.ml", TREES): {
-        *(f"nodes_{name}" for name in (*TREE_NODES, "hitrates", "missing_value_tracks_true")),
-        *(f"class_{name}" for name in TREE_CLASSES),
-        "classlabels_int64s",
-        "post_transform",
+        **{f"nodes_{name}": "INTS" for name in (*TREE_NODES, "missing_value_tracks_true")},
+        **{f"class_{name}": "INTS" for name in TREE_CLASSES},
+        **dict.fromkeys(("nodes_values", "nodes_hitrates", "class_weights"), "FLOATS"),
+        "nodes_modes": "STRINGS",
+        "classlabels_int64s": "INTS",
+        "post_transform": "STRING",
     },
 }
 
@@ -153,11 +154,11 @@ def _check_operator(node: Any) -> None:
     check_attributes(node, known)
 
 
-def check_attributes(node: Any, known: set[str]) -> None:
-    """Check that the attributes of a node are known ones, and hold numbers and texts alone: no graph, no tensor."""
+def check_attributes(node: Any, known: dict[str, str]) -> None:
+    """Check that the attributes of a node are known ones of known types: numbers and texts, no graph, no tensor."""
     for attribute in node.attribute:
         kind = attribute.AttributeType.Name(attribute.type)
-        is_plain = attribute.name in known and kind in PLAIN_KINDS and not attribute.ref_attr_name
+        is_plain = known.get(attribute.name) == kind and not attribute.ref_attr_name
         want(is_plain, f"{node.op_type} with {sorted(known) or 'no attributes'}", f"{attribute.name[:60]!r}, {kind}")
 
 

@@ -2,13 +2,15 @@
 
 import csv
 import io
+import logging
+import shutil
 from pathlib import Path
 
 from relearn import paths
 from relearn.dataset.manifest import Exclusion, SourceDetails, read_manifest
 from relearn.errors import AbsentFile, IntegrityError
 from relearn.inference.classifier import HEAD, RECORD
-from relearn.inference.exported import is_export, read_export_record
+from relearn.inference.exported import MODEL, is_export, read_export_record
 from relearn.repository.committed import read_committed
 from relearn.repository.git import read_trailers
 from relearn.repository.tags import name_tag
@@ -17,6 +19,8 @@ from relearn.retraining.records import NONE
 from relearn.retraining.release import EXPORT, IMAGES, IMAGES_HEADER, VERSIONS, keep_version, list_versions
 from relearn.storage.files import hash_bytes, parse_json, read_csv
 
+log = logging.getLogger(__name__)
+
 PENDING_EXPORT = Path(".relearn/retrain/export")  # of the version that is promoted next
 
 
@@ -24,7 +28,10 @@ def bring_version(root: Path, version: str) -> None:
     """Bring a version into the release from DVC's cache or remote, unless it is there, with its export if one waits."""
     if version not in list_versions(root / paths.RELEASE):
         contents = read_version(root, version)
-        keep_version(root / paths.RELEASE, contents | _read_export(root, version, contents[RECORD]), version)
+        exported = _read_export(root, version, contents[RECORD])
+        keep_version(root / paths.RELEASE, contents | exported, version)
+        if exported:
+            shutil.rmtree(root / PENDING_EXPORT)
 
 
 def _read_export(root: Path, version: str, classifier: bytes) -> dict[str, bytes]:
@@ -32,11 +39,17 @@ def _read_export(root: Path, version: str, classifier: bytes) -> dict[str, bytes
     folder = root / PENDING_EXPORT
     if not is_export(folder):
         return {}
-    record = read_export_record(folder)
-    exported = (record.version, record.classifier_sha256)
-    if exported != (version, parse_json(classifier, HEAD)["record_sha256"]):
+    try:
+        record = read_export_record(folder)
+        contents = {name: (folder / name).read_bytes() for name in EXPORT}
+    except (IntegrityError, OSError) as error:
+        log.warning("%s has no exported model: %s", version, error)
         return {}
-    return {name: (folder / name).read_bytes() for name in EXPORT}
+    if hash_bytes(contents[MODEL]) != record.model_sha256:
+        log.warning("%s has no exported model: %s is damaged", version, folder / MODEL)
+        return {}
+    exported = (record.version, record.classifier_sha256)
+    return contents if exported == (version, parse_json(classifier, RECORD)["record_sha256"]) else {}
 
 
 def check_version(root: Path, version: str) -> str | None:
