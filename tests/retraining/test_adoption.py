@@ -3,6 +3,7 @@ from typer.testing import CliRunner
 
 from conftest import ROOT, commit, git
 from relearn import cli
+from relearn.commands import release
 from relearn.errors import CommandFailed, RepositoryError
 from relearn.repository.lock import LOCK, hold_lock
 from relearn.retraining import adoption
@@ -116,7 +117,7 @@ def test_files_that_dvc_cannot_bring_are_named_after_the_merge(root, monkeypatch
 
 
 def test_the_command_reads_the_branch_of_the_records(root, checked_out, monkeypatch):
-    monkeypatch.setattr(cli, "enter_root", lambda: root)
+    monkeypatch.setattr(release, "enter_root", lambda: root)
     (root / "params.yaml").write_text((ROOT / "params.yaml").read_text())
     commit(root)
     retrain(root, 1, FIRST)

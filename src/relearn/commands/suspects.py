@@ -199,7 +199,7 @@ def describe_suspects(found: Findings) -> list[str]:
     if 2 * n_margins < n_shown:
         texts.append(
             f"Take care: {found.head} gives only {n_margins:,} different margins to these images, so their order and "
-            "the numbers of wrong labels say little; `dvc exp run -S train.head=logistic_regression` ranks them better."
+            "the numbers of wrong labels say little; a linear `train.head` ranks them better."
         )
     if found.is_tuned:
         texts.append(

@@ -145,9 +145,9 @@ class LayerConverter:
         return self._activate(layer, self._graph.add("Conv", values, *pointwise))
 
     def _add_dense(self, layer: Any, inputs: list[str]) -> str:
-        """Add a dense layer over the channels of each position, which is a 1x1 convolution."""
+        """Add a layer over the channels of each position, which is a 1x1 convolution."""
         if len(layer.input.shape) != 4:
-            raise refuse_layer(layer, "a dense layer over positions")
+            raise refuse_layer(layer, "a layer over positions")
         kernel = self._read(layer.kernel).T[:, :, np.newaxis, np.newaxis]
         bias = [] if layer.bias is None else [self._read(layer.bias)]
         return self._activate(layer, self._graph.add("Conv", inputs[0], np.ascontiguousarray(kernel), *bias))
