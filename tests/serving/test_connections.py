@@ -13,7 +13,7 @@ from relearn.serving import connections
 from serving.conftest import run_server
 
 PNG = encode_image(draw_image(1), "PNG")
-HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n"
+HEAD = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n"
 
 
 def connect(address):
@@ -72,11 +72,21 @@ def test_body_that_comes_too_slowly_is_408(hasty):
     address, service = hasty
     with connect(address) as connection:
         connection.sendall(HEAD % 1000)
-        connection.sendall(PNG[:10])
+        for number in range(6):
+            connection.sendall(PNG[number : number + 1])
+            time.sleep(0.1)
         received = read_all(connection)
     assert received.startswith(b"HTTP/1.1 408 ")
     assert b"wanted the whole request within 0.6 seconds" in received
     assert service.uploads._n_free_bytes == 4 * service.settings.max_bytes
+
+
+def test_body_that_stops_is_408_before_the_whole_time_is_over(model_folder):
+    with run_server(model_folder, head_seconds=0.2) as (address, _), connect(address) as connection:
+        connection.sendall(HEAD % 1000 + PNG[:10])
+        received = read_all(connection)
+    assert received.startswith(b"HTTP/1.1 408 ")
+    assert b"wanted the next bytes within 0.2 seconds" in received
 
 
 def test_client_that_leaves_gives_back_its_bytes(hasty, caplog):
@@ -106,7 +116,7 @@ def test_what_is_no_http_is_400(hasty, content):
 
 def test_broken_chunks_are_400(hasty, caplog):
     address, _ = hasty
-    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\n"
     for body in (b"zz\r\n", b"3\r\nabcdef\r\n", b"-1\r\n"):
         with connect(address) as connection:
             connection.sendall(head)
@@ -149,6 +159,41 @@ def test_above_the_greatest_number_the_one_that_waited_longest_is_cut(hasty, mon
         connection.close()
 
 
+def count_open(several):
+    n_open = 0
+    for connection in several:
+        connection.setblocking(False)
+        try:
+            n_open += connection.recv(1) != b""
+        except BlockingIOError:
+            n_open += 1
+        except ConnectionResetError:
+            pass
+    return n_open
+
+
+def test_burst_of_connections_is_cut_to_the_greatest_number(address, monkeypatch):
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 5)
+    several = [connect(address) for _ in range(60)]
+    assert httpx.get(f"{address}/healthz").status_code == 200  # so all of them have been accepted
+    assert count_open(several) <= 5
+    for connection in several:
+        connection.close()
+
+
+def test_bodies_that_do_not_end_keep_nobody_out(address, monkeypatch):
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 3)
+    several = []
+    for _ in range(3):
+        several.append(connect(address))
+        several[-1].sendall(HEAD % 1000 + PNG[:1])
+        time.sleep(0.05)  # the server has read it before the next one comes
+    assert httpx.get(f"{address}/healthz").status_code == 200
+    assert count_open(several) == 2
+    for connection in several:
+        connection.close()
+
+
 @pytest.mark.slow
 def test_answer_that_is_not_read_ends(hasty):
     """A client that asks and never reads would keep its answers in memory."""
@@ -160,7 +205,7 @@ def test_answer_that_is_not_read_ends(hasty):
         def ask():
             try:
                 while True:
-                    connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n")
+                    connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n")
             except OSError:
                 closed.set()
 

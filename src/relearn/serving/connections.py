@@ -17,7 +17,7 @@ class BoundedProtocol(H11Protocol):
 
     A connection has `head_seconds` to send the head of its first request, or of a later one that it has begun. It has
     twice `timeout_seconds` from there until the whole answer is read. Above `MAX_CONNECTIONS` the connection that has
-    waited longest for a request is closed.
+    waited longest for a request is closed; if none waits, the one that has sent a body for longest.
 
     Parameters
     ----------
@@ -36,9 +36,21 @@ class BoundedProtocol(H11Protocol):
         """Begin to look after a connection."""
         super().connection_made(transport)
         if len(self.connections) > MAX_CONNECTIONS:
-            waiting = [other for other in self.connections if isinstance(other, BoundedProtocol) and other.is_waiting]
-            min(waiting, key=lambda other: other.since).transport.abort()
+            self._make_room()
         self._look()
+
+    def _make_room(self) -> None:
+        every = [other for other in self.connections if isinstance(other, BoundedProtocol)]
+        still_open = [other for other in every if not other.transport.is_closing()]
+        if len(still_open) > MAX_CONNECTIONS:
+            min(still_open, key=self._rank).transport.abort()
+
+    def _rank(self, other: "BoundedProtocol") -> tuple[int, float]:
+        """Return what orders connections by how little is lost if they end."""
+        if other is self:
+            return 2, 0.0
+        rank = 0 if other.is_waiting else 1 if other.cycle.more_body else 3
+        return rank, other.since
 
     @property
     def is_waiting(self) -> bool:

@@ -32,7 +32,7 @@ class Settings(NamedTuple):
     timeout_seconds
         To receive one request; twice that to receive and answer it.
     head_seconds
-        A connection without a request, or with the beginning of one.
+        A connection without a request, with the beginning of its head, or without the next bytes of its body.
     token
         What a request has to bring as `Authorization: Bearer TOKEN`; None if anyone may ask.
     origins

@@ -10,6 +10,7 @@ from fastapi import HTTPException, Request
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
+from starlette.types import Message
 
 from relearn.serving.settings import N_LARGEST_REQUESTS, Settings
 
@@ -70,7 +71,7 @@ class UploadReader:
         async def _receive() -> AsyncGenerator[bytes, None]:
             nonlocal n_taken, comes_more
             while comes_more:
-                message = await request.receive()
+                message = await self._receive(request)
                 if message["type"] == "http.disconnect":
                     raise ClientDisconnect
                 comes_more = message.get("more_body", False)
@@ -92,6 +93,14 @@ class UploadReader:
         finally:
             self._n_free_bytes += n_taken
 
+    async def _receive(self, request: Request) -> Message:
+        n_seconds = self._settings.head_seconds
+        try:
+            async with asyncio.timeout(n_seconds):
+                return await request.receive()
+        except TimeoutError:
+            raise _refuse_slowness(f"the next bytes within {n_seconds:g} seconds") from None
+
     async def _collect(self, request: Request, stream: AsyncGenerator[bytes, None]) -> list[Upload]:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         is_form = kind == "multipart/form-data"
@@ -109,8 +118,7 @@ class UploadReader:
         except ClientDisconnect:
             raise HTTPException(400, "wanted the whole request, got its beginning") from None
         except TimeoutError:
-            wanted = f"wanted the whole request within {self._settings.timeout_seconds:g} seconds"
-            raise HTTPException(408, f"{wanted}; send less at once", {"Connection": "close"}) from None
+            raise _refuse_slowness(f"the whole request within {self._settings.timeout_seconds:g} seconds") from None
 
     async def _read_form(self, request: Request, stream: AsyncGenerator[bytes, None]) -> list[Upload]:
         max_files = self._settings.max_files
@@ -139,6 +147,10 @@ def _clean_name(name: str | None) -> str:
 
 def _refuse_size(settings: Settings) -> HTTPException:
     return HTTPException(413, f"wanted at most {settings.max_bytes:,} bytes in one request, got more; send fewer files")
+
+
+def _refuse_slowness(wanted: str) -> HTTPException:
+    return HTTPException(408, f"wanted {wanted}; send less at once", {"Connection": "close"})
 
 
 async def _drain(request: Request) -> None:
