@@ -10,9 +10,9 @@ import pytest
 from conftest import choose, draw_image, encode_image, wait_for
 from inference.exports import write_export
 from relearn.errors import IntegrityError
-from relearn.inference.exported import ExportedModel
+from relearn.inference.exported import ExportedModel, read_export_record
 from relearn.retraining.release import switch_current
-from relearn.serving import app
+from relearn.serving import app, reloading
 from relearn.serving.measurements import Measurements
 from relearn.serving.reloading import Follower, load_model
 from serving.conftest import run_server
@@ -99,6 +99,49 @@ def test_way_back_after_a_broken_release(release, follower):
     switch_current(release, "v1")
     follower.check()
     assert (follower.model.record.version, follower.failure) == ("v1", None)
+
+
+def test_failure_of_any_kind_keeps_the_one_before_and_is_tried_again(release, follower, monkeypatch, caplog):
+    for error in (TypeError("a\nb"), MemoryError(), OSError(24, "Too many open files")):
+        with monkeypatch.context() as patch:
+            patch.setattr(reloading, "RETRY_SECONDS", 0)
+            patch.setattr(reloading, "load_model", lambda _, error=error: raise_error(error))
+            switch_current(release, "v2")
+            follower.check()
+            assert (follower.model.record.version, bool(follower.failure)) == ("v1", True)
+        follower.check()
+        assert (follower.model.record.version, follower.failure) == ("v2", None)
+        switch_current(release, "v1")
+        follower.check()
+    assert "v1 (sha256 " in caplog.messages[0]
+    assert caplog.messages[0].endswith(r"failed: TypeError('a\nb')")
+
+
+def raise_error(error):
+    raise error
+
+
+def test_failure_is_tried_again_after_a_pause_only(release, follower, monkeypatch):
+    calls = []
+    monkeypatch.setattr(reloading, "load_model", lambda folder: calls.append(folder) or raise_error(MemoryError()))
+    switch_current(release, "v2")
+    for _ in range(3):
+        follower.check()
+    assert calls == [release / "versions" / "v2"]
+
+
+def test_link_that_is_switched_twice_within_a_check_leads_to_the_last_one(release, follower, monkeypatch):
+    def switch_and_read(folder):
+        switch_current(release, "v3")
+        return read_export_record(folder)
+
+    switch_current(release, "v2")
+    with monkeypatch.context() as patch:
+        patch.setattr(reloading, "read_export_record", switch_and_read)
+        follower.check()
+    switch_current(release, "v2")
+    follower.check()
+    assert follower.model.record.version == "v2"
 
 
 def test_model_that_wavers_is_not_taken(release, monkeypatch):

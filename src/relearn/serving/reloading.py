@@ -1,16 +1,22 @@
 """The model that answers, and the next one: loaded and tried beside it, then put in its place."""
 
 import logging
+import math
 import os
+import time
 from pathlib import Path
 
 import numpy as np
 
 from relearn.errors import IntegrityError, RelearnError
 from relearn.inference.exported import ADVICE, MODEL, RECORD, ExportedModel, read_export_record
+from relearn.runtime.text import escape_controls
 from relearn.serving.measurements import Measurements
 
 log = logging.getLogger(__name__)
+
+# A failure may pass, such as one of memory: the same files are tried again after this time.
+RETRY_SECONDS = 60
 
 Stamp = tuple[str, tuple[tuple[int, int, int], ...]]
 
@@ -39,8 +45,10 @@ class Follower:
     def __init__(self, folder: Path, measurements: Measurements) -> None:
         self._folder = folder
         self._measurements = measurements
-        self._stamp: Stamp | None = _stamp_files(folder)
-        self.model = load_model(folder)
+        stamp = _stamp_files(folder)
+        self._stamp: Stamp | None = stamp
+        self._retry_at = math.inf
+        self.model = load_model(Path(stamp[0]))
         self.failure: str | None = None
         measurements.name_model(self.model.record)
 
@@ -48,16 +56,20 @@ class Follower:
         """Look whether the folder holds another model now; if it does, load it, and let it answer."""
         before, self._stamp = self._stamp, None
         try:
-            self._stamp = _stamp_files(self._folder)
-            if self._stamp == before:
+            self._stamp = stamp = _stamp_files(self._folder)
+            if stamp == before and time.monotonic() < self._retry_at:
                 return
-            if read_export_record(Path(self._stamp[0])) != self.model.record or self.failure:
-                self.model = load_model(self._folder)
+            self._retry_at = math.inf
+            # The link may be switched meanwhile: read where it led when the stamp was taken.
+            folder = Path(stamp[0])
+            if read_export_record(folder) != self.model.record or self.failure:
+                self.model = load_model(folder)
                 self._measurements.name_model(self.model.record)
                 self._measurements.reloads.labels("done").inc()
                 log.info("%s is now %s", self._folder, describe_model(self.model))
             self._note(None)
-        except (RelearnError, OSError, MemoryError) as error:
+        except Exception as error:  # noqa: BLE001  # whatever the files hold, the model that answers stays
+            self._retry_at = time.monotonic() + RETRY_SECONDS
             self._note(error)
 
     def _note(self, error: Exception | None) -> None:
@@ -68,7 +80,8 @@ class Follower:
         failure = _leave_out_path(error)
         if failure != self.failure:
             self._measurements.reloads.labels("failed").inc()
-            log.error("%s stays in use, because the next one failed: %s", describe_model(self.model), error)
+            reason = escape_controls(str(error)) if isinstance(error, RelearnError | OSError) else repr(error)
+            log.error("%s stays in use, because the next one failed: %s", describe_model(self.model), reason)
         self.failure = failure
 
 
@@ -80,7 +93,7 @@ def load_model(folder: Path) -> ExportedModel:
     IntegrityError
         It is missing or damaged, returns no probabilities, or not the same ones each time.
     """
-    model = ExportedModel(Path(os.path.realpath(folder)))
+    model = ExportedModel(folder)
     size_px = model.record.image_size_px
     image = np.random.default_rng(0).integers(0, 256, (size_px, size_px, 3), np.uint8)
     first, second = (model.predict_probabilities([image]) for _ in range(2))
