@@ -132,7 +132,8 @@ def read_all_until_answer(connection):
 
 
 FORM = (
-    b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\nContent-Length: %d\r\n\r\n"
+    b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+    b"Content-Length: %d\r\n\r\n"
 )
 PART = b'--x\r\nContent-Disposition: form-data; name="a"; filename="b"\r\n'
 
@@ -162,6 +163,15 @@ def test_forms_that_lie(address, body, status):
         received = read_all(connection)
     assert received.startswith(b"HTTP/1.1 %d " % status), received
     assert httpx.post(f"{address}/predict", files={"x": PNG}).status_code == 200
+
+
+@pytest.mark.parametrize("charset", [b"undefined", b"idna", b"punycode", b"utf-16", b"rot13", b"x\xff"])
+def test_charset_of_a_form_is_no_error_of_the_server(address, charset):
+    headers = {"Content-Type": b"multipart/form-data; boundary=x; charset=" + charset}
+    response = httpx.post(f"{address}/predict", content=PART + b"\r\n" + PNG + b"\r\n--x--\r\n", headers=headers)
+    assert response.status_code in (200, 400), response.text
+    if charset == b"undefined":
+        assert response.json() == {"detail": "wanted a form of files in UTF-8, got another charset"}
 
 
 @pytest.mark.slow

@@ -130,6 +130,8 @@ class UploadReader:
                 wanted = f"wanted at most {max_files:,} files in one request"
                 raise HTTPException(413, f"{wanted}, got more; send fewer") from None
             raise HTTPException(400, f"wanted a form of files, got {error.message}") from None
+        except ValueError:  # `charset=undefined` raises UnicodeError
+            raise HTTPException(400, "wanted a form of files in UTF-8, got another charset") from None
         try:
             if not parser.is_complete:
                 raise HTTPException(400, "wanted a form of files, got one that is cut")
