@@ -213,6 +213,27 @@ def test_pages_of_other_servers_may_not_ask_unless_they_are_named(model_folder):
         assert httpx.options(f"{address}/predict", headers=ask).status_code == 200
 
 
+@pytest.mark.parametrize("origin", ["https://example.org", "null", "http://127.0.0.1:1"])
+def test_browsers_without_the_site_name_the_origin(address, origin):
+    headers = {"Origin": origin}
+    assert httpx.post(f"{address}/predict", files={"x": PNG}, headers=headers).status_code == 403
+    assert httpx.post(f"{address}/predict", files={"x": PNG}, headers={"Origin": address}).status_code == 200
+
+
+def test_names_that_may_lead_here_from_elsewhere_are_refused(address, model_folder):
+    for host in ("localhost", "localhost:8000", "LOCALHOST:1", "127.0.0.1", "[::1]:8000", "127.8.0.1:9"):
+        assert httpx.get(f"{address}/model", headers={"Host": host}).status_code == 200, host
+    for host in ("example.org", "example.org:8000", "localhost.example.org", "127.0.0.1.example.org", "10.0.0.1", "[]"):
+        response = httpx.get(f"{address}/model", headers={"Host": host})
+        assert (response.status_code, response.json()["detail"][:16]) == (403, "wanted localhost"), host
+    host = {"Host": "example.org"}
+    with run_server(model_folder, origins=("https://example.org",)) as (named, _):
+        assert httpx.get(f"{named}/model", headers=host).status_code == 200
+        assert httpx.get(f"{named}/model", headers={"Host": "example.com"}).status_code == 403
+    with run_server(model_folder, token="secret") as (guarded, _):
+        assert httpx.get(f"{guarded}/model", headers={**host, **TOKEN}).status_code == 200
+
+
 def test_every_answer_tells_a_browser_what_it_is(client):
     for path in ("/", "/docs", "/model", "/nothing"):
         headers = client.get(path).headers

@@ -1,6 +1,7 @@
 """Who may ask, and what every answer says to a browser: around the application, before it reads a request."""
 
 import hmac
+import re
 import time
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -8,7 +9,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from relearn.serving.measurements import Measurements
-from relearn.serving.settings import Settings
+from relearn.serving.settings import Settings, is_loopback
 
 PREDICT = "/predict"
 # Pages without a secret, and what an orchestrator asks.
@@ -28,13 +29,16 @@ REASONS = {
 class Guard:
     """Middleware that refuses who may not ask, and counts each request with its path and status.
 
-    A browser names the site whose script asks in `Sec-Fetch-Site`. Without the check any page could send forms here.
+    A browser names the site whose script asks in `Sec-Fetch-Site`, or in `Origin` if the server has no certificate.
+    Without the check any page could send forms here. A page can also let its own name lead to 127.0.0.1, and then read
+    the answers too (DNS rebinding): there, without a token, only the names of this machine are accepted in `Host`.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings, measurements: Measurements) -> None:
         self._app = app
         self._token = None if settings.token is None else settings.token.encode()
         self._origins = settings.origins
+        self._hosts = [origin.partition("://")[2] for origin in settings.origins]
         self._measurements = measurements
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -69,8 +73,11 @@ class Guard:
 
     def _find_refusal(self, scope: Scope) -> JSONResponse | None:
         headers = Headers(scope=scope)
-        is_foreign = headers.get("sec-fetch-site") in ("cross-site", "same-site")
-        if is_foreign and scope["method"] != "GET" and headers.get("origin") not in self._origins:
+        if self._has_other_host(scope, headers):
+            wanted = "wanted localhost or 127.0.0.1 in the address"
+            detail = f"{wanted}, got another name; `relearn serve --cors ORIGIN` allows it"
+            return JSONResponse({"detail": detail}, 403)
+        if scope["method"] != "GET" and self._is_foreign(headers):
             detail = "wanted a page of this server, got one of another; `relearn serve --cors ORIGIN` allows it"
             return JSONResponse({"detail": detail}, 403)
         if self._token is None or scope["path"] in OPEN_PATHS:
@@ -80,3 +87,19 @@ class Guard:
             return None
         detail = "wanted the header `Authorization: Bearer TOKEN` with the token of this server, got another or none"
         return JSONResponse({"detail": detail}, 401, {"WWW-Authenticate": "Bearer"})
+
+    def _has_other_host(self, scope: Scope, headers: Headers) -> bool:
+        host, server = headers.get("host"), scope.get("server")
+        if self._token is not None or host is None or server is None or not is_loopback(server[0]):
+            return False
+        name = re.sub(r":[0-9]*$", "", host).strip("[]").lower()
+        return not is_loopback(name) and host not in self._hosts
+
+    def _is_foreign(self, headers: Headers) -> bool:
+        """Return whether a page of another server asks."""
+        origin, site = headers.get("origin"), headers.get("sec-fetch-site")
+        if origin in self._origins:
+            return False
+        if site is not None:
+            return site in ("cross-site", "same-site")
+        return origin is not None and origin.partition("://")[2] != headers.get("host")

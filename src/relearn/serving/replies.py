@@ -93,5 +93,5 @@ PREDICT_PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 ACCESS_PROBLEMS: dict[int | str, dict[str, Any]] = {
     401: {"model": Problem, "description": "The bearer token is missing or wrong."},
-    403: {"model": Problem, "description": "The request comes from a page of another server."},
+    403: {"model": Problem, "description": "The request comes from a page of another server, or names one."},
 }
