@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import httpx
 
 from conftest import draw_image, encode_image
 from relearn.retraining.landing import NOW, Landing
-from relearn.serving.recording import Recorder
+from relearn.serving import recording
+from relearn.serving.measurements import Measurements
+from relearn.serving.recording import BLOCK_BYTES, Recorder
 from serving.conftest import run_server
 
 IMAGES = [encode_image(draw_image(seed), "PNG") for seed in range(4)]
@@ -37,9 +40,10 @@ def test_images_and_answers_are_kept(model_folder, tmp_path):
 def test_oldest_stay_and_then_nothing_more_is_kept(tmp_path, caplog):
     answers = [{"sha256": hashlib.sha256(content).hexdigest()} for content in IMAGES]
     n_line = len(json.dumps({"time": "2026-01-01T00:00:00+00:00", **answers[0]})) + 1
-    limit = sum(len(content) + n_line for content in IMAGES[:2]) + 5
+    limit = 2 * (BLOCK_BYTES + n_line) + 5
+    assert sum(map(len, IMAGES)) < BLOCK_BYTES  # so that blocks are what fills it
     for _ in range(2):  # what is there counts after a start, too
-        recorder = Recorder(tmp_path, limit)
+        recorder = Recorder(tmp_path, limit, Measurements())
         for content, answer in zip(IMAGES, answers, strict=True):
             recorder.record(content, answer)
         recorder.close()
@@ -48,8 +52,29 @@ def test_oldest_stay_and_then_nothing_more_is_kept(tmp_path, caplog):
     assert caplog.text.count("no more images are recorded") == 2
 
 
+def test_what_cannot_wait_is_counted(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(recording, "MAX_PENDING_BYTES", 10)
+    measurements = Measurements()
+    recorder = Recorder(tmp_path, 1 << 20, measurements)
+    for _ in range(3):
+        recorder.record(IMAGES[0], {"sha256": "0" * 64})
+    recorder.close()
+    assert list((tmp_path / ".unlabeled").iterdir()) == []
+    assert b'relearn_refusals_total{reason="not recorded"} 3.0' in measurements.describe()
+    assert caplog.messages == ["refused: not recorded: 10 bytes wait for the disk"]
+
+
+def test_folder_is_not_listed_for_an_image(tmp_path, monkeypatch):
+    recorder = Recorder(tmp_path, 1 << 20, Measurements())
+    with monkeypatch.context() as patch:
+        patch.delattr(Path, "glob")  # 30,000 files would take 0.1 s each time
+        recorder.record(IMAGES[0], {"sha256": "0" * 64})
+        recorder.close()
+    assert {path.name for path in (tmp_path / ".unlabeled").iterdir()} == {f"{'0' * 64}.png", "answers.jsonl"}
+
+
 def test_full_disk_does_not_stop_the_answers(tmp_path, monkeypatch, caplog):
-    recorder = Recorder(tmp_path, 1 << 20)
+    recorder = Recorder(tmp_path, 1 << 20, Measurements())
     (tmp_path / ".unlabeled").rmdir()
     (tmp_path / ".unlabeled").write_text("in the way")
     recorder.record(IMAGES[0], {"sha256": "0" * 64})
@@ -58,7 +83,7 @@ def test_full_disk_does_not_stop_the_answers(tmp_path, monkeypatch, caplog):
 
 
 def test_retraining_leaves_what_is_recorded(tmp_path):
-    recorder = Recorder(tmp_path, 1 << 20)
+    recorder = Recorder(tmp_path, 1 << 20, Measurements())
     recorder.record(IMAGES[0], {"sha256": "0" * 64})
     recorder.close()
     found = Landing(str(tmp_path)).look(NOW)

@@ -55,7 +55,7 @@ class Service:
         self.follower = Follower(folder, self.measurements)
         self.batcher = Batcher(self.measurements, settings.max_pixels)
         self.uploads = UploadReader(settings)
-        self.recorder = settings.record and Recorder(settings.record, settings.record_limit_bytes)
+        self.recorder = settings.record and Recorder(settings.record, settings.record_limit_bytes, self.measurements)
 
     @asynccontextmanager
     async def run(self, _app: FastAPI) -> AsyncGenerator[None, None]:
