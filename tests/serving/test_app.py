@@ -4,17 +4,21 @@ import hashlib
 import json
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import numpy as np
 import pytest
 from fastapi.openapi.models import OpenAPI
 
-from conftest import draw_image, encode_image
+from conftest import draw_image, encode_image, wait_for
 from inference.exports import write_export
+from relearn.errors import OutOfMemory
 from relearn.inference.exported import ExportedModel, read_export_record
 from relearn.serving import replies
-from relearn.serving.settings import MAX_WAITING_IMAGES
+from relearn.serving.settings import MAX_REQUEST_IMAGES, MAX_WAITING_IMAGES
 from serving.conftest import run_server
 
 PNG = encode_image(draw_image(1, (40, 30)), "PNG")
@@ -252,6 +256,53 @@ def test_model_that_fails_is_500_and_the_next_request_is_answered(model_folder, 
         assert "wanted probabilities of shape (1, 1)" in caplog.text
         monkeypatch.undo()
         assert httpx.post(f"{address}/predict", files={"x": PNG}).status_code == 200
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OutOfMemory("too large: there is not enough memory to decode it")])
+@pytest.mark.parametrize("method", ["read_image", "predict_probabilities"])
+def test_lack_of_memory_is_503(client, monkeypatch, error, method):
+    def fail(*_):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ExportedModel, method, fail)
+        response = client.post("/predict", files=[("x", PNG), ("x", JPEG)])
+    assert (response.status_code, response.headers["Retry-After"]) == (503, "1")
+    assert response.json() == {"detail": "there is not enough memory now; try again"}
+    assert client.post("/predict", files={"x": PNG}).status_code == 200
+
+
+def test_client_that_leaves_is_worked_for_no_longer(model_folder, monkeypatch):
+    n_decoded, decode = [], ExportedModel.read_image
+
+    def note(*arguments):
+        n_decoded.append(1)
+        time.sleep(0.02)
+        return decode(*arguments)
+
+    monkeypatch.setattr(ExportedModel, "read_image", note)
+    with run_server(model_folder) as (address, service):
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{address}/predict", files=[("x", PNG)] * 60, timeout=httpx.Timeout(5, read=0.1))
+        wait_for(lambda: service.batcher._n_waiting == 0, 5)
+        assert 0 < len(n_decoded) < 50
+        assert b"relearn_waiting_images 0.0" in service.measurements.describe()
+
+
+def test_one_request_leaves_places_to_the_others(model_folder, monkeypatch):
+    go, decode = threading.Event(), ExportedModel.read_image
+
+    def wait(model, content, max_pixels):
+        assert go.wait(10)
+        return decode(model, content, max_pixels)
+
+    monkeypatch.setattr(ExportedModel, "read_image", wait)
+    with run_server(model_folder) as (address, service), ThreadPoolExecutor(1) as executor:
+        many = executor.submit(httpx.post, f"{address}/predict", files=[("x", PNG)] * 64, timeout=30)
+        wait_for(lambda: service.batcher._n_waiting, 5)
+        assert service.batcher._n_waiting == MAX_REQUEST_IMAGES <= MAX_WAITING_IMAGES / 4
+        go.set()
+        assert len(many.result().json()["images"]) == 64
 
 
 def test_many_classes_keep_their_order(tmp_path):

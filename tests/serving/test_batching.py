@@ -6,14 +6,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from conftest import draw_image, encode_image
 from inference.exports import write_export
 from relearn.errors import ImageError
+from relearn.images import decoding
 from relearn.images.formats import FORMATS
 from relearn.inference.exported import ExportedModel
 from relearn.serving.batching import Batcher
-from relearn.serving.decoding import estimate_bytes
+from relearn.serving.decoding import _HEADER_ERRORS, estimate_bytes
 from relearn.serving.measurements import QUIET_SECONDS, Measurements
 
 PNG = encode_image(draw_image(1), "PNG")
@@ -107,6 +109,34 @@ def test_end_answers_what_waits():
     asyncio.run(ask())
     assert sum(model.batches) == 6
     assert not batcher.is_alive
+
+
+def test_small_images_do_not_wait_for_large_ones(batcher):
+    batcher._max_pixels = 50_000_000
+    model, small_go = SlowModel(), threading.Event()
+    model.go.set()
+    large = encode_image(Image.new("1", (6000, 4000)), "PNG")
+
+    def read_image(content, max_pixels):
+        assert content != large or small_go.wait(10)
+        return np.array([len(content)])
+
+    model.read_image = read_image
+
+    async def ask():
+        tasks = [asyncio.create_task(batcher.predict(model, large)) for _ in range(20)]
+        await asyncio.sleep(0)  # they are all handed on before the small one
+        async with asyncio.timeout(5):
+            await batcher.predict(model, PNG)
+        assert not any(task.done() for task in tasks)
+        small_go.set()
+        return await asyncio.gather(*tasks)
+
+    assert len(asyncio.run(ask())) == 20
+
+
+def test_no_damaged_header_is_an_error_of_the_estimate():
+    assert {*decoding._DECODING_ERRORS} - {NotImplementedError} <= {*_HEADER_ERRORS}
 
 
 @pytest.mark.parametrize("file_format", FORMATS)

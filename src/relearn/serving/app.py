@@ -12,7 +12,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.security import HTTPBearer
 
 from relearn import __version__
-from relearn.errors import ImageError, IntegrityError
+from relearn.errors import ImageError, IntegrityError, OutOfMemory
 from relearn.inference.answers import choose_label
 from relearn.inference.classifier import hash_record
 from relearn.inference.exported import ExportedModel
@@ -31,7 +31,7 @@ from relearn.serving.replies import (
     Predictions,
     Readiness,
 )
-from relearn.serving.settings import Settings
+from relearn.serving.settings import MAX_REQUEST_IMAGES, Settings
 from relearn.serving.uploads import RETRY, Upload, UploadReader
 from relearn.storage.files import hash_bytes
 
@@ -79,23 +79,49 @@ class Service:
 
     async def predict(self, request: Request) -> Response:
         """Answer the files of a request, all by the model that is in use when they have arrived."""
-        async with self.uploads.read(request) as uploads:
-            with self.batcher.hold_places(len(uploads)) as is_free:
-                if not is_free:
-                    raise HTTPException(503, "too many images wait; try again", RETRY)
-                model = self.follower.model
-                try:
-                    images = await asyncio.gather(*(self._answer(model, upload) for upload in uploads))
-                except IntegrityError as error:
-                    self.measurements.refuse("model failed", str(error))
-                    raise HTTPException(500, "the model failed; the log of the server says why") from None
+        try:
+            async with self.uploads.read(request) as uploads:
+                with self.batcher.hold_places(min(len(uploads), MAX_REQUEST_IMAGES)) as is_free:
+                    if not is_free:
+                        raise HTTPException(503, "too many images wait; try again", RETRY)
+                    model = self.follower.model
+                    images = await self._answer_all(request, model, uploads)
+        except (MemoryError, OutOfMemory):
+            raise HTTPException(503, "there is not enough memory now; try again", RETRY) from None
+        except IntegrityError as error:
+            self.measurements.refuse("model failed", str(error))
+            raise HTTPException(500, "the model failed; the log of the server says why") from None
         is_refused = len(images) == 1 and "error" in images[0]
         return JSONResponse({"model": name_model(model), "images": images}, 422 if is_refused else 200)
+
+    async def _answer_all(self, request: Request, model: ExportedModel, uploads: list[Upload]) -> list[dict[str, Any]]:
+        """Answer each file, some at a time; stop if the client leaves."""
+        places = asyncio.Semaphore(MAX_REQUEST_IMAGES)
+
+        async def _answer_in_turn(upload: Upload) -> dict[str, Any]:
+            async with places:
+                return await self._answer(model, upload)
+
+        tasks = [asyncio.create_task(_answer_in_turn(upload)) for upload in uploads]
+        try:
+            async with asyncio.timeout(None) as limit:
+                watching = asyncio.create_task(_end_without_client(request, limit))
+                try:
+                    return await asyncio.gather(*tasks)
+                finally:
+                    watching.cancel()
+        except TimeoutError:
+            raise HTTPException(400, "wanted a client that reads the answer, got one that left") from None
+        finally:
+            for task in tasks:
+                task.cancel()
 
     async def _answer(self, model: ExportedModel, upload: Upload) -> dict[str, Any]:
         facts = {"name": upload.name, "sha256": await _hash_content(upload.content)}
         try:
             row = await self.batcher.predict(model, upload.content)
+        except OutOfMemory:
+            raise
         except ImageError as error:
             self.measurements.refuse_image(str(error))
             return {**facts, "error": str(error)}
@@ -105,6 +131,13 @@ class Service:
         if self.recorder:
             self.recorder.record(upload.content, {**answer, "model": name_model(model)})
         return answer
+
+
+async def _end_without_client(request: Request, limit: asyncio.Timeout) -> None:
+    """End what has a time limit once the client has left."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    limit.reschedule(0)
 
 
 async def _hash_content(content: bytes) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 from relearn.errors import RelearnError
 from relearn.inference.exported import ExportedModel
 from relearn.runtime.threads import Budget, count_threads
-from relearn.serving.decoding import estimate_bytes
+from relearn.serving.decoding import LARGE_BYTES, estimate_bytes
 from relearn.serving.measurements import Measurements
 from relearn.serving.settings import MAX_DECODING_BYTES, MAX_DECODING_THREADS, MAX_WAITING_IMAGES
 
@@ -45,6 +45,7 @@ class Batcher:
         self._max_pixels = max_pixels
         self._budget = Budget(MAX_DECODING_BYTES)
         self._decoders = ThreadPoolExecutor(min(count_threads(), MAX_DECODING_THREADS), "decode")
+        self._large_decoder = ThreadPoolExecutor(1, "decode large")
         self._n_waiting = self._n_decoding = 0
         self._queue: SimpleQueue[_Decoded | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run_batches, name="model", daemon=True)
@@ -58,7 +59,7 @@ class Batcher:
     @contextmanager
     def hold_places(self, n_images: int) -> Iterator[bool]:
         """Yield whether so many images may wait now; their places are held until the block ends."""
-        is_free = self._n_waiting == 0 or self._n_waiting + n_images <= MAX_WAITING_IMAGES
+        is_free = self._n_waiting + n_images <= MAX_WAITING_IMAGES
         n_held = n_images if is_free else 0
         self._n_waiting += n_held
         self._measurements.waiting.set(self._n_waiting)
@@ -80,8 +81,10 @@ class Batcher:
         """
         self._n_decoding += 1
         try:
-            decoding = asyncio.get_running_loop().run_in_executor(self._decoders, self._decode, model, content)
-            pixels = await decoding
+            run = asyncio.get_running_loop().run_in_executor
+            pixels = await run(self._decoders, self._decode, model, content)
+            if pixels is None:
+                pixels = await run(self._large_decoder, model.read_image, content, self._max_pixels)
         finally:
             self._n_decoding -= 1
         answer: Future[np.ndarray] = Future()
@@ -89,8 +92,11 @@ class Batcher:
         self._queue.put(_Decoded(model, pixels, answer))
         return await asyncio.wrap_future(answer)
 
-    def _decode(self, model: ExportedModel, content: bytes) -> np.ndarray:
+    def _decode(self, model: ExportedModel, content: bytes) -> np.ndarray | None:
+        """Return the pixels; None of a large image, so that the others do not wait for it."""
         n_bytes = estimate_bytes(content, self._max_pixels)
+        if n_bytes > LARGE_BYTES:
+            return None
         self._budget.acquire(n_bytes)
         try:
             return model.read_image(content, self._max_pixels)
@@ -133,5 +139,6 @@ class Batcher:
     def close(self) -> None:
         """Answer what waits, and end the threads."""
         self._decoders.shutdown()
+        self._large_decoder.shutdown()
         self._queue.put(None)
         self._thread.join()

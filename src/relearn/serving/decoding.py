@@ -2,6 +2,8 @@
 
 import io
 import math
+import struct
+import zlib
 from contextlib import suppress
 
 from PIL import Image
@@ -9,14 +11,17 @@ from PIL import Image
 from relearn.errors import ImageError
 from relearn.images.formats import recognize_format
 from relearn.images.heif import read_greatest_size
+from relearn.images.limits import LARGE_PIXELS
 from relearn.images.webp import read_webp_size
 
 PIXEL_BYTES = 8
 WEBP_PIXEL_BYTES = 16
+# What takes more is decoded in a thread of its own, one at a time, as `decode_image` does.
+LARGE_BYTES = LARGE_PIXELS * PIXEL_BYTES
 # Those of Pillow on damaged headers; what is wrong is reported by the decoder.
 _HEADER_ERRORS = (
-    ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError, Warning,
-    Image.DecompressionBombError, ImageError,
+    ArithmeticError, AssertionError, AttributeError, BufferError, EOFError, LookupError, OSError, RuntimeError,
+    SyntaxError, TypeError, ValueError, Warning, struct.error, zlib.error, Image.DecompressionBombError, ImageError,
 )  # fmt: skip
 
 

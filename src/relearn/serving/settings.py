@@ -11,9 +11,11 @@ from relearn.errors import ParamsError
 TOKEN = "RELEARN_TOKEN"  # noqa: S105
 # Images of all requests that are decoded or wait for the model.
 MAX_WAITING_IMAGES = 256
+# Of one request; its others wait for these, so that many small requests fit beside a large one.
+MAX_REQUEST_IMAGES = 16
 # Requests in memory at once, each of the largest size.
 N_LARGEST_REQUESTS = 4
-# At its peak, decoding takes 8 bytes a pixel (`relearn.images.limits`).
+# At its peak, decoding takes 8 bytes a pixel (`relearn.images.limits`). One larger image is decoded beside.
 MAX_DECODING_BYTES = 1 << 30
 MAX_DECODING_THREADS = 8
 
