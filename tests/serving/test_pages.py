@@ -141,6 +141,26 @@ def test_page_asks_for_the_token_and_keeps_the_photos_meanwhile(tab, model_folde
 
 @pytest.mark.slow
 @pytestmark_browser
+def test_page_names_the_next_model_and_what_failed(tab, tmp_path):
+    write_export(tmp_path / "exported", CLASSES, version="v1")
+    with run_server(tmp_path / "exported") as (address, service):
+        tab.open(address)
+        tab.wait("document.getElementById('model').textContent.startsWith('Model v1 (')")
+        write_export(tmp_path / "exported", CLASSES, version="v2", seed=1)
+        service.follower.check()
+        give(tab, "drop", [("a.png", PNG)])
+        wait_for_answers(tab, 1)
+        tab.wait("document.getElementById('model').textContent.startsWith('Model v2 (')")
+        tab.evaluate("fetch = async () => new Response('Internal Server Error', {status: 500})")
+        give(tab, "drop", [("b.png", PNG)])
+        wait_for_answers(tab, 2)
+        text = tab.evaluate("document.querySelector('article .error').textContent")
+        assert text == "the server failed (status 500)"
+        assert tab.problems == []
+
+
+@pytest.mark.slow
+@pytestmark_browser
 def test_documents_show_every_address(tab, many):
     tab.open(f"{many}/docs")
     tab.wait("document.querySelectorAll('section').length === 5")

@@ -9,9 +9,11 @@ import typer
 from relearn import paths
 from relearn.commands.place import enter_root
 from relearn.errors import IntegrityError
+from relearn.serving.settings import Settings, read_token
 
 EXPORTED = Path("models/exported")
 CURRENT = paths.RELEASE / "current"
+DEFAULTS = Settings()
 
 app = typer.Typer()
 
@@ -32,19 +34,22 @@ def serve(
         list[str] | None,
         typer.Option(metavar="ORIGIN", help="A page whose scripts may ask, such as https://example.org; repeatable."),
     ] = None,
-    max_bytes: Annotated[int, typer.Option(min=1, help="Of one request.")] = 64 << 20,
-    max_files: Annotated[int, typer.Option(min=1, max=256, help="Of one request.")] = 64,
-    max_pixels: Annotated[int, typer.Option(min=1, max=250_000_000, help="Of one image.")] = 50_000_000,
-    timeout: Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds to receive one request.")] = 60,
+    max_bytes: Annotated[int, typer.Option(min=1, help="Of one request.")] = DEFAULTS.max_bytes,
+    max_files: Annotated[int, typer.Option(min=1, max=256, help="Of one request.")] = DEFAULTS.max_files,
+    max_pixels: Annotated[int, typer.Option(min=1, max=250_000_000, help="Of one image.")] = DEFAULTS.max_pixels,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, max=3600, help="Seconds to receive one request.")
+    ] = DEFAULTS.timeout_seconds,
     record: Annotated[Path | None, typer.Option(help="Keep images and answers there, hidden, for labeling.")] = None,
-    record_limit: Annotated[int, typer.Option(min=1, help="The bytes to keep; then nothing more is kept.")] = 1 << 30,
+    record_limit: Annotated[int, typer.Option(min=1, help="The bytes to keep; then nothing more is kept.")] = (
+        DEFAULTS.record_limit_bytes
+    ),
 ) -> None:
     """Answer over HTTP which class an image has; the header `Authorization` is checked if RELEARN_TOKEN is set."""
     origins = [check_origin(origin) for origin in cors or ()]
     here = enter_root(is_needed=False)
     folder = here / model if model else find_exported()
     from relearn.serving.running import serve as run_server
-    from relearn.serving.settings import Settings, read_token
 
     settings = Settings(
         max_bytes=max_bytes,

@@ -18,7 +18,8 @@ class Page(NamedTuple):
 
 def read_page(name: str) -> Page:
     """Read a page of this folder, and put the style of both into it."""
-    text = (HERE / name).read_text().replace("<style></style>", f"<style>\n{(HERE / 'style.css').read_text()}</style>")
+    text, style = ((HERE / file).read_text(encoding="utf-8") for file in (name, "style.css"))
+    text = text.replace("<style></style>", f"<style>\n{style}</style>")
     style, script = (_hash_element(text, element) for element in ("style", "script"))
     policy = (
         f"default-src 'none'; style-src {style}; script-src {script}; img-src blob:; connect-src 'self'; "

@@ -46,7 +46,7 @@ class Settings(NamedTuple):
     max_bytes: int = 64 << 20
     max_files: int = 64
     max_pixels: int = 50_000_000
-    timeout_seconds: float = 60.0
+    timeout_seconds: float = 60
     head_seconds: float = 10.0
     token: str | None = None
     origins: tuple[str, ...] = ()
