@@ -184,8 +184,10 @@ def test_no_request_fails_while_releases_change(release, monkeypatch):
     seen, failed, is_over = [], [], threading.Event()
 
     def ask(_):
+        n_left = n_requests // n_clients
         with httpx.Client(base_url=address, timeout=60) as client:
-            for _ in range(n_requests // n_clients):
+            while n_left > 0 or not is_over.is_set():
+                n_left -= 1
                 response = client.post("/predict", files=[("x", PNG), ("y", PNG)])
                 reply = response.json()
                 version = reply["model"]["version"]
@@ -194,17 +196,18 @@ def test_no_request_fails_while_releases_change(release, monkeypatch):
                     failed.append(reply)
 
     def switch():
-        for number in range(n_switches):
-            version = f"v{2 - number % 2}" if number % 5 else "v3"
-            switch_current(release, version)
-            wait_for(lambda name=version: service.follower.model.record.version == name, 30)
-        is_over.set()
+        try:
+            for number in range(n_switches):
+                version = f"v{2 - number % 2}" if number % 5 else "v3"
+                switch_current(release, version)
+                wait_for(lambda name=version: service.follower.model.record.version == name, 60)
+        finally:
+            is_over.set()
 
     with run_server(release / "current") as (address, service), ThreadPoolExecutor(n_clients + 1) as executor:
         switching = executor.submit(switch)
         list(executor.map(ask, range(n_clients)))
-        switching.result(120)
+        switching.result(300)
     assert failed == []
-    assert len(seen) == n_requests
-    assert is_over.is_set()
+    assert len(seen) >= n_requests
     assert len(set(seen)) > 1
