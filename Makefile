@@ -116,7 +116,7 @@ flow: $(READY)  ## run the pipeline as a Prefect flow (PREFECT_API_URL names a s
 	@$(BIN)/python -m flows.pipeline
 
 serve: $(READY)  ## export the classifier if it is another one, and answer on http://127.0.0.1:8000 (ARGS="--port 9000")
-	@$(BIN)/relearn export --output models/exported --if-changed
+	@$(BIN)/relearn export --if-changed
 	@$(BIN)/relearn serve models/exported $(ARGS)
 
 ui: $(READY)  ## start a Prefect server with its UI on this machine (PORT=4200)

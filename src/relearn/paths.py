@@ -67,6 +67,7 @@ FEATURES = Path("data/features")
 VERIFICATION_REPORT = Path("reports/verification.json")
 
 CLASSIFIER = Path("models/classifier")
+EXPORTED = Path("models/exported")
 TRAINING_METRICS = Path("metrics/training.json")
 SEARCH = Path("reports/search.csv")
 

@@ -13,15 +13,16 @@ from relearn.serving.running import open_socket, serve
 from relearn.serving.settings import Settings, is_loopback, read_token
 
 
-def test_release_is_served_if_it_was_exported(tmp_path, monkeypatch):
+def test_release_is_served_if_it_was_exported(tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(IntegrityError, match=r"got none; run `relearn export -o models/exported`$"):
+    with pytest.raises(IntegrityError, match=r"got none; run `make repro`, then `relearn export`$"):
         find_exported()
     Path("models").mkdir()
     write_export(Path("models/exported"))
     Path("release/versions/v1").mkdir(parents=True)
     Path("release/current").symlink_to("versions/v1")
     assert find_exported() == Path("models/exported")
+    assert caplog.messages == ["release/current has no exported model (`retrain.export`), so models/exported is served"]
     write_export(Path("release/versions/v1"))
     assert find_exported() == Path("release/current")
 

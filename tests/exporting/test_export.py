@@ -80,12 +80,10 @@ def test_a_model_answers_as_the_pipeline(here):  # noqa: F811
     assert (record.version, record.proof.split, record.proof.n_images) == ("v7", "validation", 6)
     assert record.proof.max_difference < 1e-5
     assert record == read_export_record(target)
-    assert is_export_of(paths.CLASSIFIER, target, ExportOptions(has_features=True), "v7")
-    assert not is_export_of(paths.CLASSIFIER, target, ExportOptions(has_features=True), None)
-    assert not is_export_of(paths.CLASSIFIER, target, ExportOptions(), "v7")
+    assert [is_export_of(paths.CLASSIFIER, target, version) for version in ("v7", None, "v8")] == [True, True, False]
     shutil.copytree(target, "damaged")
     (Path("damaged") / MODEL).write_bytes(b"")
-    assert not is_export_of(paths.CLASSIFIER, Path("damaged"), ExportOptions(has_features=True), "v7")
+    assert not is_export_of(paths.CLASSIFIER, Path("damaged"), "v7")
     model = ExportedModel(target)
     wanted = Predictor(paths.CLASSIFIER).predict_files([str(paths.DATASET / "evaluation")])
     got = model.predict_files([str(paths.DATASET / "evaluation")])

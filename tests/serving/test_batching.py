@@ -157,10 +157,10 @@ def test_refusals_of_one_kind_are_logged_once_a_minute(monkeypatch, caplog):
         measurements.refuse_image("damaged PNG file: \x1b[31mred")
     measurements.refuse_image("empty file")
     assert caplog.messages == [
-        "refused: damaged: damaged PNG file: \\u001b[31mred",
-        "refused: empty: empty file",
+        "refused: damaged PNG file: \\u001b[31mred",
+        "refused: empty file",
     ]
     clock[0] += QUIET_SECONDS
     measurements.refuse_image("damaged GIF file: cut")
-    assert caplog.messages[2] == "refused: damaged: damaged GIF file: cut (4 more since the last line of this kind)"
+    assert caplog.messages[2] == "refused: damaged GIF file: cut (4 more since the last line of this kind)"
     assert b'relearn_refusals_total{reason="damaged"} 6.0' in measurements.describe()

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from relearn import paths
 from relearn.commands.arguments import check_name, check_version
 from relearn.commands.lines import print_lines
 from relearn.commands.place import enter_root, locate
@@ -23,7 +24,9 @@ def export(
         ),
     ] = None,
     *,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where it goes; it is made.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where it goes; it is made.")
+    ] = paths.EXPORTED,
     int8: Annotated[
         bool, typer.Option("--int8", help="Quantize the network: smaller, faster, nearly the same.")
     ] = False,

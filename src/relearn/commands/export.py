@@ -4,10 +4,12 @@ import tempfile
 from pathlib import Path
 
 from relearn import paths
+from relearn.errors import IntegrityError
 from relearn.exporting.export import ExportOptions, export_classifier, is_export_of
 from relearn.exporting.proof import describe_proof
 from relearn.inference.exported import MODEL
-from relearn.repository.tags import name_tag, name_version
+from relearn.repository.tags import VERSION as TAGGED
+from relearn.repository.tags import list_tags, name_tag, name_version
 from relearn.retraining.release import VERSION
 from relearn.retraining.versions import read_version
 
@@ -30,7 +32,7 @@ def run_export(
     version
         Recorded as the model's; by default that of the tag, or of the folder in `release/`.
     is_kept_if_same
-        Whether an export of the folder's classifier stays, if it is there with these options.
+        Whether an export of this classifier stays, if one is there, with whatever options it was made.
 
     Raises
     ------
@@ -39,6 +41,9 @@ def run_export(
     """
     folder = Path(model) if model else paths.CLASSIFIER
     if model and not folder.is_dir():
+        if not TAGGED.fullmatch(model):
+            known = ", ".join(map(name_version, list_tags())) or "none yet"
+            raise IntegrityError(where=model, wanted=f"a classifier's folder, or a version ({known})", got="neither")
         tagged = name_version(name_tag(model))
         with tempfile.TemporaryDirectory() as temporary:
             for name, content in read_version(Path(), tagged).items():
@@ -61,7 +66,7 @@ def _export(
     *,
     is_kept_if_same: bool,
 ) -> list[str]:
-    if is_kept_if_same and is_export_of(folder, target, options, version):
+    if is_kept_if_same and is_export_of(folder, target, version):
         return [f"{target / MODEL} is that of this classifier already"]
     record = export_classifier(folder, target, options, version, weights)
     megabytes = (target / MODEL).stat().st_size / 1e6

@@ -1,5 +1,6 @@
 """`relearn serve`: an exported model behind HTTP."""
 
+import logging
 import re
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +12,8 @@ from relearn.commands.place import enter_root
 from relearn.errors import IntegrityError
 from relearn.serving.settings import Settings, read_token
 
-EXPORTED = Path("models/exported")
+log = logging.getLogger(__name__)
+
 CURRENT = paths.RELEASE / "current"
 DEFAULTS = Settings()
 
@@ -24,7 +26,7 @@ def serve(
         Path | None,
         typer.Argument(
             metavar="[MODEL]",
-            help=f"What `relearn export` wrote; by default {CURRENT}, if it was exported there, else {EXPORTED}.",
+            help=f"What `relearn export` wrote; by default {CURRENT}, if it was exported there, else {paths.EXPORTED}.",
         ),
     ] = None,
     *,
@@ -74,12 +76,14 @@ def find_exported() -> Path:
     """
     from relearn.inference.exported import is_export
 
-    for folder in (CURRENT, EXPORTED):
-        if is_export(folder):
-            return folder
-    raise IntegrityError(
-        wanted=f"an exported model in {CURRENT} or {EXPORTED}", got="none", advice=f"run `relearn export -o {EXPORTED}`"
-    )
+    if is_export(CURRENT):
+        return CURRENT
+    if is_export(paths.EXPORTED):
+        if CURRENT.exists():
+            log.warning("%s has no exported model (`retrain.export`), so %s is served", CURRENT, paths.EXPORTED)
+        return paths.EXPORTED
+    wanted = f"an exported model in {CURRENT} or {paths.EXPORTED}"
+    raise IntegrityError(wanted=wanted, got="none", advice="run `make repro`, then `relearn export`")
 
 
 def check_origin(origin: str) -> str:

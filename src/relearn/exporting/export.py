@@ -1,6 +1,7 @@
 """A classifier's folder in, an exported model out, if it answers as the pipeline does."""
 
 import logging
+import os
 from collections.abc import Sequence
 from importlib.metadata import version as find_version
 from pathlib import Path
@@ -142,7 +143,6 @@ def export_classifier(
         proof_any_size=proof_any_size,
         versions={name: find_version(name) for name in ("relearn", "keras", "onnx", "onnxruntime", "pillow")},
     )
-    target.parent.mkdir(parents=True, exist_ok=True)
     check_target(target)
     with write_folder(target) as partial:
         (partial / MODEL).write_bytes(content)
@@ -152,7 +152,13 @@ def export_classifier(
 
 
 def check_target(target: Path) -> None:
-    """Raise `IntegrityError` if something else than an export is there, which would be lost."""
+    """Raise `IntegrityError` if something else than an export is there, which would be lost.
+
+    The folder around it is made, so that one that cannot be written is noticed before the work.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(target.parent, os.W_OK):
+        raise IntegrityError(where=target.parent, wanted="a folder that can be written", got="one that cannot")
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise IntegrityError(where=target, wanted="a new folder, or an earlier export", got="a link or a file")
     others = sorted({path.name for path in target.iterdir()} - set(FILES)) if target.exists() else []
@@ -161,17 +167,16 @@ def check_target(target: Path) -> None:
         raise IntegrityError(where=target, wanted="a new folder, or an earlier export", got=got, advice="name another")
 
 
-def is_export_of(folder: Path, target: Path, options: ExportOptions, version: str | None) -> bool:
-    """Return whether `target` is what `export_classifier` would write, by its record."""
+def is_export_of(folder: Path, target: Path, version: str | None) -> bool:
+    """Return whether `target` is a whole export of a classifier as this version, with whatever options."""
     try:
         record = read_export_record(target)
         if hash_file(target / MODEL) != record.model_sha256:
             return False
     except (IntegrityError, OSError):
         return False
-    found = ExportOptions(record.any_size, record.has_features, record.quantization == "int8")
     classifier = hash_record(read_classifier(folder).record.model_dump())
-    return (record.classifier_sha256, found, record.version) == (classifier, options, version)
+    return record.classifier_sha256 == classifier and version in (None, record.version)
 
 
 def _open_source(folder: Path, weights: Path | None) -> _Source:

@@ -4,8 +4,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from relearn.errors import NetworkError
+from relearn.errors import IntegrityError, NetworkError
 from relearn.inference.classifier import RECORD
+from relearn.inference.exported import RECORD as EXPORT_RECORD
 from relearn.inference.exported import ExportedModel, is_export
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ def load_model(folder: Path, weights: Path | None = None) -> "ExportedModel | Pr
     if is_export(folder):
         return load_exported(folder, weights)
     check_keras(folder)
+    if folder.exists() and not (folder / RECORD).is_file():
+        wanted = f"an exported model ({EXPORT_RECORD}) or a classifier ({RECORD})"
+        raise IntegrityError(where=folder, wanted=wanted, got="neither", advice="`relearn export -o FOLDER` makes one")
     from relearn.inference.predictor import Predictor
 
     return Predictor(folder, weights)

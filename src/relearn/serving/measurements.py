@@ -52,7 +52,8 @@ class Measurements:
             return
         self._logged[reason] = now, 0
         more = f" ({n_unlogged:,} more since the last line of this kind)" if n_unlogged else ""
-        log.warning("refused: %s: %s%s", reason, escape_controls(detail), more)
+        text = detail if detail.startswith(reason) else f"{reason}: {detail}"
+        log.warning("refused: %s%s", escape_controls(text), more)
 
     def refuse_image(self, detail: str) -> None:
         """Count an image that cannot be read, by the kind of the reason."""
