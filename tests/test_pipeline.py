@@ -45,8 +45,9 @@ STAGES = list(DVC)
 # They hand over to the stages and decide nothing that ends up in a file.
 # What finds the place and reads the arguments of any command, and decides no output of a stage.
 COMMAND_LINE = {
-    f"relearn.commands.{name}" for name in ("arguments", "extras", "lines", "place", "shortage", "store")
-} | {"relearn.repository.root"}
+    f"relearn.commands.{name}"
+    for name in ("arguments", "deployment", "extras", "lines", "place", "release", "serve", "shortage", "store")
+} | {"relearn.repository.root", "relearn.serving.settings"}
 ENTRY = {"relearn.__main__", "relearn.cli", "relearn"} | COMMAND_LINE
 
 
