@@ -42,7 +42,6 @@ NAMED = {
 }
 DVC = read_yaml(ROOT / "dvc.yaml")["stages"]
 STAGES = list(DVC)
-# They hand over to the stages and decide nothing that ends up in a file.
 # What finds the place and reads the arguments of any command, and decides no output of a stage.
 COMMAND_LINE = {
     f"relearn.commands.{name}"

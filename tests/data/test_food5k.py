@@ -40,7 +40,7 @@ def set_params_of_dvc(changes):
 
 
 def copy_photos(shared, folder, every, copies=False):
-    """Copy every so many photos of each class of each split, and if asked for those that lie in two splits."""
+    """Copy one of every N photos of each class of each split, and if asked for those that lie in two splits."""
     source = shared / "data" / "Food-5K"
     files = sorted(source.rglob("*.jpg"))
     splits = defaultdict(set)

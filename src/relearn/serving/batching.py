@@ -58,7 +58,7 @@ class Batcher:
 
     @contextmanager
     def hold_places(self, n_images: int) -> Iterator[bool]:
-        """Yield whether so many images may wait now; their places are held until the block ends."""
+        """Yield whether `n_images` more may wait now; their places are held until the block ends."""
         is_free = self._n_waiting + n_images <= MAX_WAITING_IMAGES
         n_held = n_images if is_free else 0
         self._n_waiting += n_held

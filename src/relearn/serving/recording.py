@@ -93,7 +93,7 @@ class Recorder:
 
 
 def _count_bytes(n_bytes: int) -> int:
-    """Return what a file of so many bytes takes on the disk."""
+    """Return the bytes that a file of this length takes on the disk."""
     return -(-n_bytes // BLOCK_BYTES) * BLOCK_BYTES
 
 
