@@ -21,7 +21,7 @@ def test_preprocessing_of_another_kind_is_refused():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["conv", "depthwise", "separable", "pools", "shapes", "activations"])
+@pytest.mark.parametrize("kind", ["conv", "depthwise", "separable", "pools", "shapes", "activations", "numbers"])
 def test_layers_compute_what_keras_computes(kind):
     """Odd sizes, strides, dilations and paddings, more than any network has."""
     import keras
@@ -48,6 +48,8 @@ def test_layers_compute_what_keras_computes(kind):
         case "activations":
             names = ("gelu", "hard_silu", "hard_sigmoid", "sigmoid", "silu", "linear")
             values = layers.Concatenate()([layers.Activation(name)(inputs) for name in names])
+        case "numbers":
+            values = layers.Multiply()([inputs, layers.ReLU(6.0)(inputs + 3.0) * (1 / 6)])
     model = keras.Model(inputs, values)
     rng = np.random.default_rng(0)
     for weight in model.weights:

@@ -77,6 +77,8 @@ class LayerConverter:
 
         Parameters
         ----------
+        inputs
+            Names of values; of an operation that is no layer also numbers, as arrays without axes.
         n_uses
             How many layers take the input. Only what no other layer takes is fused with batch norm.
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from relearn.errors import IntegrityError, NetworkError
-from relearn.exporting.layers import LayerConverter
+from relearn.exporting.layers import LayerConverter, refuse_layer
 from relearn.heads.graph import Graph
 from relearn.inference.model_screening import FEATURES, FLOAT16, IMAGE
 from relearn.inference.screening import FLOAT
@@ -23,6 +23,7 @@ RESIZE: dict[str, dict[str, Any]] = {
     "bilinear": {"mode": "linear"},
     "bicubic": {"mode": "cubic", "cubic_coeff_a": -0.5},
 }
+IDLE_ARGUMENTS = {"training", "mask"}
 PREPROCESSING_TOLERANCE = 1e-6  # of the largest value
 
 
@@ -71,13 +72,19 @@ def convert_network(record: ExtractorRecord, *, any_size: bool) -> Graph:
 def add_model(keras: Any, graph: Graph, model: Any, values: str) -> str:
     """Add the layers of a functional model with one input and one output; return the name of its output."""
     converter = LayerConverter(keras, graph)
+    # Besides layers there may be operations on a value and a number, such as x + 3 in MobileNetV3.
     nodes = list(chain.from_iterable(model._nodes_by_depth[depth] for depth in sorted(model._nodes_by_depth)[::-1]))
     n_uses = Counter(id(tensor) for node in nodes for tensor in node.input_tensors)
     names = {id(model.input): values}
     for node in nodes:
         if node.is_input:
             continue
-        inputs = [names[id(tensor)] for tensor in node.input_tensors]
+        inputs: list[Any] = [
+            names[id(argument)] if id(argument) in names else np.array(argument, np.float32)
+            for argument in keras.tree.flatten(node.arguments.args)
+        ]
+        if len(inputs) < len(node.input_tensors) or node.arguments.kwargs.keys() - IDLE_ARGUMENTS:
+            raise refuse_layer(node.operation, "a call with positional arguments")
         (output,) = node.output_tensors if hasattr(node, "output_tensors") else node.outputs
         names[id(output)] = converter.add_layer(node.operation, inputs, n_uses[id(node.input_tensors[0])])
     return names[id(model.output)]
