@@ -32,6 +32,7 @@ from relearn.inference.classifier import (
 from relearn.inference.exported import (
     ADVICE,
     BATCH_SIZE,
+    FILES,
     MODEL,
     RECORD,
     ExportRecord,
@@ -49,8 +50,6 @@ from relearn.storage.files import hash_bytes, hash_file, write_folder, write_jso
 
 log = logging.getLogger(__name__)
 
-README = "README.md"
-FILES = (MODEL, RECORD, README)
 QUIET_SECONDS = 2.0
 
 
@@ -146,7 +145,7 @@ def export_classifier(
     check_target(target)
     with write_folder(target) as partial:
         (partial / MODEL).write_bytes(content)
-        (partial / README).write_text(describe_export(record), encoding="utf-8")
+        (partial / "README.md").write_text(describe_export(record), encoding="utf-8")
         write_json(partial / RECORD, {"record_sha256": hash_record(record.model_dump()), **record.model_dump()})
     return record
 

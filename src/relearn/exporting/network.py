@@ -85,7 +85,7 @@ def add_model(keras: Any, graph: Graph, model: Any, values: str) -> str:
         ]
         if len(inputs) < len(node.input_tensors) or node.arguments.kwargs.keys() - IDLE_ARGUMENTS:
             raise refuse_layer(node.operation, "a call with positional arguments")
-        (output,) = node.output_tensors if hasattr(node, "output_tensors") else node.outputs
+        (output,) = node.output_tensors
         names[id(output)] = converter.add_layer(node.operation, inputs, n_uses[id(node.input_tensors[0])])
     return names[id(model.output)]
 

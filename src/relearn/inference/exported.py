@@ -21,6 +21,7 @@ from relearn.storage.files import hash_bytes, read_json
 
 MODEL = "model.onnx"
 RECORD = "model.json"
+FILES = (MODEL, RECORD, "README.md")
 ADVICE = "export the classifier again with `relearn export`"
 MAX_RECORD_BYTES = 2**24
 

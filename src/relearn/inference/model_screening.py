@@ -15,8 +15,10 @@ from relearn.inference.screening import (
     INT64,
     ITEM_BYTES,
     STRING,
+    End,
     check_attributes,
     check_constant,
+    check_ends,
     check_head,
     read_model,
     want,
@@ -86,7 +88,10 @@ def check_model(
     ends = [number for number, node in enumerate(graph.node) if FEATURES in node.output]
     want(len(ends) == 1, "one node that computes the features", f"{len(ends)}")
     network, head = graph.node[: ends[0] + 1], graph.node[ends[0] + 1 :]
-    _check_ends(graph, classes, n_features, size_px, has_features=has_features)
+    outputs: list[End] = [("label", STRING, [None]), ("probabilities", FLOAT, [None, len(classes)])]
+    if has_features:
+        outputs.append((FEATURES, FLOAT, [None, n_features]))
+    check_ends(graph, [(IMAGE, UINT8, [None, size_px, size_px, 3])], outputs)
     want(len(network) <= MAX_NODES, f"at most {MAX_NODES:,} nodes before the head", f"{len(network):,}")
     for node in network:
         _check_node(node)
@@ -96,28 +101,6 @@ def check_model(
         _check_network_constant(tensor)
     _check_sizes(model, network, constants, n_features)
     check_head(_cut_head(model, head, used, n_features), n_features, classes)
-
-
-def _check_ends(
-    graph: Any, classes: Sequence[str], n_features: int, size_px: int | None, *, has_features: bool
-) -> None:
-    """Check names, types and shapes of the inputs and outputs; the number of images is open."""
-    outputs = [("label", STRING, [None]), ("probabilities", FLOAT, [None, len(classes)])]
-    if has_features:
-        outputs.append((FEATURES, FLOAT, [None, n_features]))
-    for wanted, found, kind in (
-        ([(IMAGE, UINT8, [None, size_px, size_px, 3])], graph.input, "input"),
-        (outputs, graph.output, "outputs"),
-    ):
-        listed = [
-            (
-                value.name,
-                value.type.tensor_type.elem_type,
-                [d.dim_value if d.HasField("dim_value") else None for d in value.type.tensor_type.shape.dim],
-            )
-            for value in found
-        ]
-        want(listed == wanted, f"the {kind} (name, type, shape) {wanted}", f"{listed}"[:300])
 
 
 def _check_node(node: Any) -> None:

@@ -26,6 +26,7 @@ IR_VERSION = 8
 
 ITEM_BYTES = {FLOAT: 4, INT64: 8, DOUBLE: 8}
 IMAGES = "images"  # the name of the first axis
+End = tuple[str, int, list[int | None]]  # name, type and shape of an input or output
 TREES = "TreeEnsembleClassifier"
 TREE_NODES = ("treeids", "nodeids", "featureids", "modes", "truenodeids", "falsenodeids", "values")
 TREE_CLASSES = ("treeids", "nodeids", "ids", "weights")
@@ -59,7 +60,8 @@ def check_head(content: bytes, n_features: int, classes: Sequence[str]) -> None:
     want(len(content) <= MAX_HEAD_BYTES, f"a head of at most {MAX_HEAD_BYTES:,} bytes", f"{len(content):,}")
     model = read_model(content)
     graph = model.graph
-    _check_ends(graph, n_features, len(classes))
+    outputs: list[End] = [("label", STRING, [None]), ("probabilities", FLOAT, [None, len(classes)])]
+    check_ends(graph, [("features", FLOAT, [None, n_features])], outputs)
     want(len(graph.node) <= 64 + 8 * len(classes), f"at most {64 + 8 * len(classes)} nodes", f"{len(graph.node)}")
     for node in graph.node:
         _check_operator(node)
@@ -111,12 +113,9 @@ def want(is_met: bool, wanted: str, got: str) -> None:
         raise IntegrityError(wanted=wanted, got=got)
 
 
-def _check_ends(graph: Any, n_features: int, n_classes: int) -> None:
-    """Check names, types and shapes of the inputs and outputs; the number of images is open."""
-    for wanted, found, kind in (
-        ([("features", FLOAT, [None, n_features])], graph.input, "input"),
-        ([("label", STRING, [None]), ("probabilities", FLOAT, [None, n_classes])], graph.output, "output"),
-    ):
+def check_ends(graph: Any, inputs: Sequence[End], outputs: Sequence[End]) -> None:
+    """Check names, types and shapes of the inputs and outputs; None is an open size, such as the number of images."""
+    for wanted, found, kind in ((list(inputs), graph.input, "input"), (list(outputs), graph.output, "outputs")):
         listed = [
             (
                 value.name,

@@ -14,13 +14,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from relearn.errors import IntegrityError
+from relearn.inference.exported import FILES as EXPORT
 from relearn.storage.files import write_folder
 
 CURRENT = "current"
 IMAGES = "images.csv"
 IMAGES_HEADER = ("sha256", "split")
 VERSIONS = "versions"
-EXPORT = ("model.onnx", "model.json", "README.md")
 VERSION = re.compile(r"v[1-9][0-9]{0,8}")
 
 
@@ -64,10 +64,8 @@ def keep_version(release: Path, contents: Mapping[str, bytes], name: str) -> Non
     """
     target = release / VERSIONS / name
     if target.exists():
-        kept = {path.name: path for path in target.iterdir() if path.name not in EXPORT}
-        if {name: kept[name].read_bytes() for name in kept} != {
-            name: contents[name] for name in contents if name not in EXPORT
-        }:
+        recorded = {file: content for file, content in contents.items() if file not in EXPORT}
+        if {path.name: path.read_bytes() for path in target.iterdir() if path.name not in EXPORT} != recorded:
             raise IntegrityError(
                 where=target, wanted=f"the classifier that is recorded as {name}", got="another", advice="remove it"
             )

@@ -10,13 +10,13 @@ from relearn import paths
 from relearn.dataset.manifest import Exclusion, SourceDetails, read_manifest
 from relearn.errors import AbsentFile, IntegrityError
 from relearn.inference.classifier import HEAD, RECORD
-from relearn.inference.exported import MODEL, is_export, read_export_record
+from relearn.inference.exported import FILES, MODEL, is_export, read_export_record
 from relearn.repository.committed import read_committed
 from relearn.repository.git import read_trailers
 from relearn.repository.tags import name_tag
 from relearn.retraining.lineage import decode_text, parse_images
 from relearn.retraining.records import NONE
-from relearn.retraining.release import EXPORT, IMAGES, IMAGES_HEADER, VERSIONS, keep_version, list_versions
+from relearn.retraining.release import IMAGES, IMAGES_HEADER, VERSIONS, keep_version, list_versions
 from relearn.storage.files import hash_bytes, parse_json, read_csv
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ def _read_export(root: Path, version: str, classifier: bytes) -> dict[str, bytes
         return {}
     try:
         record = read_export_record(folder)
-        contents = {name: (folder / name).read_bytes() for name in EXPORT}
+        contents = {name: (folder / name).read_bytes() for name in FILES}
     except (IntegrityError, OSError) as error:
         log.warning("%s has no exported model: %s", version, error)
         return {}
