@@ -10,6 +10,7 @@ import pytest
 
 from conftest import choose, draw_image, encode_image
 from relearn.serving import connections
+from relearn.serving.running import open_socket
 from serving.conftest import run_server
 
 PNG = encode_image(draw_image(1), "PNG")
@@ -32,6 +33,13 @@ def read_all(connection):
     except ConnectionResetError:
         pass
     return received
+
+
+def test_the_end_of_an_answer_does_not_wait_for_an_acknowledgment():
+    with open_socket("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()):
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 @pytest.fixture(scope="module")
