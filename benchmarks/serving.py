@@ -5,7 +5,8 @@
 The loop reads, decodes and resizes each file with Pillow, and runs the model with one image. For the throughput two
 threads do that, each with a session of one thread. For the latency one thread does, with a session on all cores.
 The clients run in a process of their own, on the same cores. All parts take turns, and the medians of the rounds are
-compared, so that other work on the machine hits all of them alike.
+compared, so that other work on the machine hits all of them alike. The last table is of the model alone: does a batch
+gain anything over single images in as many threads as there are cores?
 """
 
 import http.client
@@ -42,10 +43,11 @@ def serve_forever(folder: Path, listening: socket.socket):
 class Loop:
     """What an answer takes without a server."""
 
-    def __init__(self, folder: Path, n_threads: int):
+    def __init__(self, folder: Path, n_threads: int, *, spins: bool = True):
         self.record = read_export_record(folder)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = n_threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spins)))
         self.session = onnxruntime.InferenceSession(folder / MODEL, options, providers=["CPUExecutionProvider"])
 
     def answer(self, content: bytes):
@@ -99,6 +101,28 @@ def measure_clients(port, contents, pipe):
         pipe.send(time_each(clients[0].answer, contents) if wanted == 1 else time_all(clients, contents))
 
 
+def measure_batches(loop: Loop):
+    """Print the images a second of the model alone: single images in one or all threads, and batches."""
+    size_px, n_threads = loop.record.image_size_px, count_threads()
+    image = np.random.default_rng(0).integers(0, 256, (1, size_px, size_px, 3), np.uint8)
+
+    def run(batch, n_callers):
+        inputs = {"image": np.repeat(image, batch, axis=0)}
+        n_runs = 64 // batch
+        with ThreadPoolExecutor(n_callers) as executor:
+            start = time.perf_counter()
+            list(executor.map(lambda _: loop.session.run(["probabilities"], inputs), range(n_runs)))
+            return n_runs * batch / (time.perf_counter() - start)
+
+    ways = {"one image at a time": (1, 1), f"single images in {n_threads} threads": (1, n_threads)}
+    ways |= {f"batches of {batch}": (batch, 1) for batch in (2, 4, 8)}
+    rounds = [[run(*way) for way in ways.values()] for _ in range(2 * N_ROUNDS)]
+    print("\n| the model alone | images/s |\n|---|---|")
+    for name, *found in zip(ways, *rounds, strict=True):
+        print(f"| {name} | {statistics.median(found):.0f} |")
+    print()
+
+
 def measure_start(folder: Path, contents):
     """Return the seconds of the imports alone, those until the server answers, and its memory after 200 requests."""
     start = time.perf_counter()
@@ -129,7 +153,9 @@ def main():
     client = fork.Process(target=measure_clients, args=(listening.getsockname()[1], contents, theirs), daemon=True)
     client.start()
     alone, pair = Loop(folder, count_threads()), [Loop(folder, 1) for _ in range(2)]
-    time_each(alone.answer, contents[:20])
+    still = Loop(folder, count_threads(), spins=False)
+    for loop in (alone, still):
+        time_each(loop.answer, contents[:20])
 
     theirs.close()
 
@@ -139,23 +165,30 @@ def main():
 
     rounds = []
     for _ in range(N_ROUNDS):
-        loop, one = time_each(alone.answer, contents), ask(1)
+        loop, without, one = time_each(alone.answer, contents), time_each(still.answer, contents), ask(1)
         rounds.append([
-            *(1000 * np.quantile(times, q) for q in (0.5, 0.99) for times in (loop, one)),
+            *(1000 * np.quantile(times, q) for q in (0.5, 0.99) for times in (loop, without, one)),
             len(contents) / sum(loop), len(contents) / sum(one), time_all(pair, contents), ask(N_CLIENTS),
         ])  # fmt: skip
         print(" ".join(f"{value:.1f}" for value in rounds[-1]), file=sys.stderr)
-    p50, p50_server, p99, p99_server, alone_s, one_s, pair_s, many_s = map(statistics.median, zip(*rounds, strict=True))
+    medians = map(statistics.median, zip(*rounds, strict=True))
+    p50, p50_still, p50_server, p99, p99_still, p99_server, alone_s, one_s, pair_s, many_s = medians
     print(f"{len(contents)} answers a round, medians of {N_ROUNDS} rounds, {count_threads()} cores\n")
     print("| | bare loop | relearn serve | ratio |\n|---|---|---|---|")
     print(f"| one client, p50 | {p50:.1f} ms | {p50_server:.1f} ms | {p50_server / p50:.2f} |")
     print(f"| one client, p99 | {p99:.1f} ms | {p99_server:.1f} ms | {p99_server / p99:.2f} |")
+    print(f"| p50, a loop whose threads do not spin | {p50_still:.1f} ms | | {p50_server / p50_still:.2f} |")
+    print(f"| p99, a loop whose threads do not spin | {p99_still:.1f} ms | | {p99_server / p99_still:.2f} |")
     print(f"| one client | {alone_s:.0f} images/s | {one_s:.0f} images/s | {one_s / alone_s:.2f} |")
-    clients = f"{N_CLIENTS} clients, loop in 2 threads"
+    print(
+        f"| {N_CLIENTS} clients, one loop | {alone_s:.0f} images/s | {many_s:.0f} images/s | {many_s / alone_s:.2f} |"
+    )
+    clients = f"{N_CLIENTS} clients, two loops at once"
     print(f"| {clients} | {pair_s:.0f} images/s | {many_s:.0f} images/s | {many_s / pair_s:.2f} |")
     print(f"\n{N_CLIENTS} clients: {many_s / one_s:.2f} times one client.")
     client.kill()
     server.kill()
+    measure_batches(still)
     starts = [measure_start(folder, contents) for _ in range(3)]
     imports_s, start_s, n_mebibytes = map(statistics.median, zip(*starts, strict=True))
     print(f"Start: {start_s:.1f} s, {start_s / imports_s:.1f} times `import onnxruntime, fastapi` ({imports_s:.1f} s).")

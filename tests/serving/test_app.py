@@ -120,7 +120,7 @@ def test_limits_of_bytes_files_and_pixels(model_folder):
 
 def test_too_many_waiting_images_and_bytes_are_refused_for_a_while(model_folder):
     with run_server(model_folder, max_bytes=10_000) as (address, service):
-        with service.batcher.hold_places(MAX_WAITING_IMAGES):
+        with service.workers.hold_places(MAX_WAITING_IMAGES):
             full = httpx.post(f"{address}/predict", files={"x": PNG})
         assert (full.status_code, full.headers["Retry-After"]) == (503, "1")
         service.uploads._n_free_bytes -= 40_000
@@ -142,10 +142,17 @@ def test_model_and_states(client, model_folder):
     assert client.get("/../../etc/passwd").status_code == 404
 
 
-def test_health_fails_with_a_thread_that_ended(model_folder, monkeypatch):
+@pytest.mark.parametrize("path", ["/", "/docs", "/healthz", "/readyz"])
+def test_head_answers_without_a_body(client, path):
+    found, whole = client.head(path), client.get(path)
+    assert (found.status_code, found.content) == (200, b"")
+    assert found.headers["Content-Length"] == whole.headers["Content-Length"] == str(len(whole.content))
+
+
+def test_health_fails_if_the_model_is_followed_no_longer(model_folder):
     with run_server(model_folder) as (address, service), httpx.Client(base_url=address) as client:
-        service.batcher.close()
-        monkeypatch.setattr(service.batcher, "close", lambda: None)
+        service._following.get_loop().call_soon_threadsafe(service._following.cancel)
+        wait_for(service._following.done, 5)
         health = client.get("/healthz")
         assert (health.status_code, check_schema(client, "/healthz", "get", health)) == (503, {"status": "failed"})
         ready = client.get("/readyz")
@@ -170,7 +177,7 @@ def test_metrics_count_what_was_asked(model_folder):
     assert 'relearn_requests_total{path="other",status="404"} 1.0' in lines
     assert "relearn_images_total 2.0" in lines
     assert 'relearn_refusals_total{reason="not an image"} 1.0' in lines
-    assert "relearn_batch_images_sum 2.0" in lines
+    assert "relearn_request_images_sum 3.0" in lines
     assert "relearn_predict_seconds_count 1.0" in lines
     assert "relearn_reload_failed 0.0" in lines
     sha256 = read_export_record(model_folder).model_sha256
@@ -284,7 +291,7 @@ def test_client_that_leaves_is_worked_for_no_longer(model_folder, monkeypatch):
     with run_server(model_folder) as (address, service):
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{address}/predict", files=[("x", PNG)] * 60, timeout=httpx.Timeout(5, read=0.1))
-        wait_for(lambda: service.batcher._n_waiting == 0, 5)
+        wait_for(lambda: service.workers._n_waiting == 0, 5)
         assert 0 < len(n_decoded) < 50
         assert b"relearn_waiting_images 0.0" in service.measurements.describe()
 
@@ -299,8 +306,8 @@ def test_one_request_leaves_places_to_the_others(model_folder, monkeypatch):
     monkeypatch.setattr(ExportedModel, "read_image", wait)
     with run_server(model_folder) as (address, service), ThreadPoolExecutor(1) as executor:
         many = executor.submit(httpx.post, f"{address}/predict", files=[("x", PNG)] * 64, timeout=30)
-        wait_for(lambda: service.batcher._n_waiting, 5)
-        assert service.batcher._n_waiting == MAX_REQUEST_IMAGES <= MAX_WAITING_IMAGES / 4
+        wait_for(lambda: service.workers._n_waiting, 5)
+        assert service.workers._n_waiting == MAX_REQUEST_IMAGES <= MAX_WAITING_IMAGES / 4
         go.set()
         assert len(many.result().json()["images"]) == 64
 

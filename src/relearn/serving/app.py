@@ -17,7 +17,6 @@ from relearn.inference.answers import choose_label
 from relearn.inference.classifier import hash_record
 from relearn.inference.exported import ExportedModel
 from relearn.serving.access import PREDICT, Guard
-from relearn.serving.batching import Batcher
 from relearn.serving.measurements import Measurements
 from relearn.serving.pages import Page, read_page
 from relearn.serving.recording import Recorder
@@ -33,6 +32,7 @@ from relearn.serving.replies import (
 )
 from relearn.serving.settings import MAX_REQUEST_IMAGES, Settings
 from relearn.serving.uploads import RETRY, Upload, UploadReader
+from relearn.serving.workers import WorkerPool
 from relearn.storage.files import hash_bytes
 
 RELOAD_SECONDS = 1.0
@@ -53,7 +53,7 @@ class Service:
         self.settings = settings
         self.measurements = Measurements()
         self.follower = Follower(folder, self.measurements)
-        self.batcher = Batcher(self.measurements, settings.max_pixels)
+        self.workers = WorkerPool(self.measurements, settings.max_pixels)
         self.uploads = UploadReader(settings)
         self.recorder = settings.record and Recorder(settings.record, settings.record_limit_bytes, self.measurements)
 
@@ -63,7 +63,7 @@ class Service:
         self._following = asyncio.create_task(self._follow())
         yield
         self._following.cancel()
-        await asyncio.to_thread(self.batcher.close)
+        await asyncio.to_thread(self.workers.close)
         if self.recorder:
             await asyncio.to_thread(self.recorder.close)
 
@@ -74,18 +74,19 @@ class Service:
 
     @property
     def is_alive(self) -> bool:
-        """Return whether images are still answered, and the next model still followed."""
-        return self.batcher.is_alive and not self._following.done()
+        """Return whether the next model is still followed."""
+        return not self._following.done()
 
     async def predict(self, request: Request) -> Response:
         """Answer the files of a request, all by the model that is in use when they have arrived."""
         try:
             async with self.uploads.read(request) as uploads:
-                with self.batcher.hold_places(min(len(uploads), MAX_REQUEST_IMAGES)) as is_free:
+                with self.workers.hold_places(min(len(uploads), MAX_REQUEST_IMAGES)) as is_free:
                     if not is_free:
                         raise HTTPException(503, "too many images wait; try again", RETRY)
                     model = self.follower.model
                     images = await self._answer_all(request, model, uploads)
+            self.measurements.request_images.observe(len(uploads))
         except (MemoryError, OutOfMemory):
             raise HTTPException(503, "there is not enough memory now; try again", RETRY) from None
         except IntegrityError as error:
@@ -119,7 +120,7 @@ class Service:
     async def _answer(self, model: ExportedModel, upload: Upload) -> dict[str, Any]:
         facts = {"name": upload.name, "sha256": await _hash_content(upload.content)}
         try:
-            row = await self.batcher.predict(model, upload.content)
+            row = await self.workers.predict(model, upload.content)
         except OutOfMemory:
             raise
         except ImageError as error:
@@ -190,6 +191,7 @@ def _route_pages() -> APIRouter:
 
     def _add(path: str, page: Page) -> None:
         @router.get(path)
+        @router.head(path)
         async def _show() -> HTMLResponse:
             return HTMLResponse(page.content, headers={"Content-Security-Policy": page.policy})
 
@@ -201,11 +203,13 @@ def _route_pages() -> APIRouter:
 def _route_states(service: Service) -> APIRouter:
     router = APIRouter(tags=["state"])
 
+    @router.head("/healthz", include_in_schema=False)
     @router.get("/healthz", summary="Does the process run?", responses={503: {"model": Health}}, response_model=Health)
     async def _check_health() -> Response:
         is_alive = service.is_alive
         return JSONResponse({"status": "ok" if is_alive else "failed"}, 200 if is_alive else 503)
 
+    @router.head("/readyz", include_in_schema=False)
     @router.get(
         "/readyz", summary="Does a model answer?", responses={503: {"model": Readiness}}, response_model=Readiness
     )

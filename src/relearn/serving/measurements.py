@@ -13,6 +13,7 @@ log = logging.getLogger(__name__)
 # Of one kind, the log has one line in this time.
 QUIET_SECONDS = 60
 _SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+_N_IMAGES = (1, 2, 4, 8, 16, 32, 64)
 _IMAGE_KINDS = ("empty", "too large", "unsupported", "damaged")
 
 
@@ -27,8 +28,8 @@ class Measurements:
             registry=registry,
         )  # fmt: skip
         self.images = Counter("relearn_images", "Images that got a label.", registry=registry)
-        self.batches = Histogram(
-            "relearn_batch_images", "Images in one run of the model.", buckets=range(1, 9), registry=registry
+        self.request_images = Histogram(
+            "relearn_request_images", "Images in one answered request.", buckets=_N_IMAGES, registry=registry
         )
         self.waiting = Gauge("relearn_waiting_images", "Images that are decoded or wait.", registry=registry)
         self.failed = Gauge("relearn_reload_failed", "1 if the newest model could not be loaded.", registry=registry)

@@ -17,7 +17,10 @@ MAX_REQUEST_IMAGES = 16
 N_LARGEST_REQUESTS = 4
 # At its peak, decoding takes 8 bytes a pixel (`relearn.images.limits`). One larger image is decoded beside.
 MAX_DECODING_BYTES = 1 << 30
-MAX_DECODING_THREADS = 8
+# Threads that decode an image each, and run the model on it.
+MAX_WORKERS = 8
+# One at a time is decoded.
+MAX_WAITING_LARGE_IMAGES = 32
 
 
 class Settings(NamedTuple):

@@ -1,4 +1,4 @@
-"""Which images run together, and what decoding may take."""
+"""Which images run at once, and what decoding may take."""
 
 import asyncio
 import threading
@@ -10,84 +10,66 @@ from PIL import Image
 
 from conftest import draw_image, encode_image
 from inference.exports import write_export
-from relearn.errors import ImageError
+from relearn.errors import ImageError, OutOfMemory
 from relearn.images import decoding
 from relearn.images.formats import FORMATS
 from relearn.inference.exported import ExportedModel
-from relearn.serving.batching import Batcher
 from relearn.serving.decoding import _HEADER_ERRORS, estimate_bytes
 from relearn.serving.measurements import QUIET_SECONDS, Measurements
+from relearn.serving.settings import MAX_WAITING_LARGE_IMAGES
+from relearn.serving.workers import WorkerPool
 
 PNG = encode_image(draw_image(1), "PNG")
 
 
 class SlowModel:
-    """Notes its batches; the first one waits for `go`."""
-
-    batch_size = 4
+    """Answers the length of a file once `go` is set."""
 
     def __init__(self):
         self.go = threading.Event()
-        self.batches = []
+        self.n_started = 0
 
     def read_image(self, content, max_pixels):
+        self.n_started += 1
         return np.array([len(content)])
 
     def predict_probabilities(self, images):
-        self.batches.append(len(images))
         assert self.go.wait(10)
         return np.stack(images)
 
 
 @pytest.fixture
-def batcher():
-    batcher = Batcher(Measurements(), 1_000_000)
-    yield batcher
-    batcher.close()
+def workers():
+    workers = WorkerPool(Measurements(), 1_000_000)
+    yield workers
+    workers.close()
 
 
-def test_what_arrives_while_the_model_is_busy_runs_together(batcher):
-    model = SlowModel()
-
-    async def ask():
-        first = asyncio.create_task(batcher.predict(model, b"x"))
-        while not model.batches:
-            await asyncio.sleep(0.01)
-        others = [asyncio.create_task(batcher.predict(model, b"x" * n)) for n in range(2, 8)]
-        while batcher._queue.qsize() < 6:
-            await asyncio.sleep(0.01)
-        model.go.set()
-        return [int(row[0]) for row in await asyncio.gather(first, *others)]
-
-    assert asyncio.run(ask()) == list(range(1, 8))
-    assert model.batches == [1, 4, 2]
-
-
-def test_two_models_never_share_a_batch(batcher):
-    first, second = SlowModel(), SlowModel()
-    second.go.set()
+def test_as_many_images_run_at_once_as_there_are_threads(monkeypatch):
+    monkeypatch.setattr("relearn.serving.workers.count_threads", lambda: 3)
+    workers, first, second = WorkerPool(Measurements(), 1_000_000), SlowModel(), SlowModel()
 
     async def ask():
-        tasks = [asyncio.create_task(batcher.predict(first, b"x"))]
-        while not first.batches:
+        models = (first, second, first, second)
+        tasks = [asyncio.create_task(workers.predict(model, b"x" * n)) for n, model in enumerate(models, start=1)]
+        while first.n_started + second.n_started < 3:
             await asyncio.sleep(0.01)
-        for number, model in enumerate((first, second, second, first), start=1):
-            tasks.append(asyncio.create_task(batcher.predict(model, b"xy")))
-            while batcher._queue.qsize() < number:
-                await asyncio.sleep(0.01)
         first.go.set()
+        assert int((await tasks[0])[0]) == 1
+        assert not tasks[1].done()
+        second.go.set()
         return [int(row[0]) for row in await asyncio.gather(*tasks)]
 
-    assert asyncio.run(ask()) == [1, 2, 2, 2, 2]
-    assert (first.batches, second.batches) == ([1, 1, 1], [2])
+    assert asyncio.run(ask()) == [1, 2, 3, 4]
+    workers.close()
 
 
-def test_bad_image_does_not_hurt_the_others(batcher, tmp_path):
+def test_bad_image_does_not_hurt_the_others(workers, tmp_path):
     write_export(tmp_path / "exported")
     model = ExportedModel(tmp_path / "exported")
 
     async def ask():
-        tasks = [batcher.predict(model, content) for content in (PNG, b"no image", PNG)]
+        tasks = [workers.predict(model, content) for content in (PNG, b"no image", PNG)]
         return await asyncio.gather(*tasks, return_exceptions=True)
 
     first, second, third = asyncio.run(ask())
@@ -96,23 +78,22 @@ def test_bad_image_does_not_hurt_the_others(batcher, tmp_path):
 
 
 def test_end_answers_what_waits():
-    batcher, model = Batcher(Measurements(), 1000), SlowModel()
+    workers, model = WorkerPool(Measurements(), 1000), SlowModel()
 
     async def ask():
-        tasks = [asyncio.create_task(batcher.predict(model, b"x")) for _ in range(6)]
-        while batcher._queue.qsize() + sum(model.batches) < 6:
+        tasks = [asyncio.create_task(workers.predict(model, b"x")) for _ in range(6)]
+        while not model.n_started:
             await asyncio.sleep(0.01)
-        closing = asyncio.create_task(asyncio.to_thread(batcher.close))
+        closing = asyncio.create_task(asyncio.to_thread(workers.close))
         model.go.set()
-        await asyncio.gather(*tasks, closing)
+        assert len(await asyncio.gather(*tasks, closing)) == 7
 
     asyncio.run(ask())
-    assert sum(model.batches) == 6
-    assert not batcher.is_alive
+    assert model.n_started == 6
 
 
-def test_small_images_do_not_wait_for_large_ones(batcher):
-    batcher._max_pixels = 50_000_000
+def test_small_images_do_not_wait_for_large_ones(workers):
+    workers._max_pixels = 50_000_000
     model, small_go = SlowModel(), threading.Event()
     model.go.set()
     large = encode_image(Image.new("1", (6000, 4000)), "PNG")
@@ -124,15 +105,19 @@ def test_small_images_do_not_wait_for_large_ones(batcher):
     model.read_image = read_image
 
     async def ask():
-        tasks = [asyncio.create_task(batcher.predict(model, large)) for _ in range(20)]
+        tasks = [asyncio.create_task(workers.predict(model, large)) for _ in range(MAX_WAITING_LARGE_IMAGES + 3)]
         await asyncio.sleep(0)  # they are all handed on before the small one
         async with asyncio.timeout(5):
-            await batcher.predict(model, PNG)
-        assert not any(task.done() for task in tasks)
+            await workers.predict(model, PNG)
+            while sum(task.done() for task in tasks) < 3:
+                await asyncio.sleep(0.01)
         small_go.set()
-        return await asyncio.gather(*tasks)
+        return await asyncio.gather(*tasks, return_exceptions=True)
 
-    assert len(asyncio.run(ask())) == 20
+    replies = asyncio.run(ask())
+    refused = [str(reply) for reply in replies if isinstance(reply, OutOfMemory)]
+    assert refused == ["too many large images wait"] * 3
+    assert sum(int(reply[0]) == len(large) for reply in replies if not isinstance(reply, OutOfMemory)) == 32
 
 
 def test_no_damaged_header_is_an_error_of_the_estimate():

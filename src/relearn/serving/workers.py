@@ -1,0 +1,99 @@
+"""Images of many requests to probabilities: a few threads decode one image each and run the model on it.
+
+Images do not share a run of the model: on a CPU that gains nothing (`benchmarks/README.md`), and one would wait for the
+others.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import numpy as np
+
+from relearn.errors import OutOfMemory
+from relearn.inference.exported import ExportedModel
+from relearn.runtime.threads import Budget, count_threads
+from relearn.serving.decoding import LARGE_BYTES, estimate_bytes
+from relearn.serving.measurements import Measurements
+from relearn.serving.settings import MAX_DECODING_BYTES, MAX_WAITING_IMAGES, MAX_WAITING_LARGE_IMAGES, MAX_WORKERS
+
+
+class WorkerPool:
+    """The threads between requests and models.
+
+    Parameters
+    ----------
+    max_pixels
+        Of one image.
+    """
+
+    def __init__(self, measurements: Measurements, max_pixels: int) -> None:
+        self._measurements = measurements
+        self._max_pixels = max_pixels
+        self._budget = Budget(MAX_DECODING_BYTES)
+        self._workers = ThreadPoolExecutor(min(count_threads(), MAX_WORKERS), "worker")
+        self._large_worker = ThreadPoolExecutor(1, "large images")
+        self._n_waiting = self._n_large = 0
+
+    @contextmanager
+    def hold_places(self, n_images: int) -> Iterator[bool]:
+        """Yield whether `n_images` more may wait now; their places are held until the block ends."""
+        is_free = self._n_waiting + n_images <= MAX_WAITING_IMAGES
+        n_held = n_images if is_free else 0
+        self._n_waiting += n_held
+        self._measurements.waiting.set(self._n_waiting)
+        try:
+            yield is_free
+        finally:
+            self._n_waiting -= n_held
+            self._measurements.waiting.set(self._n_waiting)
+
+    async def predict(self, model: ExportedModel, content: bytes) -> np.ndarray:
+        """Return the probabilities (classes,) of the bytes of an image file.
+
+        Raises
+        ------
+        ImageError
+            It cannot be read; the text is the reason.
+        OutOfMemory
+            There is not enough memory for it now, or too many large images wait.
+        IntegrityError
+            The model fails.
+        """
+        run = asyncio.get_running_loop().run_in_executor
+        row = await run(self._workers, self._predict_unless_large, model, content)
+        if row is not None:
+            return row
+        if self._n_large >= MAX_WAITING_LARGE_IMAGES:
+            raise OutOfMemory("too many large images wait")
+        self._n_large += 1
+        try:
+            return await run(self._large_worker, self._predict, model, content)
+        finally:
+            self._n_large -= 1
+
+    def _predict_unless_large(self, model: ExportedModel, content: bytes) -> np.ndarray | None:
+        """Return None for a large image, so that the others do not wait for it."""
+        n_bytes = estimate_bytes(content, self._max_pixels)
+        if n_bytes > LARGE_BYTES:
+            return None
+        self._budget.acquire(n_bytes)
+        try:
+            pixels = model.read_image(content, self._max_pixels)
+        finally:
+            self._budget.release(n_bytes)
+        return _predict_one(model, pixels)
+
+    def _predict(self, model: ExportedModel, content: bytes) -> np.ndarray:
+        return _predict_one(model, model.read_image(content, self._max_pixels))
+
+    def close(self) -> None:
+        """Answer what waits, and end the threads."""
+        self._workers.shutdown()
+        self._large_worker.shutdown()
+
+
+def _predict_one(model: ExportedModel, pixels: np.ndarray) -> np.ndarray:
+    row: np.ndarray = model.predict_probabilities([pixels])[0]
+    return row
