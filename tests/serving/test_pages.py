@@ -168,7 +168,9 @@ def test_documents_show_every_address(tab, many):
     for part in (
         "POST /predict",
         "multipart/form-data: by name: list of the bytes of a file",
+        "images: list of one of\n    object\n      name: string",
         "probabilities: by name: number",
+        "proof_any_size: null or object\n",
     ):
         assert part in text
     assert tab.problems == []
