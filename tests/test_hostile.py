@@ -446,6 +446,7 @@ def source(workspace, monkeypatch, set_params):
     return workspace / "source"
 
 
+@pytest.mark.slow
 def test_every_file_of_the_corpus_has_its_place(source):
     corpus = list(list_corpus())
     assert len({path for path, _, _ in corpus}) == len(corpus) >= 60

@@ -297,6 +297,7 @@ def ask_for_settings_of_uv(folder, certificates="x", **environment):
     return dict(zip(names, answer.stdout.splitlines(), strict=True))
 
 
+@pytest.mark.slow
 def test_uv_has_a_cache_without_a_home_that_can_be_written(tmp_path):
     for home in ("/dev/null", "/proc"):
         assert ask_for_settings_of_uv(tmp_path, HOME=home)["UV_CACHE_DIR"] == str(ROOT / ".venv" / "uv-cache")

@@ -1,12 +1,10 @@
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from conftest import change_params, commit, git, render_markdown, write_groups
+from conftest import change_params, commit, git, init_dvc, render_markdown, write_groups
 from relearn import cli, paths
 from relearn.commands import compare
 from relearn.commands.compare import (
@@ -44,7 +42,7 @@ def swap(label):
 def revisions(workspace):
     """`bad` is wrong for 20 of 60 images, `good` for 2 of them, the workspace for 3 of which one is another."""
     git(workspace, "init", "--quiet")
-    subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet"], cwd=workspace, check=True)
+    init_dvc(workspace)
     predict(lambda n, label: swap(label) if n < 20 else label)
     commit(workspace)
     git(workspace, "tag", "bad")

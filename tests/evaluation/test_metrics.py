@@ -143,7 +143,10 @@ def test_bootstrap_covers_and_repeats():
     assert bootstrap(judged, PARAMS.model_copy(update={"seed": 1})) != found
 
 
-@pytest.mark.parametrize(("n_images", "n_classes"), [(200, 2), (150, 3), (300, 12), (2000, 5)])
+@pytest.mark.parametrize(
+    ("n_images", "n_classes"),
+    [(200, 2), (150, 3), *(pytest.param(*sizes, marks=pytest.mark.slow) for sizes in ((300, 12), (2000, 5)))],
+)
 def test_resamples_give_what_scikit_learn_gives_for_the_rows_drawn(n_images, n_classes, monkeypatch):
     """Interval by interval, each resample drawn and computed by itself."""
     monkeypatch.setattr("relearn.evaluation.intervals.CHUNK_NUMBERS", 5000)

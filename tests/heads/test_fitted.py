@@ -34,6 +34,7 @@ def test_trees(n_classes, kind):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_many_trees_round_nothing_away(n_classes):
     """Seen with 700 trees and more: each adds its share of 1 in float32."""

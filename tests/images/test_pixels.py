@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, get_args
 
 import imagecodecs
 import numpy as np
+import pytest
 import tifffile
 from PIL import Image
 
@@ -736,6 +737,7 @@ def write_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+@pytest.mark.slow
 def test_no_kind_of_file_is_silently_wrong():
     assert dict(tabulate().wrong) == {}
     assert sum(counts.total() for counts in tabulate().counts.values()) > 3000

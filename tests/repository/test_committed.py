@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 
-from conftest import commit, git
+from conftest import commit, git, init_dvc
 from relearn import paths
 from relearn.errors import AbsentFile, IntegrityError
 from relearn.repository.committed import read_committed
@@ -17,7 +17,7 @@ CONTENT = b"sha256,split\na,training\n"
 def repository(workspace):
     """A repository of DVC whose manifest is in git."""
     git(workspace, "init", "--quiet")
-    subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet"], cwd=workspace, check=True)
+    init_dvc(workspace)
     paths.MANIFEST.parent.mkdir(parents=True, exist_ok=True)
     paths.MANIFEST.write_bytes(CONTENT)
     commit(workspace)

@@ -8,7 +8,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from conftest import commit, git
+from conftest import commit, git, init_dvc
 from relearn import cli
 from relearn.errors import AbsentFile, IntegrityError
 from relearn.repository.committed import read_committed
@@ -46,7 +46,7 @@ def write(folder, number, *images):
 @pytest.fixture
 def repository(workspace):
     git(workspace, "init", "--quiet")
-    subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet"], cwd=workspace, check=True)
+    init_dvc(workspace)
     write(workspace, 2, ("a", "training"), ("b", "evaluation"))
     write(workspace, 10, ("a", "training"), ("b", "evaluation"), ("c", "validation"))
     git(workspace, "tag", "classifier@v3.1.0")  # another one's

@@ -91,6 +91,7 @@ def test_same_bytes_with_other_numbers_of_threads(features, head, monkeypatch):
     assert len(found) == 1
 
 
+@pytest.mark.slow
 def test_threads_of_blas_change_no_bit(features):
     """Of scipy's own as well, which is loaded late. At this size two threads were seen to give other bits."""
     write_large(features, 1500, n_images=700)
