@@ -99,8 +99,7 @@ def run_strategy(strategy: Strategy, arguments: list[str]) -> Outcome:
     """
     params = read_params(ROOT / paths.PARAMS)
     command = [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--force", "--name", strategy.name]
-    # Git may ignore the source, and then DVC would leave it behind.
-    command += ["--copy-paths", find_source(arguments, params.restructure.source)]
+    command += copy_source(find_source(arguments, params.restructure.source))
     command += [*strategy.list_options(params.augment), *arguments]
     head = run_git(ROOT, "rev-parse", "HEAD").strip()
     start, cpu_start, n_before = time.monotonic(), read_cpu_seconds(), count_images()
@@ -128,6 +127,14 @@ def find_source(arguments: list[str], source: str) -> str:
     key = "restructure.source="
     named = [text.partition(key)[2] for text in arguments if text.removeprefix("-S").startswith(key)]
     return named[-1] if named else source
+
+
+def copy_source(source: str) -> list[str]:
+    """Return what lets `dvc exp run` bring the source along: Git may ignore it, and DVC would leave it behind.
+
+    One by an absolute path is found from everywhere, and DVC fails to copy it.
+    """
+    return [] if Path(source).is_absolute() else ["--copy-paths", source]
 
 
 def remove_namesakes(name: str, head: str) -> None:

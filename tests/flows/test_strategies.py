@@ -4,7 +4,7 @@ import sys
 
 import numpy as np
 import pytest
-from flows.strategies import STRATEGIES, Outcome, describe_table, find_source, read_accuracy_interval
+from flows.strategies import STRATEGIES, Outcome, copy_source, describe_table, find_source, read_accuracy_interval
 
 from conftest import ROOT, SMALL_SET, execute, git, make_environment, write_small_set
 from relearn.errors import IntegrityError
@@ -57,6 +57,11 @@ def test_views_get_safe_options_only_if_augment_is_off():
 def test_an_argument_may_name_the_source():
     assert find_source(["-S", "train.seed=1"], "data/raw/digits.zip") == "data/raw/digits.zip"
     assert find_source(["-S", "restructure.source=a", "-Srestructure.source=b c"], "x") == "b c"
+
+
+def test_only_a_source_of_the_project_is_copied():
+    assert copy_source("data/raw/photos") == ["--copy-paths", "data/raw/photos"]
+    assert copy_source("/srv/photos") == []
 
 
 @pytest.mark.slow
