@@ -743,6 +743,7 @@ def test_no_kind_of_file_is_silently_wrong():
     assert sum(counts.total() for counts in tabulate().counts.values()) > 3000
 
 
+@pytest.mark.slow
 def test_what_is_refused_is_not_damaged_and_says_what_to_do():
     assert tabulate().damaged == []
 
