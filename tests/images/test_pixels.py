@@ -24,6 +24,8 @@ from relearn.errors import ImageError
 from relearn.images.decoding import decode_image
 from relearn.params.data import Mode
 
+pytestmark = pytest.mark.slow
+
 PAGE = ROOT / "docs" / "images.md"
 
 LOSSLESS, ROUNDED, COMPOSED = 0.5, 1, 3  # 16 bits that are composed with alpha are rounded several times
@@ -737,13 +739,11 @@ def write_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-@pytest.mark.slow
 def test_no_kind_of_file_is_silently_wrong():
     assert dict(tabulate().wrong) == {}
     assert sum(counts.total() for counts in tabulate().counts.values()) > 3000
 
 
-@pytest.mark.slow
 def test_what_is_refused_is_not_damaged_and_says_what_to_do():
     assert tabulate().damaged == []
 
