@@ -124,7 +124,7 @@ def measure_batches(loop: Loop):
 
 
 def measure_start(folder: Path, contents):
-    """Return the seconds of the imports alone, those until the server answers, and its memory after 200 requests."""
+    """Return the seconds of the imports alone, those until the server answers, and its memory after 400 requests."""
     start = time.perf_counter()
     subprocess.run([sys.executable, "-c", "import onnxruntime, fastapi"], check=True)
     imports_s = time.perf_counter() - start
@@ -133,7 +133,7 @@ def measure_start(folder: Path, contents):
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     port = int(re.search(r":(\d+) answers", process.stderr.readline())[1])
     start_s = time.perf_counter() - start
-    time_each(Client(port).answer, list(islice(cycle(contents), 200)))
+    time_all([Client(port) for _ in range(N_CLIENTS)], list(islice(cycle(contents), 400)))
     n_kilobytes = int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text())[1])
     process.kill()
     process.wait()
@@ -192,7 +192,7 @@ def main():
     starts = [measure_start(folder, contents) for _ in range(3)]
     imports_s, start_s, n_mebibytes = map(statistics.median, zip(*starts, strict=True))
     print(f"Start: {start_s:.1f} s, {start_s / imports_s:.1f} times `import onnxruntime, fastapi` ({imports_s:.1f} s).")
-    print(f"Memory after 200 requests: {n_mebibytes:.0f} MiB.")
+    print(f"Memory after 400 requests of {N_CLIENTS} clients: {n_mebibytes:.0f} MiB.")
 
 
 if __name__ == "__main__":

@@ -132,7 +132,7 @@ def find_source(arguments: list[str], source: str) -> str:
 def copy_source(source: str) -> list[str]:
     """Return what lets `dvc exp run` bring the source along: Git may ignore it, and DVC would leave it behind.
 
-    One by an absolute path is found from everywhere, and DVC fails to copy it.
+    DVC fails to copy an absolute path, and needs no copy of it.
     """
     return [] if Path(source).is_absolute() else ["--copy-paths", source]
 

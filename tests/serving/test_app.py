@@ -142,10 +142,11 @@ def test_model_and_states(client, model_folder):
     assert client.get("/../../etc/passwd").status_code == 404
 
 
-@pytest.mark.parametrize("path", ["/", "/docs", "/healthz", "/readyz"])
-def test_head_answers_without_a_body(client, path):
-    found, whole = client.head(path), client.get(path)
-    assert (found.status_code, found.content) == (200, b"")
+@pytest.mark.parametrize("path", ["/", "/docs", "/openapi.json", "/healthz", "/readyz", "/model", "/nothing"])
+def test_head_is_answered_as_get_without_the_body(client, path):
+    site = {"Sec-Fetch-Site": "cross-site"}
+    found, whole = client.head(path, headers=site), client.get(path, headers=site)
+    assert (found.status_code, found.content) == (whole.status_code, b"")
     assert found.headers["Content-Length"] == whole.headers["Content-Length"] == str(len(whole.content))
 
 

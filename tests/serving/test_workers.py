@@ -2,6 +2,8 @@
 
 import asyncio
 import threading
+import time
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,13 +12,13 @@ from PIL import Image
 
 from conftest import draw_image, encode_image
 from inference.exports import write_export
-from relearn.errors import ImageError, OutOfMemory
+from relearn.errors import ImageError
 from relearn.images import decoding
 from relearn.images.formats import FORMATS
 from relearn.inference.exported import ExportedModel
 from relearn.serving.decoding import _HEADER_ERRORS, estimate_bytes
 from relearn.serving.measurements import QUIET_SECONDS, Measurements
-from relearn.serving.settings import MAX_WAITING_LARGE_IMAGES
+from relearn.serving.settings import MAX_WORKERS
 from relearn.serving.workers import WorkerPool
 
 PNG = encode_image(draw_image(1), "PNG")
@@ -38,30 +40,70 @@ class SlowModel:
         return np.stack(images)
 
 
+@contextmanager
+def open_pool(max_pixels=1_000_000):
+    workers = WorkerPool(Measurements(), max_pixels)
+    try:
+        yield workers
+    finally:
+        workers.close()
+
+
 @pytest.fixture
 def workers():
-    workers = WorkerPool(Measurements(), 1_000_000)
-    yield workers
-    workers.close()
+    with open_pool() as pool:
+        yield pool
 
 
-def test_as_many_images_run_at_once_as_there_are_threads(monkeypatch):
+@pytest.mark.parametrize(("n_cores", "n_at_once"), [(3, 3), (100, MAX_WORKERS)])
+def test_as_many_images_run_at_once_as_there_are_cores(monkeypatch, n_cores, n_at_once):
+    monkeypatch.setattr("relearn.serving.workers.count_threads", lambda: n_cores)
+    with open_pool() as workers:
+        first, second = SlowModel(), SlowModel()
+
+        async def ask():
+            models = [first, second] * 6
+            tasks = [asyncio.create_task(workers.predict(model, b"x" * n)) for n, model in enumerate(models, start=1)]
+            async with asyncio.timeout(10):
+                while first.n_started + second.n_started < n_at_once:
+                    await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
+            assert first.n_started + second.n_started == n_at_once
+            first.go.set()
+            assert int((await tasks[0])[0]) == 1
+            assert not tasks[1].done()
+            second.go.set()
+            return [int(row[0]) for row in await asyncio.gather(*tasks)]
+
+        assert asyncio.run(ask()) == list(range(1, 13))
+
+
+def test_decoding_waits_for_memory(monkeypatch):
     monkeypatch.setattr("relearn.serving.workers.count_threads", lambda: 3)
-    workers, first, second = WorkerPool(Measurements(), 1_000_000), SlowModel(), SlowModel()
+    monkeypatch.setattr("relearn.serving.workers.MAX_DECODING_BYTES", 5 * 100 * 8)
+    monkeypatch.setattr("relearn.serving.workers.estimate_bytes", lambda *_: 2 * 100 * 8)
+    with open_pool() as workers:
+        model, go, n_decoding = SlowModel(), threading.Event(), []
 
-    async def ask():
-        models = (first, second, first, second)
-        tasks = [asyncio.create_task(workers.predict(model, b"x" * n)) for n, model in enumerate(models, start=1)]
-        while first.n_started + second.n_started < 3:
-            await asyncio.sleep(0.01)
-        first.go.set()
-        assert int((await tasks[0])[0]) == 1
-        assert not tasks[1].done()
-        second.go.set()
-        return [int(row[0]) for row in await asyncio.gather(*tasks)]
+        def read_image(content, max_pixels):
+            n_decoding.append(1)
+            assert go.wait(10)
+            return np.array([len(content)])
 
-    assert asyncio.run(ask()) == [1, 2, 3, 4]
-    workers.close()
+        model.read_image = read_image
+        model.go.set()
+
+        async def ask():
+            tasks = [asyncio.create_task(workers.predict(model, b"x")) for _ in range(6)]
+            async with asyncio.timeout(10):
+                while len(n_decoding) < 2:
+                    await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
+            assert len(n_decoding) == 2
+            go.set()
+            return await asyncio.gather(*tasks)
+
+        assert len(asyncio.run(ask())) == len(n_decoding) == 6
 
 
 def test_bad_image_does_not_hurt_the_others(workers, tmp_path):
@@ -81,43 +123,48 @@ def test_end_answers_what_waits():
     workers, model = WorkerPool(Measurements(), 1000), SlowModel()
 
     async def ask():
-        tasks = [asyncio.create_task(workers.predict(model, b"x")) for _ in range(6)]
+        tasks = [asyncio.create_task(workers.predict(model, b"x" * n)) for n in range(6)]
         while not model.n_started:
             await asyncio.sleep(0.01)
         closing = asyncio.create_task(asyncio.to_thread(workers.close))
+        await asyncio.sleep(0.05)
+        assert not closing.done()
         model.go.set()
-        assert len(await asyncio.gather(*tasks, closing)) == 7
+        await closing
+        with pytest.raises(RuntimeError, match="after shutdown"):
+            await workers.predict(model, b"x")
+        return [int(row[0]) for row in await asyncio.gather(*tasks)]
 
-    asyncio.run(ask())
-    assert model.n_started == 6
+    assert asyncio.run(ask()) == list(range(6))
 
 
-def test_small_images_do_not_wait_for_large_ones(workers):
+def test_small_images_do_not_wait_for_large_ones_which_run_one_by_one(workers):
     workers._max_pixels = 50_000_000
-    model, small_go = SlowModel(), threading.Event()
+    model, small_go, n_at_once = SlowModel(), threading.Event(), [0]
     model.go.set()
     large = encode_image(Image.new("1", (6000, 4000)), "PNG")
 
     def read_image(content, max_pixels):
-        assert content != large or small_go.wait(10)
+        if content == large:
+            n_at_once.append(n_at_once[-1] + 1)
+            assert small_go.wait(10)
+            time.sleep(0.005)
+            n_at_once.append(n_at_once[-1] - 1)
         return np.array([len(content)])
 
     model.read_image = read_image
 
     async def ask():
-        tasks = [asyncio.create_task(workers.predict(model, large)) for _ in range(MAX_WAITING_LARGE_IMAGES + 3)]
+        tasks = [asyncio.create_task(workers.predict(model, large)) for _ in range(20)]
         await asyncio.sleep(0)  # they are all handed on before the small one
         async with asyncio.timeout(5):
             await workers.predict(model, PNG)
-            while sum(task.done() for task in tasks) < 3:
-                await asyncio.sleep(0.01)
+        assert not any(task.done() for task in tasks)
         small_go.set()
-        return await asyncio.gather(*tasks, return_exceptions=True)
+        return await asyncio.gather(*tasks)
 
-    replies = asyncio.run(ask())
-    refused = [str(reply) for reply in replies if isinstance(reply, OutOfMemory)]
-    assert refused == ["too many large images wait"] * 3
-    assert sum(int(reply[0]) == len(large) for reply in replies if not isinstance(reply, OutOfMemory)) == 32
+    assert len(asyncio.run(ask())) == 20
+    assert max(n_at_once) == 1
 
 
 def test_no_damaged_header_is_an_error_of_the_estimate():

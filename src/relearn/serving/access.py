@@ -46,6 +46,8 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if scope["method"] == "HEAD":  # the answer to GET, of which the server sends the head alone
+            scope = {**scope, "method": "GET"}
         start = time.perf_counter()
         path = scope["path"] if scope["path"] in PATHS else "other"
         status = 500

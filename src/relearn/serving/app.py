@@ -73,7 +73,7 @@ class Service:
             await asyncio.to_thread(self.follower.check)
 
     @property
-    def is_alive(self) -> bool:
+    def is_following(self) -> bool:
         """Return whether the next model is still followed."""
         return not self._following.done()
 
@@ -191,7 +191,6 @@ def _route_pages() -> APIRouter:
 
     def _add(path: str, page: Page) -> None:
         @router.get(path)
-        @router.head(path)
         async def _show() -> HTMLResponse:
             return HTMLResponse(page.content, headers={"Content-Security-Policy": page.policy})
 
@@ -203,25 +202,23 @@ def _route_pages() -> APIRouter:
 def _route_states(service: Service) -> APIRouter:
     router = APIRouter(tags=["state"])
 
-    @router.head("/healthz", include_in_schema=False)
     @router.get("/healthz", summary="Does the process run?", responses={503: {"model": Health}}, response_model=Health)
     async def _check_health() -> Response:
-        is_alive = service.is_alive
-        return JSONResponse({"status": "ok" if is_alive else "failed"}, 200 if is_alive else 503)
+        is_following = service.is_following
+        return JSONResponse({"status": "ok" if is_following else "failed"}, 200 if is_following else 503)
 
-    @router.head("/readyz", include_in_schema=False)
     @router.get(
         "/readyz", summary="Does a model answer?", responses={503: {"model": Readiness}}, response_model=Readiness
     )
     async def _check_readiness() -> Response:
-        is_alive, failure = service.is_alive, service.follower.failure
+        is_following, failure = service.is_following, service.follower.failure
         content = {
-            "status": "ready" if is_alive else "failed",
+            "status": "ready" if is_following else "failed",
             "model": name_model(service.follower.model),
             "reload": "failed" if failure else "ok",
             "reason": failure,
         }
-        return JSONResponse(content, 200 if is_alive else 503)
+        return JSONResponse(content, 200 if is_following else 503)
 
     return router
 

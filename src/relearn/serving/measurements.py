@@ -29,7 +29,7 @@ class Measurements:
         )  # fmt: skip
         self.images = Counter("relearn_images", "Images that got a label.", registry=registry)
         self.request_images = Histogram(
-            "relearn_request_images", "Images in one answered request.", buckets=_N_IMAGES, registry=registry
+            "relearn_request_images", "Files in one answered request.", buckets=_N_IMAGES, registry=registry
         )
         self.waiting = Gauge("relearn_waiting_images", "Images that are decoded or wait.", registry=registry)
         self.failed = Gauge("relearn_reload_failed", "1 if the newest model could not be loaded.", registry=registry)

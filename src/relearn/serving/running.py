@@ -34,8 +34,8 @@ def open_socket(host: str, port: int) -> socket.socket:
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.create_server(address[:2], family=family, backlog=256)
-        # Else the end of an answer waits for the client's delayed acknowledgment, 40 ms; asyncio sets this only on
-        # sockets of its own making. What is accepted inherits it.
+        # Otherwise the end of an answer waits for the client's delayed acknowledgment, 40 ms: asyncio turns Nagle's
+        # algorithm off only on sockets that name their protocol. What is accepted inherits the option.
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listening
     except (OSError, UnicodeError) as error:

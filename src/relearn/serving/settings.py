@@ -19,8 +19,6 @@ N_LARGEST_REQUESTS = 4
 MAX_DECODING_BYTES = 1 << 30
 # Threads that decode an image each, and run the model on it.
 MAX_WORKERS = 8
-# One at a time is decoded.
-MAX_WAITING_LARGE_IMAGES = 32
 
 
 class Settings(NamedTuple):

@@ -1,7 +1,7 @@
 """Images of many requests to probabilities: a few threads decode one image each and run the model on it.
 
-Images do not share a run of the model: on a CPU that gains nothing (`benchmarks/README.md`), and one would wait for the
-others.
+Images do not share a run of the model: that gained nothing on the two cores where it was measured, and one image would
+wait for others (`benchmarks/README.md`).
 """
 
 import asyncio
@@ -11,12 +11,11 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from relearn.errors import OutOfMemory
 from relearn.inference.exported import ExportedModel
 from relearn.runtime.threads import Budget, count_threads
 from relearn.serving.decoding import LARGE_BYTES, estimate_bytes
 from relearn.serving.measurements import Measurements
-from relearn.serving.settings import MAX_DECODING_BYTES, MAX_WAITING_IMAGES, MAX_WAITING_LARGE_IMAGES, MAX_WORKERS
+from relearn.serving.settings import MAX_DECODING_BYTES, MAX_WAITING_IMAGES, MAX_WORKERS
 
 
 class WorkerPool:
@@ -34,7 +33,7 @@ class WorkerPool:
         self._budget = Budget(MAX_DECODING_BYTES)
         self._workers = ThreadPoolExecutor(min(count_threads(), MAX_WORKERS), "worker")
         self._large_worker = ThreadPoolExecutor(1, "large images")
-        self._n_waiting = self._n_large = 0
+        self._n_waiting = 0
 
     @contextmanager
     def hold_places(self, n_images: int) -> Iterator[bool]:
@@ -56,22 +55,12 @@ class WorkerPool:
         ------
         ImageError
             It cannot be read; the text is the reason.
-        OutOfMemory
-            There is not enough memory for it now, or too many large images wait.
         IntegrityError
             The model fails.
         """
         run = asyncio.get_running_loop().run_in_executor
         row = await run(self._workers, self._predict_unless_large, model, content)
-        if row is not None:
-            return row
-        if self._n_large >= MAX_WAITING_LARGE_IMAGES:
-            raise OutOfMemory("too many large images wait")
-        self._n_large += 1
-        try:
-            return await run(self._large_worker, self._predict, model, content)
-        finally:
-            self._n_large -= 1
+        return await run(self._large_worker, self._predict, model, content) if row is None else row
 
     def _predict_unless_large(self, model: ExportedModel, content: bytes) -> np.ndarray | None:
         """Return None for a large image, so that the others do not wait for it."""
@@ -89,7 +78,7 @@ class WorkerPool:
         return _predict_one(model, model.read_image(content, self._max_pixels))
 
     def close(self) -> None:
-        """Answer what waits, and end the threads."""
+        """End the threads; nothing may be asked any more, and what the workers have is answered first."""
         self._workers.shutdown()
         self._large_worker.shutdown()
 
