@@ -1,6 +1,8 @@
 """Exported models: read, checked, asked."""
 
 import io
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -28,6 +30,34 @@ def test_images_get_the_probabilities_of_the_head(folder):
     images = [model.read_image(encode(color)) for color in ("red", "blue")]
     wanted = 1 / (1 + np.exp([-4.0, 4.0]))
     np.testing.assert_allclose(model.predict_probabilities(images)[:, 1], wanted, atol=1e-6)
+
+
+ASK_WITH_LITTLE_MEMORY = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from relearn.inference.exported import ExportedModel
+
+model = ExportedModel(Path(sys.argv[1]), 1)
+images = np.zeros((16, 1024, 1024, 3), np.uint8)  # 200 MB as float32
+copies = [np.stack(images)]
+status = dict(line.split(":") for line in open("/proc/self/status"))
+n_bytes = 1024 * int(status["VmSize"].split()[0]) + (100 << 20)
+resource.setrlimit(resource.RLIMIT_AS, (n_bytes, n_bytes))
+del copies
+try:
+    model.predict_probabilities(images)
+except MemoryError:
+    print("too little memory")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and a limit of the address space")
+def test_lack_of_memory_is_no_fault_of_the_model(tmp_path):
+    write_export(tmp_path / "model", size_px=1024)
+    command = [sys.executable, "-c", ASK_WITH_LITTLE_MEMORY, str(tmp_path / "model")]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (answer.stdout, answer.returncode) == ("too little memory\n", 0), answer.stderr
 
 
 def test_files_are_answered_beside_those_that_cannot_be_read(folder, tmp_path):

@@ -24,6 +24,7 @@ RECORD = "classifier.json"
 MAX_RECORD_BYTES = 2**26
 SUM_TOLERANCE = 1e-4  # float32 probabilities, one for each class
 ADVICE = "use a classifier that `relearn train` wrote"
+_SHORTAGE = re.compile("failed to allocate|bad_?\\s?alloc", re.I)  # in the errors of onnxruntime
 
 
 class HeadRecord(BaseModel, frozen=True, strict=True, allow_inf_nan=False):
@@ -147,12 +148,22 @@ def check_sum(probabilities: np.ndarray, shape: tuple[int, int], path: Path, adv
 
 @contextmanager
 def name_errors(path: Path, advice: str = ADVICE) -> Iterator[None]:
-    """Turn the errors of onnxruntime, whose classes share no base of their own, into one line."""
+    """Turn the errors of onnxruntime, whose classes share no base of their own, into one line.
+
+    Raises
+    ------
+    MemoryError
+        There is not enough memory now, which is no fault of the model.
+    IntegrityError
+        All else.
+    """
     try:
         yield
     except Exception as error:
         if not type(error).__module__.startswith("onnxruntime.") and not isinstance(error, RuntimeError | ValueError):
             raise
+        if _SHORTAGE.search(str(error)):
+            raise MemoryError from None
         problem = f"onnxruntime: {' '.join(str(error).split())[:300]}"
         raise IntegrityError(problem, where=path, advice=advice) from None
 
