@@ -88,7 +88,7 @@ test-long: $(READY)  ## run the other tests: kills, clusters, retraining, set-up
 test-all: export RELEARN_ALL_TESTS = 1
 test-all: test test-long  ## run every test, the largest networks and the pretraining too
 
-test-fast: $(READY)  ## run the tests that need neither TensorFlow, nor DVC, nor a Prefect server: about two minutes
+test-fast: $(READY)  ## run the tests that need neither TensorFlow, nor DVC, nor a Prefect server: under four minutes
 	$(BIN)/pytest $(PARALLEL) -m "not slow"
 
 check: $(READY)  ## format, lint, types: nothing is changed
