@@ -134,6 +134,59 @@ def test_broken_chunks_are_400(hasty, caplog):
     assert [record for record in caplog.records if record.exc_info] == []
 
 
+@pytest.mark.parametrize("where", ["address", "name", "value", "many", "after the last chunk", "beside a chunk"])
+def test_head_that_is_too_long_is_400(hasty, where):
+    """Nothing of it may pile up in memory, wherever a client puts it."""
+    address, _ = hasty
+    chunked = HEAD.replace(b"Content-Length: %d", b"Transfer-Encoding: chunked")
+    begin, part = {
+        "address": (b"GET /", b"a"),
+        "name": (b"GET / HTTP/1.1\r\n", b"a"),
+        "value": (b"GET / HTTP/1.1\r\nX-A: ", b"a"),
+        "many": (b"GET / HTTP/1.1\r\n", b"X-A: b\r\n"),
+        "after the last chunk": (chunked + b"1\r\na\r\n0\r\nX-A: ", b"a"),
+        "beside a chunk": (chunked + b"1;x=", b"a"),
+    }[where]
+    n_sent = 0
+    with connect(address) as connection:
+        connection.sendall(begin)
+        try:
+            while n_sent < 1 << 24:
+                connection.sendall(part * (8192 // len(part)))
+                n_sent += 8192
+        except OSError:
+            pass
+    assert n_sent < 1 << 23  # what the buffers of the system hold comes to it
+
+
+def test_head_of_60_kilobytes_is_read(hasty):
+    address, _ = hasty
+    assert httpx.get(f"{address}/healthz", headers={"X-A": "a" * 60_000}).status_code == 200
+
+
+def test_requests_that_do_not_wait_for_answers_are_answered_in_order(hasty):
+    address, _ = hasty
+    with connect(address) as connection:
+        requests = [b"GET /%s HTTP/1.1\r\nHost: localhost\r\n\r\n" % path for path in (b"healthz", b"nothing") * 5]
+        requests[-1] = requests[-1].replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+        connection.sendall(b"".join(requests))
+        received = read_all(connection)
+    assert [part[:3] for part in received.split(b"HTTP/1.1 ")[1:]] == [b"200", b"404"] * 5
+
+
+def test_offer_of_http_2_is_answered_by_http_1(hasty):
+    """Java's client offers it with each first request."""
+    address, _ = hasty
+    head = HEAD.replace(b"Host", b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\nHost")
+    with connect(address) as connection:
+        for _ in range(2):
+            connection.sendall(head % len(PNG) + PNG)
+            received = b""
+            while b'"images"' not in received:
+                received += connection.recv(65536)
+            assert received.startswith(b"HTTP/1.1 200 ")
+
+
 def test_content_length_that_is_too_small_hurts_nobody(hasty):
     address, _ = hasty
     with connect(address) as connection:
