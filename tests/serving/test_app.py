@@ -18,6 +18,7 @@ from inference.exports import write_export
 from relearn.errors import OutOfMemory
 from relearn.inference.exported import ExportedModel, read_export_record
 from relearn.serving import replies
+from relearn.serving.served import ServedModel
 from relearn.serving.settings import MAX_REQUEST_IMAGES, MAX_WAITING_IMAGES
 from serving.conftest import run_server
 
@@ -267,13 +268,13 @@ def test_model_that_fails_is_500_and_the_next_request_is_answered(model_folder, 
 
 
 @pytest.mark.parametrize("error", [MemoryError(), OutOfMemory("too large: there is not enough memory to decode it")])
-@pytest.mark.parametrize("method", ["read_image", "predict_probabilities"])
+@pytest.mark.parametrize("method", ["read_image", "predict_one"])
 def test_lack_of_memory_is_503(client, monkeypatch, error, method):
-    def fail(*_):
+    def fail(*_, **__):
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(ExportedModel, method, fail)
+        patch.setattr(ServedModel, method, fail)
         response = client.post("/predict", files=[("x", PNG), ("x", JPEG)])
     assert (response.status_code, response.headers["Retry-After"]) == (503, "1")
     assert response.json() == {"detail": "there is not enough memory now; try again"}

@@ -5,6 +5,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import numpy as np
 import pytest
 
 from conftest import choose, draw_image, encode_image, wait_for
@@ -15,6 +16,7 @@ from relearn.retraining.release import switch_current
 from relearn.serving import app, reloading
 from relearn.serving.measurements import Measurements
 from relearn.serving.reloading import Follower, load_model
+from relearn.serving.served import ServedModel
 from serving.conftest import run_server
 
 PNG = encode_image(draw_image(3), "PNG")
@@ -145,10 +147,8 @@ def test_link_that_is_switched_twice_within_a_check_leads_to_the_last_one(releas
 
 
 def test_model_that_wavers_is_not_taken(release, monkeypatch):
-    rows = iter([[[0.5, 0.5]], [[0.25, 0.75]]])
-    import numpy as np
-
-    monkeypatch.setattr(ExportedModel, "predict_probabilities", lambda *_: np.array(next(rows), np.float32))
+    rows = {True: [0.5, 0.5], False: [0.25, 0.75]}
+    monkeypatch.setattr(ServedModel, "predict_one", lambda *_, is_alone: np.array(rows[is_alone], np.float32))
     with pytest.raises(IntegrityError, match="wanted the same probabilities of the same image, got others"):
         load_model(release / "current")
 

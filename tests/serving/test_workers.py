@@ -15,9 +15,11 @@ from inference.exports import write_export
 from relearn.errors import ImageError
 from relearn.images import decoding
 from relearn.images.formats import FORMATS
+from relearn.inference.classifier import open_session
 from relearn.inference.exported import ExportedModel
 from relearn.serving.decoding import _HEADER_ERRORS, estimate_bytes
 from relearn.serving.measurements import QUIET_SECONDS, Measurements
+from relearn.serving.served import ServedModel, count_workers
 from relearn.serving.settings import MAX_WORKERS
 from relearn.serving.workers import WorkerPool
 
@@ -25,19 +27,21 @@ PNG = encode_image(draw_image(1), "PNG")
 
 
 class SlowModel:
-    """Answers the length of a file once `go` is set."""
+    """Answers the length of a file once `go` is set, and notes which images were alone."""
 
     def __init__(self):
         self.go = threading.Event()
         self.n_started = 0
+        self.were_alone = []
 
     def read_image(self, content, max_pixels):
         self.n_started += 1
         return np.array([len(content)])
 
-    def predict_probabilities(self, images):
+    def predict_one(self, pixels, *, is_alone):
+        self.were_alone.append(is_alone)
         assert self.go.wait(10)
-        return np.stack(images)
+        return pixels
 
 
 @contextmanager
@@ -57,7 +61,7 @@ def workers():
 
 @pytest.mark.parametrize(("n_cores", "n_at_once"), [(3, 3), (100, MAX_WORKERS)])
 def test_as_many_images_run_at_once_as_there_are_cores(monkeypatch, n_cores, n_at_once):
-    monkeypatch.setattr("relearn.serving.workers.count_threads", lambda: n_cores)
+    monkeypatch.setattr("relearn.serving.served.count_threads", lambda: n_cores)
     with open_pool() as workers:
         first, second = SlowModel(), SlowModel()
 
@@ -79,7 +83,7 @@ def test_as_many_images_run_at_once_as_there_are_cores(monkeypatch, n_cores, n_a
 
 
 def test_decoding_waits_for_memory(monkeypatch):
-    monkeypatch.setattr("relearn.serving.workers.count_threads", lambda: 3)
+    monkeypatch.setattr("relearn.serving.served.count_threads", lambda: 3)
     monkeypatch.setattr("relearn.serving.workers.MAX_DECODING_BYTES", 5 * 100 * 8)
     monkeypatch.setattr("relearn.serving.workers.estimate_bytes", lambda *_: 2 * 100 * 8)
     with open_pool() as workers:
@@ -108,7 +112,7 @@ def test_decoding_waits_for_memory(monkeypatch):
 
 def test_bad_image_does_not_hurt_the_others(workers, tmp_path):
     write_export(tmp_path / "exported")
-    model = ExportedModel(tmp_path / "exported")
+    model = ServedModel(tmp_path / "exported")
 
     async def ask():
         tasks = [workers.predict(model, content) for content in (PNG, b"no image", PNG)]
@@ -117,6 +121,45 @@ def test_bad_image_does_not_hurt_the_others(workers, tmp_path):
     first, second, third = asyncio.run(ask())
     assert isinstance(second, ImageError)
     assert first.tobytes() == third.tobytes() == model.predict_probabilities([model.read_image(PNG)])[0].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("n_cores", "wanted"), [(1, [False] * 4), (2, [True] + [False] * 3), (4, [True] * 3 + [False])]
+)
+def test_run_takes_all_cores_while_some_are_unused(monkeypatch, n_cores, wanted):
+    monkeypatch.setattr("relearn.serving.served.count_threads", lambda: n_cores)
+    model = SlowModel()
+    model.go.set()
+    with open_pool() as workers:
+
+        async def ask():
+            for n_images in range(1, 5):
+                with workers.hold_places(n_images):
+                    await workers.predict(model, b"x")
+
+        asyncio.run(ask())
+    assert model.were_alone == wanted
+
+
+@pytest.mark.parametrize("n_cores", [1, 2, 3, 20])
+def test_image_gets_the_same_bits_alone_and_beside_others(monkeypatch, tmp_path, n_cores):
+    monkeypatch.setattr("relearn.serving.served.count_threads", lambda: n_cores)
+    monkeypatch.setattr("relearn.inference.exported.count_threads", lambda: n_cores)
+    write_export(tmp_path / "exported")
+    n_threads = []
+
+    def note(content, path, n, *options, **spins):
+        n_threads.append((n, *spins))
+        return open_session(content, path, n, *options, **spins)
+
+    monkeypatch.setattr("relearn.serving.served.open_session", note)
+    model = ServedModel(tmp_path / "exported")
+    workers = count_workers()
+    assert n_threads == [(n_cores, "spins"), (n_cores - workers + 1,)][:n_cores]
+    pixels = model.read_image(PNG)
+    (wanted,) = ExportedModel(tmp_path / "exported").predict_probabilities([pixels])
+    for is_alone in (True, False):
+        assert model.predict_one(pixels, is_alone=is_alone).tobytes() == wanted.tobytes()
 
 
 def test_end_answers_what_waits():

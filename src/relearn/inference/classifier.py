@@ -106,8 +106,14 @@ def open_head(head: bytes, n_features: int, classes: Sequence[str], path: Path =
     return open_session(head, path, n_threads=1)
 
 
-def open_session(content: bytes, path: Path, n_threads: int, advice: str = ADVICE) -> Any:
+def open_session(content: bytes, path: Path, n_threads: int, advice: str = ADVICE, *, spins: bool = False) -> Any:
     """Open a checked ONNX model in onnxruntime on the CPU.
+
+    Parameters
+    ----------
+    spins
+        Within a run, threads that wait for each other keep their cores busy for a short time: faster, unless others
+        need the cores.
 
     Raises
     ------
@@ -120,8 +126,10 @@ def open_session(content: bytes, path: Path, n_threads: int, advice: str = ADVIC
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = n_threads, 1
     options.log_severity_level = 4  # its errors are raised
-    # Threads that wait would keep the cores busy, while other threads decode images and answer requests.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Else threads that wait would keep the cores busy, while other threads decode images and answer requests.
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spins)))
+    # Longer than most operations take, and short beside the milliseconds for which another thread may need the core.
+    options.add_session_config_entry("session.intra_op.spin_duration_us", "100")
     # Otherwise it detects the format from the first bytes, and may parse them unlike the check did.
     options.add_session_config_entry("session.load_model_format", "ONNX")
     with name_errors(path, advice):

@@ -131,7 +131,10 @@ class ExportedModel:
         self.record = read_export_record(folder)
         self.classes = list(self.record.classes)
         self._path = folder / MODEL
-        self._session = open_model(self._path, self.record, n_threads)
+        self._open(read_model(self._path, self.record), n_threads or count_threads())
+
+    def _open(self, content: bytes, n_threads: int) -> None:
+        self._session = open_session(content, self._path, n_threads, ADVICE)
 
     def read_image(self, image: bytes | Image.Image, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         """Decode the bytes of an image file as `extract` does: uint8 of shape (image_size_px, image_size_px, 3).
@@ -156,8 +159,11 @@ class ExportedModel:
         IntegrityError
             The model fails, or returns no probabilities.
         """
+        return self._run(self._session, images)
+
+    def _run(self, session: Any, images: Sequence[np.ndarray]) -> np.ndarray:
         with name_errors(self._path, ADVICE):
-            (answer,) = self._session.run(["probabilities"], {"image": np.stack(images)})
+            (answer,) = session.run(["probabilities"], {"image": np.stack(images)})
         return check_sum(np.asarray(answer), (len(images), len(self.classes)), self._path, ADVICE)
 
     def predict(self, images: Iterable[ImageLike]) -> Any:
@@ -223,13 +229,13 @@ def read_export_record(folder: Path) -> ExportRecord:
     return record
 
 
-def open_model(path: Path, record: ExportRecord, n_threads: int | None = None) -> Any:
-    """Open the model of a record in onnxruntime.
+def read_model(path: Path, record: ExportRecord) -> bytes:
+    """Read the model of a record.
 
     Raises
     ------
     IntegrityError
-        The file is missing or has another hash, `check_model` refuses it, or onnxruntime cannot open it.
+        The file is missing or has another hash, or `check_model` refuses it.
     """
     if not path.is_file():
         raise IntegrityError("no such file", where=path, advice=ADVICE)
@@ -244,4 +250,4 @@ def open_model(path: Path, record: ExportRecord, n_threads: int | None = None) -
         check_model(content, record.classes, record.n_features, size_px, has_features=record.has_features)
     except IntegrityError as error:
         raise IntegrityError(str(error), where=path, advice=ADVICE) from None
-    return open_session(content, path, n_threads or count_threads(), ADVICE)
+    return content

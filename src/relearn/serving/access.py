@@ -3,8 +3,9 @@
 import hmac
 import re
 import time
+from collections.abc import Iterable
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -24,6 +25,16 @@ REASONS = {
     415: "type",
     503: "busy",
 }
+
+
+# What a browser has to know of every answer; a page has a policy of its own.
+ANSWER_HEADERS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-store"),
+]
+POLICY = b"content-security-policy"
+NO_PAGE = (POLICY, b"default-src 'none'; frame-ancestors 'none'")
 
 
 class Guard:
@@ -56,11 +67,7 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["X-Content-Type-Options"] = "nosniff"
-                headers["Referrer-Policy"] = "no-referrer"
-                headers["Cache-Control"] = "no-store"
-                headers.setdefault("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+                message["headers"] = _add_headers(message["headers"])
             await send(message)
 
         try:
@@ -105,3 +112,8 @@ class Guard:
         if site is not None:
             return site in ("cross-site", "same-site")
         return origin is not None and origin.partition("://")[2] != headers.get("host")
+
+
+def _add_headers(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    more = [*headers, *ANSWER_HEADERS]
+    return more if any(name == POLICY for name, _ in more) else [*more, NO_PAGE]

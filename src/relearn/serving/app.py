@@ -10,12 +10,12 @@ from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Respons
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.security import HTTPBearer
+from starlette.routing import Route
 
 from relearn import __version__
 from relearn.errors import ImageError, IntegrityError, OutOfMemory
 from relearn.inference.answers import choose_label
 from relearn.inference.classifier import hash_record
-from relearn.inference.exported import ExportedModel
 from relearn.serving.access import PREDICT, Guard
 from relearn.serving.measurements import Measurements
 from relearn.serving.pages import Page, read_page
@@ -30,6 +30,7 @@ from relearn.serving.replies import (
     Predictions,
     Readiness,
 )
+from relearn.serving.served import ServedModel
 from relearn.serving.settings import MAX_REQUEST_IMAGES, Settings
 from relearn.serving.uploads import RETRY, Upload, UploadReader
 from relearn.serving.workers import WorkerPool
@@ -95,8 +96,14 @@ class Service:
         is_refused = len(images) == 1 and "error" in images[0]
         return JSONResponse({"model": name_model(model), "images": images}, 422 if is_refused else 200)
 
-    async def _answer_all(self, request: Request, model: ExportedModel, uploads: list[Upload]) -> list[dict[str, Any]]:
+    async def _answer_all(self, request: Request, model: ServedModel, uploads: list[Upload]) -> list[dict[str, Any]]:
         """Answer each file, some at a time; stop if the client leaves."""
+        async with _stop_without_client(request):
+            if len(uploads) == 1:
+                return [await self._answer(model, uploads[0])]
+            return await self._answer_some_at_a_time(model, uploads)
+
+    async def _answer_some_at_a_time(self, model: ServedModel, uploads: list[Upload]) -> list[dict[str, Any]]:
         places = asyncio.Semaphore(MAX_REQUEST_IMAGES)
 
         async def _answer_in_turn(upload: Upload) -> dict[str, Any]:
@@ -105,19 +112,12 @@ class Service:
 
         tasks = [asyncio.create_task(_answer_in_turn(upload)) for upload in uploads]
         try:
-            async with asyncio.timeout(None) as limit:
-                watching = asyncio.create_task(_end_without_client(request, limit))
-                try:
-                    return await asyncio.gather(*tasks)
-                finally:
-                    watching.cancel()
-        except TimeoutError:
-            raise HTTPException(400, "wanted a client that reads the answer, got one that left") from None
+            return await asyncio.gather(*tasks)
         finally:
             for task in tasks:
                 task.cancel()
 
-    async def _answer(self, model: ExportedModel, upload: Upload) -> dict[str, Any]:
+    async def _answer(self, model: ServedModel, upload: Upload) -> dict[str, Any]:
         facts = {"name": upload.name, "sha256": await _hash_content(upload.content)}
         try:
             row = await self.workers.predict(model, upload.content)
@@ -134,8 +134,21 @@ class Service:
         return answer
 
 
+@asynccontextmanager
+async def _stop_without_client(request: Request) -> AsyncGenerator[None, None]:
+    """Cancel the block once the client has left."""
+    try:
+        async with asyncio.timeout(None) as limit:
+            watching = asyncio.create_task(_end_without_client(request, limit))
+            try:
+                yield
+            finally:
+                watching.cancel()
+    except TimeoutError:
+        raise HTTPException(400, "wanted a client that reads the answer, got one that left") from None
+
+
 async def _end_without_client(request: Request, limit: asyncio.Timeout) -> None:
-    """End what has a time limit once the client has left."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
     limit.reschedule(0)
@@ -147,7 +160,7 @@ async def _hash_content(content: bytes) -> str:
     return await asyncio.to_thread(hash_bytes, content)
 
 
-def name_model(model: ExportedModel) -> dict[str, str | None]:
+def name_model(model: ServedModel) -> dict[str, str | None]:
     """Return the version and the hash of a model."""
     return {"version": model.record.version, "sha256": model.record.model_sha256}
 
@@ -171,6 +184,8 @@ def make_app(folder: Path, settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     app.state.service = service
+    # A short way to what `_route_model` describes: FastAPI's own route would look for parameters first.
+    app.router.routes.append(Route(PREDICT, service.predict, methods=["POST"]))
     app.include_router(_route_pages())
     app.include_router(_route_states(service))
     needs_token = [Depends(HTTPBearer(auto_error=False, description="RELEARN_TOKEN"))] if settings.token else []
@@ -226,15 +241,13 @@ def _route_states(service: Service) -> APIRouter:
 def _route_model(service: Service) -> APIRouter:
     router = APIRouter(tags=["model"])
 
-    @router.post(
+    router.post(
         PREDICT,
         summary="Predict the classes of one or many images",
         response_model=Predictions,
         responses=PREDICT_PROBLEMS,
         openapi_extra=PREDICT_BODY,
-    )
-    async def _predict(request: Request) -> Response:
-        return await service.predict(request)
+    )(service.predict)
 
     @router.get("/model", summary="What model answers", response_model=ModelRecord)
     async def _show_model() -> Response:

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from relearn.errors import IntegrityError, RelearnError
-from relearn.inference.exported import ADVICE, MODEL, RECORD, ExportedModel, read_export_record
+from relearn.inference.exported import ADVICE, MODEL, RECORD, read_export_record
 from relearn.runtime.text import escape_controls
 from relearn.serving.measurements import Measurements
+from relearn.serving.served import ServedModel
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ class Follower:
 
     Attributes
     ----------
-    model : ExportedModel
+    model : ServedModel
         The one that answers. A request keeps the one that it began with.
     failure : str or None
         Why the newest model could not be loaded, without paths; None if it is the one that answers.
@@ -85,18 +86,18 @@ class Follower:
         self.failure = failure
 
 
-def load_model(folder: Path) -> ExportedModel:
-    """Load a model, and try it twice on one image.
+def load_model(folder: Path) -> ServedModel:
+    """Load a model, and try it in both ways on one image.
 
     Raises
     ------
     IntegrityError
         It is missing or damaged, returns no probabilities, or not the same ones each time.
     """
-    model = ExportedModel(folder)
+    model = ServedModel(folder)
     size_px = model.record.image_size_px
     image = np.random.default_rng(0).integers(0, 256, (size_px, size_px, 3), np.uint8)
-    first, second = (model.predict_probabilities([image]) for _ in range(2))
+    first, second = (model.predict_one(image, is_alone=is_alone) for is_alone in (True, False))
     if first.tobytes() != second.tobytes():
         raise IntegrityError(
             where=folder / MODEL, wanted="the same probabilities of the same image", got="others", advice=ADVICE
@@ -104,7 +105,7 @@ def load_model(folder: Path) -> ExportedModel:
     return model
 
 
-def describe_model(model: ExportedModel) -> str:
+def describe_model(model: ServedModel) -> str:
     """Return the version of a model and the beginning of its hash."""
     return f"{model.record.version or 'a model without a version'} (sha256 {model.record.model_sha256[:12]})"
 

@@ -3,6 +3,7 @@
 import ipaddress
 import os
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,6 +71,7 @@ def read_token() -> str | None:
     return token
 
 
+@lru_cache(maxsize=64)
 def is_loopback(host: str) -> bool:
     """Return whether only this machine reaches a host by that name."""
     try:

@@ -1,7 +1,7 @@
 """Images of many requests to probabilities: a few threads decode one image each and run the model on it.
 
 Images do not share a run of the model: that gained nothing on the two cores where it was measured, and one image would
-wait for others (`benchmarks/README.md`).
+wait for others (`benchmarks/README.md`). While there are fewer images than threads, a run takes all cores.
 """
 
 import asyncio
@@ -11,11 +11,11 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from relearn.inference.exported import ExportedModel
-from relearn.runtime.threads import Budget, count_threads
+from relearn.runtime.threads import Budget
 from relearn.serving.decoding import LARGE_BYTES, estimate_bytes
 from relearn.serving.measurements import Measurements
-from relearn.serving.settings import MAX_DECODING_BYTES, MAX_WAITING_IMAGES, MAX_WORKERS
+from relearn.serving.served import ServedModel, count_workers
+from relearn.serving.settings import MAX_DECODING_BYTES, MAX_WAITING_IMAGES
 
 
 class WorkerPool:
@@ -31,7 +31,8 @@ class WorkerPool:
         self._measurements = measurements
         self._max_pixels = max_pixels
         self._budget = Budget(MAX_DECODING_BYTES)
-        self._workers = ThreadPoolExecutor(min(count_threads(), MAX_WORKERS), "worker")
+        self._n_workers = count_workers()
+        self._workers = ThreadPoolExecutor(self._n_workers, "worker")
         self._large_worker = ThreadPoolExecutor(1, "large images")
         self._n_waiting = 0
 
@@ -48,7 +49,7 @@ class WorkerPool:
             self._n_waiting -= n_held
             self._measurements.waiting.set(self._n_waiting)
 
-    async def predict(self, model: ExportedModel, content: bytes) -> np.ndarray:
+    async def predict(self, model: ServedModel, content: bytes) -> np.ndarray:
         """Return the probabilities (classes,) of the bytes of an image file.
 
         Raises
@@ -62,7 +63,7 @@ class WorkerPool:
         row = await run(self._workers, self._predict_unless_large, model, content)
         return await run(self._large_worker, self._predict, model, content) if row is None else row
 
-    def _predict_unless_large(self, model: ExportedModel, content: bytes) -> np.ndarray | None:
+    def _predict_unless_large(self, model: ServedModel, content: bytes) -> np.ndarray | None:
         """Return None for a large image, so that the others do not wait for it."""
         n_bytes = estimate_bytes(content, self._max_pixels)
         if n_bytes > LARGE_BYTES:
@@ -72,17 +73,15 @@ class WorkerPool:
             pixels = model.read_image(content, self._max_pixels)
         finally:
             self._budget.release(n_bytes)
-        return _predict_one(model, pixels)
+        return self._run(model, pixels)
 
-    def _predict(self, model: ExportedModel, content: bytes) -> np.ndarray:
-        return _predict_one(model, model.read_image(content, self._max_pixels))
+    def _predict(self, model: ServedModel, content: bytes) -> np.ndarray:
+        return self._run(model, model.read_image(content, self._max_pixels))
+
+    def _run(self, model: ServedModel, pixels: np.ndarray) -> np.ndarray:
+        return model.predict_one(pixels, is_alone=self._n_waiting < self._n_workers)
 
     def close(self) -> None:
         """End the threads; nothing may be asked any more, and what the workers have is answered first."""
         self._workers.shutdown()
         self._large_worker.shutdown()
-
-
-def _predict_one(model: ExportedModel, pixels: np.ndarray) -> np.ndarray:
-    row: np.ndarray = model.predict_probabilities([pixels])[0]
-    return row
