@@ -323,7 +323,9 @@ def test_parameters_of_the_pages_exist():
 def test_links_of_the_documents_lead_somewhere():
     n_links = 0
     for document in DOCUMENTS:
-        for path, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)", document.read_text()):
+        text = document.read_text()
+        assert "#)" not in text, document
+        for path, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)", text):
             target = document.parent / path if path else document
             assert target.exists(), f"{document}: {path}"
             headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE) if anchor else []
