@@ -12,14 +12,17 @@ import httpx
 import numpy as np
 import pytest
 from fastapi.openapi.models import OpenAPI
+from fastapi.routing import APIRoute
+from starlette.routing import Match
 
 from conftest import draw_image, encode_image, wait_for
 from inference.exports import write_export
 from relearn.errors import OutOfMemory
 from relearn.inference.exported import ExportedModel, read_export_record
 from relearn.serving import replies
+from relearn.serving.app import make_app
 from relearn.serving.served import ServedModel
-from relearn.serving.settings import MAX_REQUEST_IMAGES, MAX_WAITING_IMAGES
+from relearn.serving.settings import MAX_REQUEST_IMAGES, MAX_WAITING_IMAGES, Settings
 from serving.conftest import run_server
 
 PNG = encode_image(draw_image(1, (40, 30)), "PNG")
@@ -165,9 +168,19 @@ def test_openapi_document_is_valid_and_names_every_address(client):
     api = client.get("/openapi.json").json()
     OpenAPI.model_validate(api)
     assert list(api["paths"]) == ["/healthz", "/readyz", "/predict", "/model", "/metrics"]
+    names = [operation["operationId"] for path in api["paths"].values() for operation in path.values()]
+    assert names == ["check_health", "check_readiness", "predict", "show_model", "show_metrics"]
+    assert "description" in api["paths"]["/predict"]["post"]
     assert set(api["paths"]["/predict"]["post"]["responses"]) == {
         *("200", "400", "401", "403", "408", "413", "415", "422", "500", "503")
     }
+
+
+def test_images_go_past_the_route_that_describes_them(model_folder):
+    app = make_app(model_folder, Settings())
+    scope = {"type": "http", "method": "POST", "path": "/predict", "root_path": ""}
+    first = next(route for route in app.routes if route.matches(scope)[0] == Match.FULL)
+    assert not isinstance(first, APIRoute)
 
 
 def test_metrics_count_what_was_asked(model_folder):
@@ -253,7 +266,9 @@ def test_every_answer_tells_a_browser_what_it_is(client):
         assert headers["X-Content-Type-Options"] == "nosniff"
         assert headers["Content-Security-Policy"].startswith("default-src 'none'; ")
         assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+        assert len(headers.get_list("Content-Security-Policy")) == 1  # a browser would keep to all of them
         assert headers["Cache-Control"] == "no-store"
+        assert headers["Referrer-Policy"] == "no-referrer"
 
 
 def test_model_that_fails_is_500_and_the_next_request_is_answered(model_folder, monkeypatch, caplog):
@@ -279,6 +294,34 @@ def test_lack_of_memory_is_503(client, monkeypatch, error, method):
     assert (response.status_code, response.headers["Retry-After"]) == (503, "1")
     assert response.json() == {"detail": "there is not enough memory now; try again"}
     assert client.post("/predict", files={"x": PNG}).status_code == 200
+
+
+def test_request_with_one_file_ends_when_its_client_leaves(model_folder, monkeypatch):
+    go, decode = threading.Event(), ExportedModel.read_image
+
+    def wait(*arguments):
+        assert go.wait(10)
+        return decode(*arguments)
+
+    monkeypatch.setattr(ExportedModel, "read_image", wait)
+    with run_server(model_folder) as (address, service):
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{address}/predict", files={"x": PNG}, timeout=httpx.Timeout(5, read=0.1))
+        wait_for(lambda: service.workers._n_waiting == 0, 5)
+        counted = b'relearn_requests_total{path="/predict",status="400"} 1.0'
+        assert wait_for(lambda: counted in service.measurements.describe(), 5)
+        go.set()
+
+
+@pytest.mark.parametrize("n_files", [1, 2])
+def test_other_lack_of_time_is_not_taken_for_a_client_that_left(model_folder, monkeypatch, caplog, n_files):
+    def fail(*_):
+        raise TimeoutError("a disk that is slow")
+
+    monkeypatch.setattr(ExportedModel, "read_image", fail)
+    with run_server(model_folder) as (address, _):
+        assert httpx.post(f"{address}/predict", files=[("x", PNG)] * n_files).status_code == 500
+    assert "a disk that is slow" in caplog.text
 
 
 def test_client_that_leaves_is_worked_for_no_longer(model_folder, monkeypatch):

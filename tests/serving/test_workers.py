@@ -15,11 +15,10 @@ from inference.exports import write_export
 from relearn.errors import ImageError
 from relearn.images import decoding
 from relearn.images.formats import FORMATS
-from relearn.inference.classifier import open_session
 from relearn.inference.exported import ExportedModel
 from relearn.serving.decoding import _HEADER_ERRORS, estimate_bytes
 from relearn.serving.measurements import QUIET_SECONDS, Measurements
-from relearn.serving.served import ServedModel, count_workers
+from relearn.serving.served import ServedModel
 from relearn.serving.settings import MAX_WORKERS
 from relearn.serving.workers import WorkerPool
 
@@ -27,19 +26,19 @@ PNG = encode_image(draw_image(1), "PNG")
 
 
 class SlowModel:
-    """Answers the length of a file once `go` is set, and notes which images were alone."""
+    """Answers the length of a file once `go` is set, and notes which images run on all cores."""
 
     def __init__(self):
         self.go = threading.Event()
         self.n_started = 0
-        self.were_alone = []
+        self.on_all_cores = []
 
     def read_image(self, content, max_pixels):
         self.n_started += 1
         return np.array([len(content)])
 
-    def predict_one(self, pixels, *, is_alone):
-        self.were_alone.append(is_alone)
+    def predict_one(self, pixels, *, on_all_cores):
+        self.on_all_cores.append(on_all_cores)
         assert self.go.wait(10)
         return pixels
 
@@ -61,7 +60,7 @@ def workers():
 
 @pytest.mark.parametrize(("n_cores", "n_at_once"), [(3, 3), (100, MAX_WORKERS)])
 def test_as_many_images_run_at_once_as_there_are_cores(monkeypatch, n_cores, n_at_once):
-    monkeypatch.setattr("relearn.serving.served.count_threads", lambda: n_cores)
+    monkeypatch.setattr("relearn.serving.workers.count_threads", lambda: n_cores)
     with open_pool() as workers:
         first, second = SlowModel(), SlowModel()
 
@@ -83,7 +82,7 @@ def test_as_many_images_run_at_once_as_there_are_cores(monkeypatch, n_cores, n_a
 
 
 def test_decoding_waits_for_memory(monkeypatch):
-    monkeypatch.setattr("relearn.serving.served.count_threads", lambda: 3)
+    monkeypatch.setattr("relearn.serving.workers.count_threads", lambda: 3)
     monkeypatch.setattr("relearn.serving.workers.MAX_DECODING_BYTES", 5 * 100 * 8)
     monkeypatch.setattr("relearn.serving.workers.estimate_bytes", lambda *_: 2 * 100 * 8)
     with open_pool() as workers:
@@ -127,7 +126,7 @@ def test_bad_image_does_not_hurt_the_others(workers, tmp_path):
     ("n_cores", "wanted"), [(1, [False] * 4), (2, [True] + [False] * 3), (4, [True] * 3 + [False])]
 )
 def test_run_takes_all_cores_while_some_are_unused(monkeypatch, n_cores, wanted):
-    monkeypatch.setattr("relearn.serving.served.count_threads", lambda: n_cores)
+    monkeypatch.setattr("relearn.serving.workers.count_threads", lambda: n_cores)
     model = SlowModel()
     model.go.set()
     with open_pool() as workers:
@@ -138,28 +137,35 @@ def test_run_takes_all_cores_while_some_are_unused(monkeypatch, n_cores, wanted)
                     await workers.predict(model, b"x")
 
         asyncio.run(ask())
-    assert model.were_alone == wanted
+    assert model.on_all_cores == wanted
 
 
-@pytest.mark.parametrize("n_cores", [1, 2, 3, 20])
-def test_image_gets_the_same_bits_alone_and_beside_others(monkeypatch, tmp_path, n_cores):
-    monkeypatch.setattr("relearn.serving.served.count_threads", lambda: n_cores)
-    monkeypatch.setattr("relearn.inference.exported.count_threads", lambda: n_cores)
+def read_threads(session):
+    options = session.get_session_options()
+    spins = options.get_session_config_entry("session.intra_op.allow_spinning")
+    return options.intra_op_num_threads, spins, options.get_session_config_entry("session.intra_op.spin_duration_us")
+
+
+@pytest.mark.parametrize(
+    ("n_threads", "wide", "narrow"), [(1, (1, "0"), (1, "0")), (2, (2, "1"), (1, "0")), (20, (20, "1"), (13, "0"))]
+)
+def test_image_gets_the_same_bits_from_all_threads_and_from_few(tmp_path, n_threads, wide, narrow):
     write_export(tmp_path / "exported")
-    n_threads = []
-
-    def note(content, path, n, *options, **spins):
-        n_threads.append((n, *spins))
-        return open_session(content, path, n, *options, **spins)
-
-    monkeypatch.setattr("relearn.serving.served.open_session", note)
-    model = ServedModel(tmp_path / "exported")
-    workers = count_workers()
-    assert n_threads == [(n_cores, "spins"), (n_cores - workers + 1,)][:n_cores]
+    model = ServedModel(tmp_path / "exported", n_threads)
+    assert read_threads(model._session) == (*wide, "100")
+    assert read_threads(model._narrow_session) == (*narrow, "100")
     pixels = model.read_image(PNG)
     (wanted,) = ExportedModel(tmp_path / "exported").predict_probabilities([pixels])
-    for is_alone in (True, False):
-        assert model.predict_one(pixels, is_alone=is_alone).tobytes() == wanted.tobytes()
+    for on_all_cores in (True, False):
+        assert model.predict_one(pixels, on_all_cores=on_all_cores).tobytes() == wanted.tobytes()
+
+
+@pytest.mark.parametrize(("on_all_cores", "other"), [(True, "_narrow_session"), (False, "_session")])
+def test_image_runs_in_the_session_that_it_is_meant_for(monkeypatch, tmp_path, on_all_cores, other):
+    write_export(tmp_path / "exported")
+    model = ServedModel(tmp_path / "exported", n_threads=2)
+    monkeypatch.setattr(model, other, None)
+    assert model.predict_one(model.read_image(PNG), on_all_cores=on_all_cores).sum() == pytest.approx(1)
 
 
 def test_end_answers_what_waits():
@@ -206,8 +212,10 @@ def test_small_images_do_not_wait_for_large_ones_which_run_one_by_one(workers):
         small_go.set()
         return await asyncio.gather(*tasks)
 
-    assert len(asyncio.run(ask())) == 20
+    with workers.hold_places(21):
+        assert len(asyncio.run(ask())) == 20
     assert max(n_at_once) == 1
+    assert model.on_all_cores == [False] * 21
 
 
 def test_no_damaged_header_is_an_error_of_the_estimate():

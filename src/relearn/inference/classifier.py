@@ -112,8 +112,8 @@ def open_session(content: bytes, path: Path, n_threads: int, advice: str = ADVIC
     Parameters
     ----------
     spins
-        Within a run, threads that wait for each other keep their cores busy for a short time: faster, unless others
-        need the cores.
+        A thread that waits for another one keeps its core busy for 0.1 ms before it sleeps: faster, unless others need
+        the core.
 
     Raises
     ------
@@ -126,7 +126,7 @@ def open_session(content: bytes, path: Path, n_threads: int, advice: str = ADVIC
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = n_threads, 1
     options.log_severity_level = 4  # its errors are raised
-    # Else threads that wait would keep the cores busy, while other threads decode images and answer requests.
+    # By default threads that wait spin, for long, while others decode images and answer requests.
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spins)))
     # Longer than most operations take, and short beside the milliseconds for which another thread may need the core.
     options.add_session_config_entry("session.intra_op.spin_duration_us", "100")

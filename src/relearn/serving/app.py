@@ -10,7 +10,6 @@ from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Respons
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.security import HTTPBearer
-from starlette.routing import Route
 
 from relearn import __version__
 from relearn.errors import ImageError, IntegrityError, OutOfMemory
@@ -145,10 +144,13 @@ async def _stop_without_client(request: Request) -> AsyncGenerator[None, None]:
             finally:
                 watching.cancel()
     except TimeoutError:
+        if not limit.expired():
+            raise
         raise HTTPException(400, "wanted a client that reads the answer, got one that left") from None
 
 
 async def _end_without_client(request: Request, limit: asyncio.Timeout) -> None:
+    """End what has a time limit once the client has left."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
     limit.reschedule(0)
@@ -182,10 +184,11 @@ def make_app(folder: Path, settings: Settings) -> FastAPI:
         lifespan=service.run,
         docs_url=None,
         redoc_url=None,
+        generate_unique_id_function=lambda route: route.name.strip("_"),
     )
     app.state.service = service
-    # A short way to what `_route_model` describes: FastAPI's own route would look for parameters first.
-    app.router.routes.append(Route(PREDICT, service.predict, methods=["POST"]))
+    # `_route_model` describes it, but FastAPI's own route would look for parameters first.
+    app.add_route(PREDICT, service.predict, methods=["POST"], include_in_schema=False)
     app.include_router(_route_pages())
     app.include_router(_route_states(service))
     needs_token = [Depends(HTTPBearer(auto_error=False, description="RELEARN_TOKEN"))] if settings.token else []
@@ -244,6 +247,7 @@ def _route_model(service: Service) -> APIRouter:
     router.post(
         PREDICT,
         summary="Predict the classes of one or many images",
+        description="All images of a request are answered by the same model.",
         response_model=Predictions,
         responses=PREDICT_PROBLEMS,
         openapi_extra=PREDICT_BODY,

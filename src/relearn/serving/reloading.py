@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from relearn.errors import IntegrityError, RelearnError
-from relearn.inference.exported import ADVICE, MODEL, RECORD, read_export_record
+from relearn.inference.exported import MODEL, RECORD, read_export_record
 from relearn.runtime.text import escape_controls
 from relearn.serving.measurements import Measurements
 from relearn.serving.served import ServedModel
@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 # A failure may pass, such as one of memory: the same files are tried again after this time.
 RETRY_SECONDS = 60
+THREADS_ADVICE = "serve it with one thread (RELEARN_THREADS=1), or export the classifier again with `relearn export`"
 
 Stamp = tuple[str, tuple[tuple[int, int, int], ...]]
 
@@ -87,21 +88,20 @@ class Follower:
 
 
 def load_model(folder: Path) -> ServedModel:
-    """Load a model, and try it in both ways on one image.
+    """Load a model, and try both of its sessions on one image.
 
     Raises
     ------
     IntegrityError
-        It is missing or damaged, returns no probabilities, or not the same ones each time.
+        It is missing or damaged, returns no probabilities, or not the same ones from both.
     """
     model = ServedModel(folder)
     size_px = model.record.image_size_px
     image = np.random.default_rng(0).integers(0, 256, (size_px, size_px, 3), np.uint8)
-    first, second = (model.predict_one(image, is_alone=is_alone) for is_alone in (True, False))
+    first, second = (model.predict_one(image, on_all_cores=on_all_cores) for on_all_cores in (True, False))
     if first.tobytes() != second.tobytes():
-        raise IntegrityError(
-            where=folder / MODEL, wanted="the same probabilities of the same image", got="others", advice=ADVICE
-        )
+        wanted = "the same probabilities of the same image with any number of threads"
+        raise IntegrityError(where=folder / MODEL, wanted=wanted, got="others", advice=THREADS_ADVICE)
     return model
 
 

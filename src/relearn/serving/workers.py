@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from relearn.runtime.threads import Budget
+from relearn.runtime.threads import Budget, count_threads
 from relearn.serving.decoding import LARGE_BYTES, estimate_bytes
 from relearn.serving.measurements import Measurements
 from relearn.serving.served import ServedModel, count_workers
@@ -31,7 +31,7 @@ class WorkerPool:
         self._measurements = measurements
         self._max_pixels = max_pixels
         self._budget = Budget(MAX_DECODING_BYTES)
-        self._n_workers = count_workers()
+        self._n_workers = count_workers(count_threads())
         self._workers = ThreadPoolExecutor(self._n_workers, "worker")
         self._large_worker = ThreadPoolExecutor(1, "large images")
         self._n_waiting = 0
@@ -73,13 +73,14 @@ class WorkerPool:
             pixels = model.read_image(content, self._max_pixels)
         finally:
             self._budget.release(n_bytes)
-        return self._run(model, pixels)
+        return self._predict_prepared(model, pixels)
 
     def _predict(self, model: ServedModel, content: bytes) -> np.ndarray:
-        return self._run(model, model.read_image(content, self._max_pixels))
+        return self._predict_prepared(model, model.read_image(content, self._max_pixels))
 
-    def _run(self, model: ServedModel, pixels: np.ndarray) -> np.ndarray:
-        return model.predict_one(pixels, is_alone=self._n_waiting < self._n_workers)
+    def _predict_prepared(self, model: ServedModel, pixels: np.ndarray) -> np.ndarray:
+        # An estimate: places are given back when a client leaves, though the run that it waited for goes on.
+        return model.predict_one(pixels, on_all_cores=self._n_waiting < self._n_workers)
 
     def close(self) -> None:
         """End the threads; nothing may be asked any more, and what the workers have is answered first."""
