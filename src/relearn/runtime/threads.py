@@ -10,6 +10,9 @@ from typing import Any, TypeVar
 
 from relearn.errors import ParamsError
 
+# Libraries make so many at once, with a stack and buffers each.
+MAX_THREADS = 1024
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -17,9 +20,9 @@ Result = TypeVar("Result")
 def count_threads() -> int:
     """Return `RELEARN_THREADS`, by default the number of cores that this process may use."""
     if wanted := os.environ.get("RELEARN_THREADS"):
-        if not re.fullmatch("[1-9][0-9]{0,5}", wanted):
-            where, advice = "RELEARN_THREADS", "unset it"
-            raise ParamsError(where=where, wanted="a whole number of at least 1", got=repr(wanted[:40]), advice=advice)
+        if not re.fullmatch("[1-9][0-9]{0,3}", wanted) or int(wanted) > MAX_THREADS:
+            text = f"a whole number from 1 to {MAX_THREADS:,}"
+            raise ParamsError(where="RELEARN_THREADS", wanted=text, got=repr(wanted[:40]), advice="unset it")
         return int(wanted)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
