@@ -170,7 +170,11 @@ def test_openapi_document_is_valid_and_names_every_address(client):
     assert list(api["paths"]) == ["/healthz", "/readyz", "/predict", "/model", "/metrics"]
     names = [operation["operationId"] for path in api["paths"].values() for operation in path.values()]
     assert names == ["check_health", "check_readiness", "predict", "show_model", "show_metrics"]
-    assert "description" in api["paths"]["/predict"]["post"]
+    assert "image/jpeg" in api["paths"]["/predict"]["post"]["description"]
+    form = api["paths"]["/predict"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+    assert form["properties"]["image"]["items"]["format"] == "binary"  # generated clients send files only then
+    assert api["paths"]["/metrics"]["get"]["responses"]["200"]["content"]["text/plain"]["schema"]["type"] == "string"
+    assert all("403" in operation["responses"] for path in api["paths"].values() for operation in path.values())
     assert set(api["paths"]["/predict"]["post"]["responses"]) == {
         *("200", "400", "401", "403", "408", "413", "415", "422", "500", "503")
     }

@@ -1,5 +1,8 @@
 """Clients that send nothing, or slowly, or what is no HTTP: they are cut, and the others are answered."""
 
+import contextlib
+import logging
+import signal
 import socket
 import threading
 import time
@@ -10,7 +13,8 @@ import pytest
 
 from conftest import choose, draw_image, encode_image
 from relearn.serving import connections
-from relearn.serving.running import open_socket
+from relearn.serving.running import make_server, open_socket
+from relearn.serving.settings import Settings
 from serving.conftest import run_server
 
 PNG = encode_image(draw_image(1), "PNG")
@@ -253,6 +257,40 @@ def test_bodies_that_do_not_end_keep_nobody_out(address, monkeypatch):
     assert count_open(several) == 2
     for connection in several:
         connection.close()
+
+
+def test_request_that_does_not_arrive_ends_with_the_server(model_folder, monkeypatch, caplog):
+    monkeypatch.setattr(connections, "ARRIVAL_SECONDS", 0.3)
+    with contextlib.ExitStack() as stack:
+        address, _ = stack.enter_context(run_server(model_folder))
+        server = stack.pop_all()
+        late, in_time = (stack.enter_context(connect(address)) for _ in range(2))
+        for connection in (late, in_time):
+            connection.sendall(HEAD % len(PNG) + PNG[:20])
+        time.sleep(0.2)
+        threading.Timer(0.1, in_time.sendall, [PNG[20:]]).start()
+        server.close()
+        assert read_all(in_time).startswith(b"HTTP/1.1 200 ")
+        received = read_all(late)
+        assert received.startswith(b"HTTP/1.1 503 ")
+        assert b"Retry-After: 1" in received
+        assert received.endswith(b'{"detail":"the server ends; try again"}')
+    assert [record for record in caplog.records if record.exc_info] == []
+
+
+def test_server_says_what_it_waits_for_and_ends_quietly_at_a_second_signal(model_folder, caplog):
+    caplog.set_level(logging.INFO, "relearn")
+    server = make_server(model_folder, Settings())
+    server.server_state.tasks |= {1, 2}
+    server.handle_exit(signal.SIGINT, None)
+    assert caplog.messages == ["2 requests are answered first, within 25 s; a second signal ends at once"]
+    level = logging.getLogger("uvicorn").level
+    try:
+        server.handle_exit(signal.SIGINT, None)
+        assert server.force_exit
+        assert not logging.getLogger("uvicorn.error").isEnabledFor(logging.ERROR)
+    finally:
+        logging.getLogger("uvicorn").setLevel(level)
 
 
 @pytest.mark.slow

@@ -93,6 +93,23 @@ def test_broken_release_keeps_the_one_before(release, follower, damage, caplog):
     assert b"relearn_reload_failed 0.0" in follower._measurements.describe()
 
 
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [(break_model, "wanted sha256 "), (remove_model, "model.onnx is missing; export the class")],
+)
+def test_model_that_changes_in_its_place_is_noticed(release, follower, damage, reason):
+    folder = release / "versions" / "v1"
+    content = (folder / "model.onnx").read_bytes()
+    damage(folder)
+    follower.check()
+    assert follower.failure.startswith(reason)
+    with pytest.raises(IntegrityError):
+        Follower(folder, Measurements())
+    (folder / "model.onnx").write_bytes(content)
+    follower.check()
+    assert (follower.model.record.version, follower.failure) == ("v1", None)
+
+
 def test_way_back_after_a_broken_release(release, follower):
     remove_all(release / "versions" / "v2")
     switch_current(release, "v2")

@@ -22,6 +22,6 @@ def describe_missing(error: Exception) -> str | None:
             named = "pipeline,cpu" if extra == "pipeline" else extra  # keras needs a backend
             return (
                 f"wanted the extra `{extra}`, got an installation without {module}; "
-                f"run `make setup` in a clone, or `pip install 'relearn[{named}]'`"
+                f"run `make setup` in a clone, or `pip install '.[{named}]'` there"
             )
     return None

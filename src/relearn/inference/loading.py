@@ -54,5 +54,5 @@ def check_keras(folder: Path) -> None:
             where=folder,
             wanted="an exported model, or keras for the network of this classifier",
             got="neither",
-            advice="run `relearn export` where it was trained, or `pip install 'relearn[pipeline,cpu]'` here",
+            advice="run `relearn export` where it was trained, or `pip install '.[pipeline,cpu]'` in a clone",
         )

@@ -190,7 +190,7 @@ def make_app(folder: Path, settings: Settings) -> FastAPI:
     # `_route_model` describes it, but FastAPI's own route would look for parameters first.
     app.add_route(PREDICT, service.predict, methods=["POST"], include_in_schema=False)
     app.include_router(_route_pages())
-    app.include_router(_route_states(service))
+    app.include_router(_route_states(service), responses={403: ACCESS_PROBLEMS[403]})
     needs_token = [Depends(HTTPBearer(auto_error=False, description="RELEARN_TOKEN"))] if settings.token else []
     app.include_router(_route_model(service), dependencies=needs_token, responses=ACCESS_PROBLEMS)
     app.add_middleware(Guard, settings=settings, measurements=service.measurements)
@@ -247,7 +247,8 @@ def _route_model(service: Service) -> APIRouter:
     router.post(
         PREDICT,
         summary="Predict the classes of one or many images",
-        description="All images of a request are answered by the same model.",
+        description="The fields of the form may have any names. One file may also be the body itself, of a type such "
+        "as image/jpeg or application/octet-stream. All files of a request are answered by the same model.",
         response_model=Predictions,
         responses=PREDICT_PROBLEMS,
         openapi_extra=PREDICT_BODY,
@@ -258,7 +259,9 @@ def _route_model(service: Service) -> APIRouter:
         record = service.follower.model.record.model_dump()
         return JSONResponse({"record_sha256": hash_record(record), **record})
 
-    @router.get("/metrics", summary="Figures for Prometheus", response_class=Response)
+    figures = {"content": {"text/plain": {"schema": {"type": "string"}}}}
+
+    @router.get("/metrics", summary="Figures for Prometheus", response_class=Response, responses={200: figures})
     async def _show_metrics() -> Response:
         return Response(service.measurements.describe(), media_type="text/plain; version=0.0.4; charset=utf-8")
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from relearn.errors import IntegrityError, RelearnError
-from relearn.inference.exported import MODEL, RECORD, read_export_record
+from relearn.inference.exported import ADVICE, MODEL, RECORD, read_export_record
 from relearn.runtime.text import escape_controls
 from relearn.serving.measurements import Measurements
 from relearn.serving.served import ServedModel
+from relearn.storage.files import hash_file
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,9 @@ class Follower:
             self._retry_at = math.inf
             # The link may be switched meanwhile: read where it led when the stamp was taken.
             folder = Path(stamp[0])
-            if read_export_record(folder) != self.model.record or self.failure:
+            record = read_export_record(folder)
+            is_same = record == self.model.record and hash_file(folder / MODEL) == record.model_sha256
+            if not is_same or self.failure:
                 self.model = load_model(folder)
                 self._measurements.name_model(self.model.record)
                 self._measurements.reloads.labels("done").inc()
@@ -115,6 +118,8 @@ def _stamp_files(folder: Path) -> Stamp:
     target = os.path.realpath(folder)
     if not os.path.lexists(os.path.join(target, RECORD)):
         raise IntegrityError("no exported model there", where=folder, advice="make one with `relearn export`")
+    if not os.path.lexists(os.path.join(target, MODEL)):
+        raise IntegrityError(f"{MODEL} is missing", where=folder, advice=ADVICE)
     statuses = [os.stat(os.path.join(target, name)) for name in (RECORD, MODEL)]
     return target, tuple((status.st_ino, status.st_mtime_ns, status.st_size) for status in statuses)
 

@@ -69,18 +69,13 @@ class Readiness(Reply):
     reason: str | None = Field(description="Why the newer model could not be loaded.")
 
 
-# What a request to `/predict` may hold: FastAPI cannot know, because the body is read piece by piece.
-_BINARY: dict[str, Any] = {"type": "string", "contentMediaType": "application/octet-stream"}
-_FORM = {"type": "object", "additionalProperties": {"type": "array", "items": _BINARY}, "minProperties": 1}
+# What a request to `/predict` may hold: FastAPI cannot know, because the body is read piece by piece. In this form
+# openapi-generator and openapi-python-client make clients that send files. They would not if a second type stood beside
+# it, a file had `contentMediaType` as OpenAPI 3.1 has it, or the form had fields of any name.
+_FILES: dict[str, Any] = {"type": "array", "items": {"type": "string", "format": "binary"}}
+_FORM = {"type": "object", "properties": {"image": _FILES}, "required": ["image"]}
 PREDICT_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {"schema": _FORM},
-            "image/*": {"schema": _BINARY},
-            "application/octet-stream": {"schema": _BINARY},
-        },
-    }
+    "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}
 }
 PREDICT_PROBLEMS: dict[int | str, dict[str, Any]] = {
     400: {"model": Problem, "description": "No form of files."},

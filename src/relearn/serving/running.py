@@ -5,6 +5,7 @@ import os
 import socket
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -20,7 +21,7 @@ log = logging.getLogger(__name__)
 # Longer than a proxy keeps a connection without a request, so that it never sends one into a closed connection.
 KEEP_ALIVE_SECONDS = 75
 # Kubernetes kills 30 seconds after SIGTERM.
-SHUTDOWN_SECONDS = 25
+SHUTDOWN_SECONDS = 25  # more than `ARRIVAL_SECONDS`
 
 
 def open_socket(host: str, port: int) -> socket.socket:
@@ -45,7 +46,20 @@ def open_socket(host: str, port: int) -> socket.socket:
         raise RelearnError(where=f"{host}:{port}", wanted=wanted, got=reason, advice=advice) from None
 
 
-def make_server(folder: Path, settings: Settings) -> uvicorn.Server:
+class Server(uvicorn.Server):
+    """A server that says what it waits for when a signal ends it."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to end; end at once if that has begun."""
+        if self.should_exit:
+            logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # a traceback for each request that is cut
+        elif n_requests := len(self.server_state.tasks):
+            waits = f"{n_requests} requests are" if n_requests > 1 else "1 request is"
+            log.info("%s answered first, within %d s; a second signal ends at once", waits, SHUTDOWN_SECONDS)
+        super().handle_exit(sig, frame)
+
+
+def make_server(folder: Path, settings: Settings) -> Server:
     """Return a server for the model of a folder; its `run` takes the sockets.
 
     Raises
@@ -68,7 +82,7 @@ def make_server(folder: Path, settings: Settings) -> uvicorn.Server:
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
-    return uvicorn.Server(config)
+    return Server(config)
 
 
 def serve(folder: Path, host: str, port: int, settings: Settings) -> None:
@@ -80,6 +94,7 @@ def serve(folder: Path, host: str, port: int, settings: Settings) -> None:
         The port cannot be had, or there is no sound model.
     """
     logging.getLogger("uvicorn").setLevel(logging.ERROR)  # its warnings are one per bad request
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # so are these; the answer has the reason
     with open_socket(host, port) as listening:
         server = make_server(folder, settings)
         found = listening.getsockname()
