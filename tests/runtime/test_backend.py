@@ -22,7 +22,7 @@ Failed to load the native TensorFlow runtime.
     ("text", "message"),
     [
         (SHORTAGE, r"libtensorflow_cc\.so\.2: failed to map segment .*; there is too little memory: raise the limits"),
-        ("No module named 'x'", r"No module named 'x'; `make setup` installs TensorFlow"),
+        ("No module named 'x'", r"No module named 'x'; in a clone, `make setup` or `pip .*` installs"),
     ],
 )
 def test_keras_that_cannot_be_imported_is_one_line(tmp_path, monkeypatch, text, message):

@@ -123,7 +123,6 @@ def export_classifier(
     check_equal(proof, source.recorded.feature_dtype)
     if answers.any_size is not None:
         check_alike(proof_any_size := _compare(answers.any_size), "--any-size")
-        log.info("resized by the model: %s", describe_proof(proof_any_size))
     if quantized is not None and answers.int8 is not None:
         log.info("before the quantization: %s", describe_proof(proof))
         content, proof = quantized, _compare(answers.int8)

@@ -14,6 +14,7 @@ pipeline that made it. `{record}` has its classes, hashes and versions, and what
 | --- | --- |
 | network | {network} |
 | license of the weights | {license} |
+| precision | {precision} |
 | input | `image`: uint8, (batch, {size}, {size}, 3), red, green, blue, rows from the top |
 | outputs | `label`: text (batch,); `probabilities`: float32 (batch, {n_classes}), in that order{features} |
 | sha256 of `{model}` | `{sha256}` |
@@ -73,6 +74,7 @@ def describe_export(record: ExportRecord) -> str:
         n_classes=len(record.classes),
         classes=", ".join(escape_markdown(name) for name in record.classes),
         network=f"{network['name']}, weights {escape_markdown(str(network['weights']))}, pooling {network['pooling']}",
+        precision="float32" if record.quantization == "none" else f"{record.quantization}, the head float32",
         license=network["license"] or "not known; ask the authors of the weights",
         size=size,
         features=f"; `features`: float32 (batch, {record.n_features})" if record.has_features else "",

@@ -16,7 +16,10 @@ log = logging.getLogger(__name__)
 # By default TensorFlow uses oneDNN only on processors with AVX512-VNNI or newer, and other code for convolutions on the
 # rest. With oneDNN the features of a network have the same bits on both.
 SETTINGS = {"TF_ENABLE_ONEDNN_OPTS": "1"} if platform.machine() in ("x86_64", "AMD64") else {}
-HOW_TO_INSTALL = "`make setup` installs TensorFlow; install another backend by hand and name it in KERAS_BACKEND"
+HOW_TO_INSTALL = (
+    "in a clone, `make setup` or `pip install '.[pipeline,cpu]'` installs TensorFlow; "
+    "install another backend by hand and name it in KERAS_BACKEND"
+)
 
 
 @contextlib.contextmanager

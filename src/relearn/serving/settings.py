@@ -66,7 +66,7 @@ def read_token() -> str | None:
     """
     token = os.environ.get(TOKEN)
     if token is not None and not re.fullmatch("[!-~]{1,4096}", token):
-        wanted = "1 to 4,096 letters, digits and signs of ASCII"
+        wanted = "1 to 4,096 letters, digits and signs of ASCII, without spaces"
         raise ParamsError(where=TOKEN, wanted=wanted, got=f"{len(token)} characters", advice="unset it, or set another")
     return token
 

@@ -40,7 +40,8 @@ def run(params: FinetuneParams, augment: AugmentParams, extract: NetworkParams) 
     check_gate()
     with tune_network(read_manifest(paths.MANIFEST), params, augment, extract) as (network, tuned, limits):
         decision = decide(tuned.paired, params.keep)
-        log.info("finetune: %s", decision.reason)
+        goes_on = "tuned" if decision.keeps else "pretrained"
+        log.info("finetune: %s; the %s network goes on", decision.reason, goes_on)
         with write_folder(paths.NETWORK) as folder:
             sha256 = None
             if decision.keeps:
