@@ -128,5 +128,5 @@ def test_backend_is_the_one_that_keras_takes(monkeypatch, tmp_path):
 def test_backend_that_is_not_installed(monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     monkeypatch.setattr(hardware, "BACKENDS", {"jax": ("no-such-distribution",)})
-    with pytest.raises(NetworkError, match="keras' backend jax is not installed; `make setup` installs TensorFlow"):
+    with pytest.raises(NetworkError, match="keras' backend jax is not installed; in a clone, `make setup` or"):
         find_backend()
