@@ -185,6 +185,7 @@ def test_sigterm_answers_what_has_begun_and_ends(model_folder, tmp_path):
             connection.sendall(PNG[20:])
             assert read_all(connection).startswith(b"HTTP/1.1 200 ")
         assert process.wait(20) == -signal.SIGTERM
-        waits = "1 request is answered first, within 25 s; a second signal ends at once\n"
-        assert process.stderr.read() == waits
+        # The request for /healthz may not have ended on the server's side.
+        waits = r"(1 request is|2 requests are) answered first, within 25 s; a second signal ends at once\n"
+        assert re.fullmatch(waits, process.stderr.read())
     assert len(list((tmp_path / ".unlabeled").iterdir())) == 2

@@ -70,12 +70,11 @@ def _export(
         return [f"{target / MODEL} is that of this classifier already"]
     record = export_classifier(folder, target, options, version, weights)
     megabytes = (target / MODEL).stat().st_size / 1e6
-    proofs = [f"proved: {describe_proof(record.proof)}"]
+    proofs = {"": record.proof}
     if record.proof_any_size is not None:
-        proofs = [f"proved on the same pixels: {describe_proof(record.proof)}"]
-        proofs += [f"proved on whole images: {describe_proof(record.proof_any_size)}"]
+        proofs = {" on the same pixels": record.proof, " on whole images": record.proof_any_size}
     return [
         f"{target / MODEL}: {megabytes:.1f} MB, {len(record.classes)} classes, sha256 {record.model_sha256}",
-        *proofs,
+        *(f"proved{what}: {describe_proof(proof)}" for what, proof in proofs.items()),
         f"next: relearn serve {target}",
     ]

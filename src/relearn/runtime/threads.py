@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from relearn.errors import ParamsError
 
-# Libraries make so many at once, with a stack and buffers each.
+# Libraries create all threads at once, and each takes memory.
 MAX_THREADS = 1024
 
 Item = TypeVar("Item")

@@ -10,13 +10,6 @@ from relearn.serving.settings import Settings
 
 MAX_CONNECTIONS = 512
 LOOK_SECONDS = 1.0
-# In which a request must have arrived when the server ends.
-ARRIVAL_SECONDS = 15.0
-ENDING = b'{"detail":"the server ends; try again"}'
-ENDING_HEAD = (
-    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
-    b"Retry-After: 1\r\nConnection: close\r\n\r\n"
-)
 
 
 class BoundedProtocol(H11Protocol):
@@ -77,17 +70,6 @@ class BoundedProtocol(H11Protocol):
             self.transport.abort()
             return
         self.loop.call_later(min(LOOK_SECONDS, limit / 4), self._look)
-
-    def shutdown(self) -> None:
-        """End after the answer, if the request arrives in time."""
-        super().shutdown()
-        self.loop.call_later(ARRIVAL_SECONDS, self._end_arrival)
-
-    def _end_arrival(self) -> None:
-        is_arriving = not self.is_waiting and self.cycle.more_body and not self.cycle.response_started
-        if is_arriving and not self.transport.is_closing():
-            self.transport.write(ENDING_HEAD % len(ENDING) + ENDING)
-            self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP."""

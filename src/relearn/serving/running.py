@@ -21,7 +21,9 @@ log = logging.getLogger(__name__)
 # Longer than a proxy keeps a connection without a request, so that it never sends one into a closed connection.
 KEEP_ALIVE_SECONDS = 75
 # Kubernetes kills 30 seconds after SIGTERM.
-SHUTDOWN_SECONDS = 25  # more than `ARRIVAL_SECONDS`
+SHUTDOWN_SECONDS = 25
+# Of these, in which a request must have arrived.
+ARRIVAL_SECONDS = 15
 
 
 def open_socket(host: str, port: int) -> socket.socket:
@@ -57,6 +59,11 @@ class Server(uvicorn.Server):
             waits = f"{n_requests} requests are" if n_requests > 1 else "1 request is"
             log.info("%s answered first, within %d s; a second signal ends at once", waits, SHUTDOWN_SECONDS)
         super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer what arrives in time."""
+        self.config.app.state.service.uploads.end(ARRIVAL_SECONDS)  # type: ignore[union-attr]
+        await super().shutdown(sockets)
 
 
 def make_server(folder: Path, settings: Settings) -> Server:

@@ -54,6 +54,15 @@ class UploadReader:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._n_free_bytes = N_LARGEST_REQUESTS * settings.max_bytes
+        self._limits: set[asyncio.Timeout] = set()
+        self._is_ending = False
+
+    def end(self, n_seconds: float) -> None:
+        """Refuse the requests that have not arrived after some seconds, because the server ends."""
+        self._is_ending = True
+        ends_at = asyncio.get_running_loop().time() + n_seconds
+        for limit in self._limits:
+            limit.reschedule(min(ends_at, limit.when() or ends_at))
 
     @asynccontextmanager
     async def read(self, request: Request) -> AsyncGenerator[list[Upload], None]:
@@ -63,7 +72,7 @@ class UploadReader:
         ------
         HTTPException
             400: no form, no file, or the client left. 408: too slow. 413: too many bytes or files. 415: another type.
-            503: too many bytes of other requests are in memory.
+            503: too many bytes of other requests are in memory, or the server ends.
         """
         n_taken = 0
         comes_more = True
@@ -111,13 +120,19 @@ class UploadReader:
         if stated.isdecimal() and int(stated[:20]) > self._settings.max_bytes:
             raise _refuse_size(self._settings)
         try:
-            async with asyncio.timeout(self._settings.timeout_seconds):
-                if is_form:
-                    return await self._read_form(request, stream)
-                return [Upload("", b"".join([chunk async for chunk in stream]))]
+            async with asyncio.timeout(self._settings.timeout_seconds) as limit:
+                self._limits.add(limit)
+                try:
+                    if is_form:
+                        return await self._read_form(request, stream)
+                    return [Upload("", b"".join([chunk async for chunk in stream]))]
+                finally:
+                    self._limits.discard(limit)
         except ClientDisconnect:
             raise HTTPException(400, "wanted the whole request, got its beginning") from None
         except TimeoutError:
+            if self._is_ending:
+                raise HTTPException(503, "the server ends; try again", RETRY) from None
             raise _refuse_slowness(f"the whole request within {self._settings.timeout_seconds:g} seconds") from None
 
     async def _read_form(self, request: Request, stream: AsyncGenerator[bytes, None]) -> list[Upload]:
