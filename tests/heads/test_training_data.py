@@ -5,7 +5,8 @@ from conftest import make_split, make_train_params
 from relearn.errors import TrainingError
 from relearn.features.shards import SplitFeatures
 from relearn.heads.kinds import KINDS, fit_heads, prepare_data
-from relearn.heads.training_data import check_labels
+from relearn.heads.scoring import judge_scores
+from relearn.heads.training_data import LOWEST_SCALE, check_labels, find_standard
 
 
 @pytest.mark.parametrize("class_weight", ["balanced", {"class 0": 5.0, "class 1": 0.2, "class 2": 1.0}])
@@ -101,3 +102,45 @@ def test_features_that_are_constant_are_reported():
 def test_labels_that_allow_no_training(training, validation, message):
     with pytest.raises(TrainingError, match=message):
         check_labels(training, validation)
+
+
+def test_the_standard_is_that_of_scikit_learn_with_a_lowest_scale():
+    from sklearn.preprocessing import StandardScaler
+
+    rows = np.random.default_rng(0).normal(3, [1, 2, 0.5, 0.01, 0], (40, 5)).astype(np.float32)
+    reference = StandardScaler().fit(rows.astype(np.float64))
+    standard = find_standard([rows[:7], rows[7:]])
+    np.testing.assert_allclose(standard.mean, reference.mean_)
+    np.testing.assert_allclose(standard.variance, reference.var_, atol=1e-15)
+    lowest = LOWEST_SCALE * np.sqrt(reference.var_).mean()
+    assert reference.scale_[2] > lowest > reference.scale_[3]
+    np.testing.assert_allclose(standard.scale, [*reference.scale_[:3], lowest, lowest])
+
+
+def test_the_standard_of_features_that_never_vary():
+    standard = find_standard([np.full((3, 2), 7, np.float32)])
+    assert (standard.scale == 1).all()
+    assert (standard.variance == 0).all()
+
+
+@pytest.mark.parametrize("head", ["nearest_centroid", "logistic_regression", "linear_svm", "dense"])
+def test_features_that_hardly_occur_in_training_decide_no_label(head):
+    """Each is 0 for all training images but one, as many of a deep layer are for few images."""
+    n_images, n_rare = 30, 8
+    plain = make_split(1, n_images), make_split(2, 600)
+    rare = np.zeros((n_images, n_rare), np.float32)
+    rare[range(n_rare), range(n_rare)] = 1e-3
+    seldom = np.random.default_rng(3).binomial(1, 0.1, (600, n_rare)).astype(np.float32)
+    with_rare = [
+        SplitFeatures([np.hstack([split.features, more])], *split[1:])
+        for split, more in zip(plain, (rare, seldom), strict=True)
+    ]
+    params = make_train_params(head)
+    options = KINDS[head].options(**params.grids[0][1].list_candidates()[0])
+    accuracy = []
+    for training, validation in (plain, with_rare):
+        data = prepare_data(training, validation, params)
+        fitted = fit_heads(head, [options], data, data.compute_sample_weights())[0]
+        right, _ = judge_scores(fitted, fitted.compute_scores(validation.features), data.validation_labels)
+        accuracy.append(right.mean())
+    assert accuracy[1] >= accuracy[0] - 0.01

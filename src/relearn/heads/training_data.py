@@ -1,5 +1,6 @@
 """The training split as the heads read it."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
@@ -9,6 +10,8 @@ from relearn.errors import TrainingError
 from relearn.features.shards import SplitFeatures
 from relearn.heads.coordinates import Coordinates, Standard, find_coordinates
 from relearn.params.heads import TrainParams
+
+LOWEST_SCALE = 0.5  # of a feature, as a share of the mean standard deviation; measured (docs/heads.md)
 
 
 class TrainingData:
@@ -32,7 +35,7 @@ class TrainingData:
     is_image : ndarray (rows,) bool
         Whether a row is that of an image itself.
     mean, scale : ndarray (n_features,) float64
-        What standardizes a feature; scale is 1 if `train.scale` is false.
+        What standardizes a feature (`find_standard`); scale is 1 if `train.scale` is false.
     memory_bytes : int
         What a head may take; the splits, as far as they are in memory, have the other half.
     """
@@ -109,13 +112,23 @@ class TrainingData:
 
 
 def find_standard(blocks: Iterable[np.ndarray]) -> Standard:
-    """Return what standardizes the features of these blocks (rows, n_features), as scikit-learn computes it."""
+    """Return what standardizes the features of these blocks (rows, n_features): mean, scale and variance.
+
+    The scale of a feature is its standard deviation, but at least half the mean of those of all features. Otherwise a
+    feature that is 0 for all training images but one would have a tiny scale, reach thousands in another image, and
+    decide its label alone. For the same reason Tusher, Tibshirani and Chu add a term to small standard deviations
+    (Significance analysis of microarrays applied to the ionizing radiation response, 2001, doi 10.1073/pnas.091062498).
+    """
     from sklearn.preprocessing import StandardScaler
 
     scaler = StandardScaler()
     for block in blocks:
         scaler.partial_fit(block.astype(np.float64))
-    return Standard(*(np.asarray(values, np.float64) for values in (scaler.mean_, scaler.scale_, scaler.var_)))
+    variance = np.asarray(scaler.var_, np.float64)
+    deviations = np.sqrt(variance)
+    scale = np.maximum(deviations, LOWEST_SCALE * math.fsum(deviations) / len(deviations))
+    scale[scale == 0] = 1  # if no feature varies
+    return Standard(np.asarray(scaler.mean_, np.float64), scale, variance)
 
 
 def check_labels(training: list[str], validation: list[str]) -> None:
