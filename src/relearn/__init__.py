@@ -25,7 +25,8 @@ def load(
     Parameters
     ----------
     folder
-        What `relearn train` or `relearn export` wrote; if both are there, it is the classifier.
+        What `relearn train` or `relearn export` wrote, or the `model.onnx` in it; if both are there, it is the
+        classifier.
     weights
         The network's weights file, if it is no longer at the path that the classifier records.
 
@@ -37,10 +38,10 @@ def load(
     from pathlib import Path
 
     from relearn.inference.classifier import RECORD
-    from relearn.inference.exported import is_export
+    from relearn.inference.exported import find_folder, is_export
     from relearn.inference.loading import check_keras, load_exported
 
-    path, moved = Path(folder), None if weights is None else Path(weights)
+    path, moved = find_folder(Path(folder)), None if weights is None else Path(weights)
     if is_export(path) and not (path / RECORD).is_file():
         return load_exported(path, moved)
     check_keras(path)

@@ -77,13 +77,15 @@ def test_predict_reads_images_from_here_and_the_classifier_from_the_root(below, 
     call("predict", "x.png")
     assert asked == [(below, Path("models/classifier"), None), (here, ["x.png"], True)]
     asked.clear()
+    Path("mine").mkdir()
+    Path("mine/classifier.json").touch()
     call("predict", "--model", "mine", "--weights", "../w.h5", "--offline", "x.png")
     assert asked == [(below, here / "mine", here / "../w.h5"), (here, ["x.png"], False)]
 
 
 def test_predict_needs_no_repository_if_the_model_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(Exception, match=r"^mine: no classifier there"):
+    with pytest.raises(Exception, match=r"^mine: wanted a folder with an exported model .*, got no such folder"):
         call("predict", "--model", "mine", "x.png")
     with pytest.raises(
         ParamsError, match=r"^/.*: wanted a folder with params.yaml and dvc.yaml of relearn, .* got none"

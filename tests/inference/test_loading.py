@@ -1,3 +1,4 @@
+import re
 import sys
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from PIL import Image
 import relearn
 from conftest import draw_image, encode_image
 from inference.exports import write_export
+from relearn import paths
 from relearn.errors import ImageError, IntegrityError, NetworkError, RelearnError
 from relearn.inference.exported import ExportedModel
 from relearn.inference.loading import load_model
@@ -67,11 +69,24 @@ def test_of_a_release_with_both_files_are_predicted_with_the_exported_model(mode
         relearn.load(model)
 
 
+def test_a_model_is_named_by_its_folder_or_its_file(model):
+    for load in (load_model, relearn.load):
+        assert load(model / "model.onnx").record == load(model).record
+    (model / "model.onnx").unlink()
+    with pytest.raises(IntegrityError, match=r"^model/model\.onnx: "):
+        load_model(model / "model.onnx")
+
+
 def test_what_is_missing_is_named(model, monkeypatch):
     monkeypatch.setitem(sys.modules, "keras", None)
-    for load in (load_model, relearn.load):
-        with pytest.raises(IntegrityError, match=r"^gone: no classifier there; run"):
-            load(Path("gone"))
+    for path, got in {"gone": "no such folder", "x.txt": "a file", ".": "neither"}.items():
+        Path("x.txt").touch()
+        wanted = rf"{re.escape(path)}: wanted a folder with an exported model \(model\.json\) or a classifier"
+        with pytest.raises(IntegrityError, match=rf"^{wanted} \(classifier\.json\), got {got}; `relearn export"):
+            load_model(Path(path))
+    for load, missing in ((load_model, paths.CLASSIFIER), (relearn.load, Path("gone"))):
+        with pytest.raises(IntegrityError, match=rf"^{missing}: no classifier there; run"):
+            load(missing)
         (model / "model.json").unlink(missing_ok=True)
         write_json(model / "classifier.json", {})
         with pytest.raises(NetworkError, match=r"^model: wanted an exported model, or keras .* run `relearn export`"):

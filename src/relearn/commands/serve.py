@@ -50,8 +50,10 @@ def serve(
     """Answer over HTTP which class an image has; the header `Authorization` is checked if RELEARN_TOKEN is set."""
     origins = [check_origin(origin) for origin in cors or ()]
     here = enter_root(is_needed=False)
-    folder = here / model if model else find_exported()
+    from relearn.inference.exported import find_folder
     from relearn.serving.running import serve as run_server
+
+    folder = find_folder(here / model) if model else find_exported()
 
     settings = Settings(
         max_bytes=max_bytes,

@@ -196,6 +196,11 @@ class ExportedModel:
             yield from self.predict_probabilities(group)
 
 
+def find_folder(path: Path) -> Path:
+    """Return the folder of a model that is named by it, or by the `model.onnx` in it."""
+    return path.parent if path.name == MODEL and not path.is_dir() else path
+
+
 def is_export(folder: Path) -> bool:
     """Return whether a folder holds what `relearn export` writes."""
     return (folder / RECORD).is_file()

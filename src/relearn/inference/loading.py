@@ -7,17 +7,20 @@ from typing import TYPE_CHECKING
 from relearn.errors import IntegrityError, NetworkError
 from relearn.inference.classifier import RECORD
 from relearn.inference.exported import RECORD as EXPORT_RECORD
-from relearn.inference.exported import ExportedModel, is_export
+from relearn.inference.exported import ExportedModel, find_folder, is_export
+from relearn.paths import CLASSIFIER
 
 if TYPE_CHECKING:
     from relearn.inference.predictor import Predictor
 
 
-def load_model(folder: Path, weights: Path | None = None) -> "ExportedModel | Predictor":
+def load_model(path: Path, weights: Path | None = None) -> "ExportedModel | Predictor":
     """Load the exported model of a folder, or its classifier if it has none.
 
     Parameters
     ----------
+    path
+        The folder, or the `model.onnx` in it.
     weights
         The network's weights file, if it is no longer at the path that the classifier records.
 
@@ -28,12 +31,14 @@ def load_model(folder: Path, weights: Path | None = None) -> "ExportedModel | Pr
     NetworkError
         `weights` is given for an exported model, or keras is not installed for a classifier.
     """
+    folder = find_folder(path)
     if is_export(folder):
         return load_exported(folder, weights)
     check_keras(folder)
-    if folder.exists() and not (folder / RECORD).is_file():
-        wanted = f"an exported model ({EXPORT_RECORD}) or a classifier ({RECORD})"
-        raise IntegrityError(where=folder, wanted=wanted, got="neither", advice="`relearn export -o FOLDER` makes one")
+    if folder != CLASSIFIER and not (folder / RECORD).is_file():
+        wanted = f"a folder with an exported model ({EXPORT_RECORD}) or a classifier ({RECORD})"
+        got = "neither" if folder.is_dir() else "a file" if folder.exists() else "no such folder"
+        raise IntegrityError(where=folder, wanted=wanted, got=got, advice="`relearn export -o FOLDER` makes one")
     from relearn.inference.predictor import Predictor
 
     return Predictor(folder, weights)
