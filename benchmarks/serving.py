@@ -9,7 +9,6 @@ compared, so that other work on the machine hits all of them alike. The last tab
 gain anything over single images in as many threads as there are cores?
 """
 
-import http.client
 import io
 import multiprocessing
 import re
@@ -61,17 +60,31 @@ class Loop:
 
 
 class Client:
-    """One connection, kept."""
+    """One connection, kept. It reads the socket itself, because Python's `http.client` takes 0.2 ms a request."""
 
     def __init__(self, port: int):
-        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=60)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def answer(self, content: bytes):
         """Send, receive."""
-        self.connection.request("POST", "/predict", content, {"Content-Type": "image/jpeg"})
-        reply = self.connection.getresponse()
-        assert reply.read()
-        assert reply.status == 200
+        head = (
+            f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: {len(content)}"
+        )
+        self.socket.sendall(head.encode() + b"\r\n\r\n" + content)
+        received = b""
+        while b"\r\n\r\n" not in received:
+            received += self._receive()
+        head, _, body = received.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 ")
+        n_bytes = int(re.search(rb"\r\ncontent-length: ([0-9]+)", head)[1])
+        while len(body) < n_bytes:
+            body += self._receive()
+
+    def _receive(self):
+        received = self.socket.recv(1 << 16)
+        assert received
+        return received
 
 
 def time_each(answer, contents):
@@ -85,11 +98,11 @@ def time_each(answer, contents):
 
 
 def time_all(askers, contents):
-    """Return the images a second of several threads, each with an asker of its own."""
+    """Return the images a second of several threads, each with an asker of its own; each takes the next image."""
     with ThreadPoolExecutor(len(askers)) as executor:
-        shares = [contents[number :: len(askers)] for number in range(len(askers))]
+        waiting = iter(contents)
         start = time.perf_counter()
-        list(executor.map(lambda asker, share: time_each(asker.answer, share), askers, shares))
+        list(executor.map(lambda asker: time_each(asker.answer, waiting), askers))
         return len(contents) / (time.perf_counter() - start)
 
 

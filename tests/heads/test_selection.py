@@ -15,6 +15,25 @@ def test_choice_is_accuracy_then_loss_then_smallest():
         assert choose_trial(given, False)[0].options.C == 0.5
 
 
+def test_of_what_is_as_accurate_the_lowest_loss_is_chosen():
+    """Here 3 of 100 images more are no clear difference, 10 are."""
+    trials = [
+        make_trial("logistic_regression", make_right(80), 0.2, C=0.001),
+        make_trial("logistic_regression", make_right(90), 1.0, C=0.01),
+        make_trial("logistic_regression", make_right(87), 0.5, C=0.1),
+        make_trial("logistic_regression", make_right(87), 0.6, C=1.0),
+    ]
+    chosen, verdicts = choose_trial(trials, False)
+    assert chosen.options.C == 0.1
+    assert verdicts == ["worse", "no clear difference", "chosen: the best", "no clear difference"]
+    assert choose_trial(trials, True)[0].options.C == 0.01  # the simplest within a standard error, here of 0
+
+
+def test_without_probabilities_the_most_accurate_is_chosen():
+    trials = [make_trial("linear_svm", make_right(right), None, C=C) for right, C in ((88, 0.1), (90, 1.0), (89, 10.0))]
+    assert choose_trial(trials, False)[0].options.C == 1.0
+
+
 def test_one_standard_error_takes_the_simplest_that_is_near():
     trials = [
         make_trial("linear_svm", make_right(85), C=0.01, standard_error=0.03),

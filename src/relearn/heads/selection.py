@@ -48,21 +48,35 @@ class Trial(NamedTuple):
         return (list(KINDS).index(self.head), *sizes)
 
     @property
-    def selection_key(self) -> tuple[float, float, tuple[float, ...]]:
-        """The least is the best: the highest accuracy, then the lowest log loss, then the simplest."""
-        return -self.accuracy, math.inf if self.log_loss is None else self.log_loss, self.complexity
+    def loss(self) -> float:
+        """The log loss, infinite without probabilities."""
+        return math.inf if self.log_loss is None else self.log_loss
 
 
 def find_leader(trials: list[Trial]) -> Trial:
-    """Return the best of the trials, the simplest in a tie."""
-    return min(trials, key=lambda trial: trial.selection_key)
+    """Return the best of the trials.
+
+    Of those that are of the same kind as the most accurate one, and not clearly less accurate (McNemar's exact test at
+    5 %), it has the lowest log loss. One image decides nothing, but the log loss can be twice as high.
+    """
+    first = _find_most_accurate(trials)
+    near = [trial for trial in trials if trial.head == first.head and not _is_clearly_worse(trial, first)]
+    return min(near, key=lambda trial: (trial.loss, -trial.accuracy, trial.complexity))
+
+
+def _find_most_accurate(trials: list[Trial]) -> Trial:
+    return min(trials, key=lambda trial: (-trial.accuracy, trial.loss, trial.complexity))
+
+
+def _is_clearly_worse(trial: Trial, other: Trial) -> bool:
+    return compare_paired(other.right, trial.right).verdict == "worse"
 
 
 def choose_trial(trials: list[Trial], one_standard_error: bool) -> tuple[Trial, list[str]]:
     """Choose a trial, and return it with a verdict on each.
 
     1. Of each kind of head the best is a candidate. With `one_standard_error` it is the simplest whose accuracy is at
-       most one standard error below the best (Breiman et al. 1984, "Classification and Regression Trees",
+       most one standard error below the highest (Breiman et al. 1984, "Classification and Regression Trees",
        section 3.4.3).
     2. Candidates of other kinds tie with the leader, the best of all, unless their answers are clearly worse on the
        same images (McNemar's exact test at 5 %). The simplest of those that tie is chosen.
@@ -73,10 +87,10 @@ def choose_trial(trials: list[Trial], one_standard_error: bool) -> tuple[Trial, 
         same_kind = [trial for trial in trials if trial.head == kind]
         candidate = find_leader(same_kind)
         if one_standard_error:
-            min_accuracy = candidate.accuracy - candidate.standard_error
-            near = [trial for trial in same_kind if trial.accuracy >= min_accuracy]
+            first = _find_most_accurate(same_kind)
+            near = [trial for trial in same_kind if trial.accuracy >= first.accuracy - first.standard_error]
             candidate = min(near, key=lambda trial: trial.complexity)
-        if kind == leader.head or compare_paired(leader.right, candidate.right).verdict != "worse":
+        if kind == leader.head or not _is_clearly_worse(candidate, leader):
             candidates.append(candidate)
     chosen = min(candidates, key=lambda trial: trial.complexity)
     return chosen, [_describe_trial(trial, chosen, leader) for trial in trials]
