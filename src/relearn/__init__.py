@@ -25,8 +25,8 @@ def load(
     Parameters
     ----------
     folder
-        What `relearn train` or `relearn export` wrote, or the `model.onnx` in it; if both are there, it is the
-        classifier.
+        What `relearn train` or `relearn export` wrote; of a folder with both it is the classifier. The `model.onnx` of
+        an export is that one.
     weights
         The network's weights file, if it is no longer at the path that the classifier records.
 
@@ -41,9 +41,10 @@ def load(
     from relearn.inference.exported import find_folder, is_export
     from relearn.inference.loading import check_keras, load_exported
 
-    path, moved = find_folder(Path(folder)), None if weights is None else Path(weights)
-    if is_export(path) and not (path / RECORD).is_file():
-        return load_exported(path, moved)
+    path, moved = Path(folder), None if weights is None else Path(weights)
+    exported = find_folder(path)
+    if exported != path or (is_export(path) and not (path / RECORD).is_file()):
+        return load_exported(exported, moved)
     check_keras(path)
     from relearn.explanation.explainer import Explainer
 

@@ -102,7 +102,10 @@ def predict(
     *,
     json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
-    model: Model = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="A classifier's folder, or an exported model.", show_default=str(paths.CLASSIFIER)),
+    ] = None,
     weights: Weights = None,
     offline: Offline = False,
 ) -> None:

@@ -85,7 +85,7 @@ def test_predict_reads_images_from_here_and_the_classifier_from_the_root(below, 
 
 def test_predict_needs_no_repository_if_the_model_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(Exception, match=r"^mine: wanted a folder with an exported model .*, got no such folder"):
+    with pytest.raises(Exception, match=r"^mine: wanted a folder with an exported model .*, got no folder"):
         call("predict", "--model", "mine", "x.png")
     with pytest.raises(
         ParamsError, match=r"^/.*: wanted a folder with params.yaml and dvc.yaml of relearn, .* got none"

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from inference.exports import write_export
-from relearn.commands.serve import check_origin, find_exported
+from relearn.commands.serve import app, check_origin, find_exported
 from relearn.errors import IntegrityError, ParamsError, RelearnError
 from relearn.serving.running import open_socket, serve
 from relearn.serving.settings import Settings, is_loopback, read_token
@@ -25,6 +26,18 @@ def test_release_is_served_if_it_was_exported(tmp_path, monkeypatch, caplog):
     assert caplog.messages == ["release/current has no exported model (`retrain.export`), so models/exported is served"]
     write_export(Path("release/versions/v1"))
     assert find_exported() == Path("release/current")
+
+
+def test_the_model_is_named_by_its_folder_or_its_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_export(Path("exported"))
+    served = []
+    monkeypatch.setattr("relearn.serving.running.serve", lambda folder, *_: served.append(folder))
+    for name in ("exported", "exported/model.onnx"):
+        assert CliRunner().invoke(app, [name]).exit_code == 0
+    assert served == [Path("exported")] * 2
+    answer = CliRunner().invoke(app, ["gone/model.onnx"])
+    assert str(answer.exception) == "gone/model.onnx: no such file; `relearn export -o FOLDER` makes one"
 
 
 def test_taken_port_is_one_line(tmp_path):

@@ -4,18 +4,18 @@ from heads.samples import make_right, make_trial
 from relearn.heads.selection import choose_trial
 
 
-def test_choice_is_accuracy_then_loss_then_smallest():
+def test_without_a_difference_the_choice_is_accuracy_then_loss_then_the_simplest():
     trials = [
-        make_trial("linear_svm", make_right(80), 0.1, C=1),
-        make_trial("linear_svm", make_right(90), 0.5, C=2),
-        make_trial("linear_svm", make_right(90), 0.4, C=3),
-        make_trial("linear_svm", make_right(90), 0.4, C=0.5),
+        make_trial("random_forest", make_right(85), 0.1, n_estimators=10),
+        make_trial("random_forest", make_right(90), 0.5, n_estimators=20),
+        make_trial("random_forest", make_right(90), 0.4, n_estimators=40),
+        make_trial("random_forest", make_right(90), 0.4, n_estimators=30),
     ]
     for given in (trials, trials[::-1]):
-        assert choose_trial(given, False)[0].options.C == 0.5
+        assert choose_trial(given, False)[0].options.n_estimators == 30
 
 
-def test_of_what_is_as_accurate_the_lowest_loss_is_chosen():
+def test_of_heads_fitted_by_log_loss_the_lowest_is_chosen_where_accuracy_is_no_difference():
     """Here 3 of 100 images more are no clear difference, 10 are."""
     trials = [
         make_trial("logistic_regression", make_right(80), 0.2, C=0.001),
@@ -25,13 +25,47 @@ def test_of_what_is_as_accurate_the_lowest_loss_is_chosen():
     ]
     chosen, verdicts = choose_trial(trials, False)
     assert chosen.options.C == 0.1
-    assert verdicts == ["worse", "no clear difference", "chosen: the best", "no clear difference"]
-    assert choose_trial(trials, True)[0].options.C == 0.01  # the simplest within a standard error, here of 0
+    assert verdicts == [
+        "worse",
+        "the most accurate",
+        "chosen: lower log loss than logistic_regression, no clear difference",
+        "no clear difference",
+    ]
+    chosen, verdicts = choose_trial(trials, True)
+    assert (chosen.options.C, verdicts[1]) == (0.01, "chosen: the best")
+
+
+def test_between_two_with_the_same_answers_the_log_loss_decides_who_leads():
+    first, second = make_right(90), make_right(100) & ~make_right(10)
+    trials = [
+        make_trial("decision_tree", first, 0.5, max_depth=1),
+        make_trial("decision_tree", second, 0.4, max_depth=2),
+    ]
+    assert choose_trial(trials, False)[0].options.max_depth == 2
 
 
 def test_without_probabilities_the_most_accurate_is_chosen():
     trials = [make_trial("linear_svm", make_right(right), None, C=C) for right, C in ((88, 0.1), (90, 1.0), (89, 10.0))]
     assert choose_trial(trials, False)[0].options.C == 1.0
+
+
+def test_what_is_clearly_worse_than_the_most_accurate_is_not_chosen():
+    """Though it is no worse than the head of lower log loss that is the best of its kind."""
+    trials = [
+        make_trial("logistic_regression", make_right(90), 0.5, C=1.0),
+        make_trial("logistic_regression", make_right(85), 0.3, C=0.1),
+        make_trial("nearest_centroid", make_right(80), 0.3, shrink_threshold=None),
+    ]
+    chosen, verdicts = choose_trial(trials, False)
+    assert (chosen.options.C, verdicts[2]) == (0.1, "worse")
+
+
+def test_a_lower_log_loss_of_another_kind_decides_nothing():
+    trials = [
+        make_trial("dense", make_right(88), 0.1, units=8),
+        make_trial("logistic_regression", make_right(90), 0.5, C=1.0),
+    ]
+    assert choose_trial(trials, False)[0].head == "logistic_regression"
 
 
 def test_one_standard_error_takes_the_simplest_that_is_near():
@@ -43,7 +77,11 @@ def test_one_standard_error_takes_the_simplest_that_is_near():
     assert choose_trial(trials, False)[0].options.C == 1
     chosen, verdicts = choose_trial(trials, True)
     assert chosen.options.C == 0.1
-    assert verdicts == ["no clear difference", "chosen: simpler than linear_svm, within one standard error", "the best"]
+    assert verdicts == [
+        "no clear difference",
+        "chosen: simpler than linear_svm, within one standard error",
+        "the most accurate",
+    ]
 
 
 def test_between_heads_a_tie_goes_to_the_simpler():
@@ -55,7 +93,7 @@ def test_between_heads_a_tie_goes_to_the_simpler():
     ]
     chosen, verdicts = choose_trial(trials, False)
     assert chosen.head == "logistic_regression"
-    assert verdicts == ["the best", "chosen: simpler than random_forest, no clear difference", "worse"]
+    assert verdicts == ["the most accurate", "chosen: simpler than random_forest, no clear difference", "worse"]
     chosen, verdicts = choose_trial([trials[0], trials[2]], False)
     assert (chosen.head, verdicts) == ("random_forest", ["chosen: the best", "worse"])
 

@@ -123,7 +123,9 @@ def test_the_standard_of_features_that_never_vary():
     assert (standard.variance == 0).all()
 
 
-@pytest.mark.parametrize("head", ["nearest_centroid", "logistic_regression", "linear_svm", "dense"])
+@pytest.mark.parametrize(
+    "head", ["nearest_centroid", "logistic_regression", "linear_svm", pytest.param("dense", marks=pytest.mark.slow)]
+)
 def test_features_that_hardly_occur_in_training_decide_no_label(head):
     """Each is 0 for all training images but one, as many of a deep layer are for few images."""
     n_images, n_rare = 30, 8

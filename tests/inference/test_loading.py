@@ -69,17 +69,38 @@ def test_of_a_release_with_both_files_are_predicted_with_the_exported_model(mode
         relearn.load(model)
 
 
-def test_a_model_is_named_by_its_folder_or_its_file(model):
+def test_a_model_is_named_by_its_folder_or_its_file(model, monkeypatch):
     for load in (load_model, relearn.load):
         assert load(model / "model.onnx").record == load(model).record
+    write_json(model / "classifier.json", {})  # of a folder with both, the file is the exported model
+    assert isinstance(relearn.load(model / "model.onnx"), ExportedModel)
+    Path("current").symlink_to(model)
+    assert load_model(Path("current/model.onnx")).record == load_model(model).record
+    monkeypatch.chdir(model)
+    assert load_model(Path("model.onnx")).classes == ["blue", "red"]
+
+
+def test_a_folder_may_have_the_name_of_the_file(model):
+    model.rename("model.onnx")
+    assert load_model(Path("model.onnx/model.onnx")).record == load_model(Path("model.onnx")).record
+
+
+def test_a_file_without_its_record_is_reported(model):
+    (model / "model.json").unlink()
+    write_json(model / "classifier.json", {})
+    for load in (load_model, relearn.load):
+        with pytest.raises(IntegrityError, match=r"^model/model\.onnx: wanted model\.json beside it, got none; keep"):
+            load(model / "model.onnx")
     (model / "model.onnx").unlink()
-    with pytest.raises(IntegrityError, match=r"^model/model\.onnx: "):
+    with pytest.raises(
+        IntegrityError, match=r"^model/model\.onnx: no such file; `relearn export -o FOLDER` makes one$"
+    ):
         load_model(model / "model.onnx")
 
 
 def test_what_is_missing_is_named(model, monkeypatch):
     monkeypatch.setitem(sys.modules, "keras", None)
-    for path, got in {"gone": "no such folder", "x.txt": "a file", ".": "neither"}.items():
+    for path, got in {"gone": "no folder", "x.txt": "a file", ".": "neither"}.items():
         Path("x.txt").touch()
         wanted = rf"{re.escape(path)}: wanted a folder with an exported model \(model\.json\) or a classifier"
         with pytest.raises(IntegrityError, match=rf"^{wanted} \(classifier\.json\), got {got}; `relearn export"):

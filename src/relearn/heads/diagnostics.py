@@ -5,7 +5,7 @@ import logging
 from relearn.errors import TrainingError
 from relearn.heads.fitted import Head
 from relearn.heads.kinds import KINDS
-from relearn.heads.selection import Trial, find_leader
+from relearn.heads.selection import Trial, find_best
 from relearn.params.heads import TrainParams
 
 log = logging.getLogger(__name__)
@@ -35,8 +35,8 @@ def warn_of_grid_ends(chosen: Trial, trials: list[Trial], params: TrainParams) -
     The best is that of the chosen kind of head, whatever `one_standard_error` makes of it.
     """
     same_kind = [trial.options.to_dict() for trial in trials if trial.head == chosen.head]
-    leader = find_leader([trial for trial in trials if trial.head == chosen.head])
-    for name, value in leader.options.to_dict().items():
+    best = find_best([trial for trial in trials if trial.head == chosen.head])
+    for name, value in best.options.to_dict().items():
         tried = {options[name] for options in same_kind}
         numbers = sorted(number for number in tried if isinstance(number, int | float))
         if len(numbers) < 2 or value not in (numbers[0], numbers[-1]):

@@ -42,6 +42,7 @@ class HeadKind(NamedTuple):
     columns : what it reads `TrainingData.coordinates` for, if at all
     max_iter : the option that limits its iterations
     stops_by_validation : whether validation decides when its fit ends
+    minimizes_log_loss : whether its fit does
     """
 
     options: type[Options]
@@ -51,6 +52,7 @@ class HeadKind(NamedTuple):
     columns: Literal["fastest", "uncorrelated"] | None = None
     max_iter: str = "max_iter"
     stops_by_validation: bool = False
+    minimizes_log_loss: bool = False
 
     def count_bytes(self, data: TrainingData) -> int:
         """Return the memory that a fit needs for the features."""
@@ -83,6 +85,7 @@ KINDS = {
         fit_logistic_regressions,
         {"C": 1},
         columns="fastest",
+        minimizes_log_loss=True,
     ),
     "linear_svm": HeadKind(
         LinearSVMOptions,
@@ -110,6 +113,7 @@ KINDS = {
         number_bytes=24,
         max_iter="epochs",
         stops_by_validation=True,
+        minimizes_log_loss=True,
     ),
 }
 

@@ -54,22 +54,22 @@ class Trial(NamedTuple):
 
 
 def find_leader(trials: list[Trial]) -> Trial:
-    """Return the best of the trials.
-
-    Of those that are of the same kind as the most accurate one, and not clearly less accurate (McNemar's exact test at
-    5 %), it has the lowest log loss. One image decides nothing, but the log loss can be twice as high.
-    """
-    first = _find_most_accurate(trials)
-    near = [trial for trial in trials if trial.head == first.head and not _is_clearly_worse(trial, first)]
-    return min(near, key=lambda trial: (trial.loss, -trial.accuracy, trial.complexity))
-
-
-def _find_most_accurate(trials: list[Trial]) -> Trial:
+    """Return the most accurate of the trials; in a tie that with the lowest log loss, then the simplest."""
     return min(trials, key=lambda trial: (-trial.accuracy, trial.loss, trial.complexity))
 
 
-def _is_clearly_worse(trial: Trial, other: Trial) -> bool:
-    return compare_paired(other.right, trial.right).verdict == "worse"
+def find_best(trials: list[Trial]) -> Trial:
+    """Return the best of the trials of one kind of head.
+
+    Of a kind that is fitted by its log loss it has the lowest, among the trials that are not clearly less accurate than
+    the most accurate one (McNemar's exact test at 5 %): an image more decides nothing, and the log loss may be three
+    times as high. Of another kind it is the most accurate. The log loss of a tree, say, is that of its purest leaves.
+    """
+    leader = find_leader(trials)
+    if not KINDS[leader.head].minimizes_log_loss:
+        return leader
+    near = [trial for trial in trials if not _is_clearly_worse(trial, leader)]
+    return min(near, key=lambda trial: (trial.loss, -trial.accuracy, trial.complexity))
 
 
 def choose_trial(trials: list[Trial], one_standard_error: bool) -> tuple[Trial, list[str]]:
@@ -78,29 +78,39 @@ def choose_trial(trials: list[Trial], one_standard_error: bool) -> tuple[Trial, 
     1. Of each kind of head the best is a candidate. With `one_standard_error` it is the simplest whose accuracy is at
        most one standard error below the highest (Breiman et al. 1984, "Classification and Regression Trees",
        section 3.4.3).
-    2. Candidates of other kinds tie with the leader, the best of all, unless their answers are clearly worse on the
-       same images (McNemar's exact test at 5 %). The simplest of those that tie is chosen.
+    2. Candidates of other kinds tie with the leader, the most accurate of all, unless their answers are clearly worse
+       on the same images (McNemar's exact test at 5 %). The simplest of those that tie is chosen.
     """
     leader = find_leader(trials)
     candidates = []
     for kind in dict.fromkeys(trial.head for trial in trials):
         same_kind = [trial for trial in trials if trial.head == kind]
-        candidate = find_leader(same_kind)
+        candidate = find_best(same_kind)
         if one_standard_error:
-            first = _find_most_accurate(same_kind)
+            first = find_leader(same_kind)
             near = [trial for trial in same_kind if trial.accuracy >= first.accuracy - first.standard_error]
             candidate = min(near, key=lambda trial: trial.complexity)
         if kind == leader.head or not _is_clearly_worse(candidate, leader):
             candidates.append(candidate)
     chosen = min(candidates, key=lambda trial: trial.complexity)
-    return chosen, [_describe_trial(trial, chosen, leader) for trial in trials]
+    return chosen, [_describe_trial(trial, chosen, leader, one_standard_error) for trial in trials]
 
 
-def _describe_trial(trial: Trial, chosen: Trial, leader: Trial) -> str:
+def _is_clearly_worse(trial: Trial, other: Trial) -> bool:
+    return compare_paired(other.right, trial.right).verdict == "worse"
+
+
+def _describe_trial(trial: Trial, chosen: Trial, leader: Trial, one_standard_error: bool) -> str:
     verdict = "the best" if trial is leader else compare_paired(leader.right, trial.right).verdict
     if trial is chosen and trial is not leader:
-        reason = "within one standard error" if trial.head == leader.head else "no clear difference"
-        verdict = f"simpler than {leader.name}, {reason}"
+        if trial.head != leader.head:
+            verdict = f"simpler than {leader.name}, no clear difference"
+        elif one_standard_error:
+            verdict = f"simpler than {leader.name}, within one standard error"
+        else:
+            verdict = f"lower log loss than {leader.name}, no clear difference"
+    elif trial is leader and trial is not chosen:
+        verdict = "the most accurate"
     if not trial.converged:
         verdict += ", not converged"
     return f"chosen: {verdict}" if trial is chosen else verdict

@@ -45,10 +45,10 @@ def train_head(
     """Fit heads, choose one, calibrate and export it.
 
     1. Every head is fitted on the training split alone, its rows in the order of the manifest; so are the means and
-       standard deviations of a standardization.
+       scales of its standardization.
     2. It is judged on the validation split, or, with `train.select_by: folds`, on each of `n_folds` parts of training
        by a head that was fitted on the others; copies of an image, and images of a group, are in one part. The means
-       and standard deviations are those of all of training even so, which uses no labels. `choose_trial` chooses one
+       and scales are those of all of training even so, which uses no labels. `choose_trial` chooses one
        by that.
     3. Its scores are calibrated on the validation split, if it has no probabilities or a calibration is asked for.
     4. Nothing is fitted again on training and validation together, so that `evaluate` judges what was chosen.

@@ -197,8 +197,21 @@ class ExportedModel:
 
 
 def find_folder(path: Path) -> Path:
-    """Return the folder of a model that is named by it, or by the `model.onnx` in it."""
-    return path.parent if path.name == MODEL and not path.is_dir() else path
+    """Return the folder of a model that is named by it, or by the `model.onnx` of an export.
+
+    Raises
+    ------
+    IntegrityError
+        That file is not there, or no `model.json` beside it.
+    """
+    if path.name != MODEL or path.is_dir():
+        return path
+    if not path.exists():
+        raise IntegrityError("no such file", where=path, advice="`relearn export -o FOLDER` makes one")
+    if not is_export(path.parent):
+        advice = "keep the files of an export together"
+        raise IntegrityError(where=path, wanted=f"{RECORD} beside it", got="none", advice=advice)
+    return path.parent
 
 
 def is_export(folder: Path) -> bool:

@@ -35,9 +35,9 @@ def load_model(path: Path, weights: Path | None = None) -> "ExportedModel | Pred
     if is_export(folder):
         return load_exported(folder, weights)
     check_keras(folder)
-    if folder != CLASSIFIER and not (folder / RECORD).is_file():
+    if folder.resolve() != CLASSIFIER.resolve() and not (folder / RECORD).is_file():
         wanted = f"a folder with an exported model ({EXPORT_RECORD}) or a classifier ({RECORD})"
-        got = "neither" if folder.is_dir() else "a file" if folder.exists() else "no such folder"
+        got = "neither" if folder.is_dir() else "a file" if folder.exists() else "no folder"
         raise IntegrityError(where=folder, wanted=wanted, got=got, advice="`relearn export -o FOLDER` makes one")
     from relearn.inference.predictor import Predictor
 
