@@ -64,10 +64,13 @@ def write_labels(path, rows, fold):
             writer.writerow((name, label, SPLITS[(int(sha256[:8], 16) + fold) % N_FOLDS]))
 
 
+OTHER_BLOCKS = {"finetune": ("augment", "extract"), "evaluate": ("train",)}
+
+
 def run_stages(params, *names):
     for name in names:
-        others = ("augment", "extract") if name == "finetune" else ()
-        importlib.import_module(f"relearn.stages.{name}").run(*map(params.get_block, (name, *others)))
+        blocks = map(params.get_block, (name, *OTHER_BLOCKS.get(name, ())))
+        importlib.import_module(f"relearn.stages.{name}").run(*blocks)
 
 
 def make_params(extractor):
@@ -76,6 +79,7 @@ def make_params(extractor):
     block["restructure"] |= {"source": "images", "layout": "csv", "labels_csv": "labels.csv", "labels": {}}
     block["restructure"]["corrections"] = str(ROOT / "data" / "corrections.csv")
     block["validate"] |= {"min_images": {"severity": "warn", "min": 20}, "suite": str(ROOT / "expectations.json")}
+    block["evaluate"]["n_explained"] = 0
     block["extract"] |= {"image_size_px": 32, "precision": "float32", "feature_dtype": "float32", **extractor}
     return Params.model_validate(block)
 

@@ -121,10 +121,10 @@ def test_features_of_the_last_epoch_are_computed_once(tune, monkeypatch):
     calls = []
     compute = Training._compute_splits
     monkeypatch.setattr(Training, "_compute_splits", lambda self: calls.append(self) or compute(self))
-    _, first, _ = tune(epochs=2)
+    _, first, _ = tune(epochs=2, learning_rate=1e-4)
     assert first.best_epoch == 2
     assert len(calls) == 3
-    _, second, _ = tune(epochs=2)
+    _, second, _ = tune(epochs=2, learning_rate=1e-4)
     assert len(calls) == 5
     assert second.tuned.log_loss == first.tuned.log_loss
     assert np.array_equal(second.tuned.right, first.tuned.right)
