@@ -19,7 +19,8 @@ keras   What a user of keras would do: a dense layer on the frozen network with 
         and with fine-tuning. With N_IMAGES, only the first of each class and split, by the hash of their name. A change
         of a parameter is that of `views` or `tuned`, such as tuned.finetune.epochs=4.
 draws   The frozen network and the tuned one, on each draw and on all: with logistic regression, the tuned one also with
-        its own head, and with logistic regression at the epoch that the own head's loss would choose.
+        its own head, and with logistic regression at the epoch that the own head's loss would choose. The log losses of
+        both heads are compared by a paired t-test.
 grid    Fine-tuning with learning rates from low to too high, for each of N_EPOCHS (1 and 4): does the gate
         `finetune.keep: if_better` ever keep a network that is worse on evaluation?
 """
@@ -39,6 +40,8 @@ from pathlib import Path
 
 import numpy as np
 from ruamel.yaml import YAML
+from scipy.special import logsumexp
+from scipy.stats import ttest_rel
 
 from relearn import paths
 from relearn.evaluation.intervals import compute_wilson_interval
@@ -61,6 +64,7 @@ VARIANTS = {
     "tuned": {"finetune.epochs": 4, "evaluate.n_explained": 0},
 }
 LEARNING_RATES = (1e-4, 1e-3, 3e-3)
+LOSSES = ("own_losses", "tuned_losses")
 ANSWERS = ("frozen", "own", "tuned", "other")
 
 
@@ -166,7 +170,7 @@ def train_by_keras(setting, n_epochs, first_layer):
 
 
 def tune_here(list_of_changes):
-    """Fine-tune in a folder with params and manifest; print as JSON which answers on evaluation are right.
+    """Fine-tune in a folder with params and manifest; print as JSON what is right on evaluation, and the losses.
 
     Once for each dict of changes of the block `finetune`. `frozen` and `tuned` are the logistic regressions on the
     features of both networks, `own` is the tuned network's own head, and `other` a logistic regression on the epoch of
@@ -210,18 +214,22 @@ def tune_here(list_of_changes):
 
         def _judge(head, network=network, crossing=crossing):
             features = np.concatenate([network.compute_features(part) for part in crossing])
-            own = network.compute_logits(features).argmax(axis=1) == labels
-            return judge_scores(head.fitted, head.fitted.compute_scores(features), labels)[0].tolist(), own.tolist()
+            logits = np.asarray(network.compute_logits(features), np.float64)
+            own = logits.argmax(axis=1) == labels, logsumexp(logits, axis=1) - logits[np.arange(len(labels)), labels]
+            return judge_scores(head.fitted, head.fitted.compute_scores(features), labels), own
 
-        tuned, own = other, _ = _judge(result.tuned)
+        (tuned, tuned_losses), (own, own_losses) = _judge(result.tuned)
+        other = tuned
         epoch, weights = training.other
         if epoch.epoch != result.best_epoch:
             network.write_weights(weights)
-            other, _ = _judge(search_exact_head(*training._compute_splits(), len(images.classes), epoch.C))
+            (other, _), _ = _judge(search_exact_head(*training._compute_splits(), len(images.classes), epoch.C))
         network.write_weights(pretrained)
-        frozen, _ = _judge(result.pretrained)
+        (frozen, _), _ = _judge(result.pretrained)
         keeps, reason = decide(result.paired, "if_better")
         answers = {"frozen": frozen, "own": own, "tuned": tuned, "other": other}
+        answers |= {"own_losses": own_losses, "tuned_losses": tuned_losses}
+        answers = {name: values.tolist() for name, values in answers.items()}
         epochs = {"best_epoch": result.best_epoch, "other_epoch": epoch.epoch}
         history = [epoch._asdict() for epoch in result.history]
         results.append(used | answers | epochs | {"history": history, "keeps": keeps, "reason": reason})
@@ -271,7 +279,7 @@ def tune(setting, changes, list_of_changes):
         write_params(*setting, changes)
         run_part("-m", "relearn", "restructure")
         results = json.loads(run_part(__file__, "tune_here", json.dumps(list_of_changes))[2].splitlines()[-1])
-    return [result | {name: np.array(result[name], bool) for name in ANSWERS} for result in results]
+    return [result | {name: np.array(result[name]) for name in (*ANSWERS, *LOSSES)} for result in results]
 
 
 # --- comparisons
@@ -311,14 +319,17 @@ def compare_with_keras(setting, n_epochs, n_images, changes):
 
 
 def compare_draws(folder, network, weights, size, changes):
-    print("| draw | frozen | tuned, own head | tuned | p: frozen | p: own head | epoch | kept | other epoch | CPU s |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- | --- | ---: |")
+    print(
+        "| draw | frozen | tuned, own head | tuned | p: frozen | p: own head | log loss: own head | tuned | p "
+        "| epoch | kept | other epoch | CPU s |"
+    )
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | --- | ---: |")
     results = []
     for source in sorted(path for path in folder.iterdir() if path.is_dir()):
         (result,) = tune((source, network, weights, size), changes, [{}])
         results.append(result)
         print_draw(source.name, result, result["best_epoch"], result["other_epoch"])
-    pooled = {name: np.concatenate([result[name] for result in results]) for name in ANSWERS}
+    pooled = {name: np.concatenate([result[name] for result in results]) for name in (*ANSWERS, *LOSSES)}
     pooled["seconds"] = sum(result["seconds"] for result in results)
     pooled["keeps"] = all(result["keeps"] for result in results)
     print_draw("all", pooled, "", "")
@@ -334,9 +345,11 @@ def compare_draws(folder, network, weights, size, changes):
 
 def print_draw(name, result, best_epoch, other_epoch):
     frozen, own, tuned, other = (result[answers] for answers in ANSWERS)
+    own_losses, losses = (result[name] for name in LOSSES)
     by_frozen, by_own, by_other = (compare_paired(first, tuned).p_value for first in (frozen, own, other))
     print(
         f"| {name} | {frozen.mean():.4f} | {own.mean():.4f} | {tuned.mean():.4f} | {by_frozen:.1g} | {by_own:.1g} | "
+        f"{own_losses.mean():.4f} | {losses.mean():.4f} | {ttest_rel(own_losses, losses).pvalue:.1g} | "
         f"{best_epoch} | {'yes' if result['keeps'] else 'no'} | "
         f"{other.mean():.4f} ({other_epoch}), p = {by_other:.2g} | {result['seconds']:.0f} |",
         flush=True,
