@@ -54,7 +54,6 @@ def serve(
     from relearn.serving.running import serve as run_server
 
     folder = find_folder(here / model) if model else find_exported()
-
     settings = Settings(
         max_bytes=max_bytes,
         max_files=max_files,

@@ -101,16 +101,16 @@ def _is_clearly_worse(trial: Trial, other: Trial) -> bool:
 
 
 def _describe_trial(trial: Trial, chosen: Trial, leader: Trial, one_standard_error: bool) -> str:
-    verdict = "the best" if trial is leader else compare_paired(leader.right, trial.right).verdict
-    if trial is chosen and trial is not leader:
-        if trial.head != leader.head:
-            verdict = f"simpler than {leader.name}, no clear difference"
-        elif one_standard_error:
-            verdict = f"simpler than {leader.name}, within one standard error"
-        else:
-            verdict = f"lower log loss than {leader.name}, no clear difference"
-    elif trial is leader and trial is not chosen:
-        verdict = "the most accurate"
+    if trial is leader:
+        verdict = "the best" if trial is chosen else "the most accurate"
+    elif trial is not chosen:
+        verdict = compare_paired(leader.right, trial.right).verdict
+    elif trial.head != leader.head:
+        verdict = f"simpler than {leader.name}, no clear difference"
+    elif one_standard_error:
+        verdict = f"simpler than {leader.name}, within one standard error"
+    else:
+        verdict = f"lower log loss than {leader.name}, no clear difference"
     if not trial.converged:
         verdict += ", not converged"
     return f"chosen: {verdict}" if trial is chosen else verdict
