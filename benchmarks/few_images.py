@@ -20,14 +20,14 @@ from relearn.heads.blas import hold_blas
 from relearn.heads.kinds import prepare_data
 from relearn.heads.scoring import compute_scores, judge_scores
 from relearn.heads.search import try_heads
-from relearn.heads.selection import find_leader
+from relearn.heads.selection import find_best, find_leader
 from relearn.params.heads import TrainParams
 
 ROOT = Path(__file__).resolve().parent.parent
 LOWEST = (0.0, 0.1, 0.5, 1.0, None)  # None: train.scale is false
 RULES = {
-    "as `train` does": find_leader,
-    "highest accuracy, then lowest log loss": lambda trials: min(trials, key=lambda t: (-t.accuracy, t.log_loss)),
+    "as `train` does": find_best,
+    "highest accuracy, then lowest log loss": find_leader,
     "lowest log loss": lambda trials: min(trials, key=lambda trial: trial.log_loss),
 }
 

@@ -13,6 +13,7 @@ test.
 
 import csv
 import importlib
+import inspect
 import itertools
 import json
 import logging
@@ -64,13 +65,11 @@ def write_labels(path, rows, fold):
             writer.writerow((name, label, SPLITS[(int(sha256[:8], 16) + fold) % N_FOLDS]))
 
 
-OTHER_BLOCKS = {"finetune": ("augment", "extract"), "evaluate": ("train",)}
-
-
 def run_stages(params, *names):
     for name in names:
-        blocks = map(params.get_block, (name, *OTHER_BLOCKS.get(name, ())))
-        importlib.import_module(f"relearn.stages.{name}").run(*blocks)
+        run = importlib.import_module(f"relearn.stages.{name}").run
+        other_blocks = list(inspect.signature(run).parameters)[1:]
+        run(*map(params.get_block, (name, *other_blocks)))
 
 
 def make_params(extractor):

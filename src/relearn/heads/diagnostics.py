@@ -34,10 +34,9 @@ def warn_of_grid_ends(chosen: Trial, trials: list[Trial], params: TrainParams) -
 
     The best is that of the chosen kind of head, whatever `one_standard_error` makes of it.
     """
-    same_kind = [trial.options.to_dict() for trial in trials if trial.head == chosen.head]
-    best = find_best([trial for trial in trials if trial.head == chosen.head])
-    for name, value in best.options.to_dict().items():
-        tried = {options[name] for options in same_kind}
+    same_kind = [trial for trial in trials if trial.head == chosen.head]
+    for name, value in find_best(same_kind).options.to_dict().items():
+        tried = {trial.options.to_dict()[name] for trial in same_kind}
         numbers = sorted(number for number in tried if isinstance(number, int | float))
         if len(numbers) < 2 or value not in (numbers[0], numbers[-1]):
             continue

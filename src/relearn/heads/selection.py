@@ -85,15 +85,18 @@ def choose_trial(trials: list[Trial], one_standard_error: bool) -> tuple[Trial, 
     candidates = []
     for kind in dict.fromkeys(trial.head for trial in trials):
         same_kind = [trial for trial in trials if trial.head == kind]
-        candidate = find_best(same_kind)
-        if one_standard_error:
-            first = find_leader(same_kind)
-            near = [trial for trial in same_kind if trial.accuracy >= first.accuracy - first.standard_error]
-            candidate = min(near, key=lambda trial: trial.complexity)
+        candidate = _find_simplest(same_kind) if one_standard_error else find_best(same_kind)
         if kind == leader.head or not _is_clearly_worse(candidate, leader):
             candidates.append(candidate)
     chosen = min(candidates, key=lambda trial: trial.complexity)
     return chosen, [_describe_trial(trial, chosen, leader, one_standard_error) for trial in trials]
+
+
+def _find_simplest(trials: list[Trial]) -> Trial:
+    """Return the simplest of the trials that are at most one standard error less accurate than the most accurate."""
+    leader = find_leader(trials)
+    near = [trial for trial in trials if trial.accuracy >= leader.accuracy - leader.standard_error]
+    return min(near, key=lambda trial: trial.complexity)
 
 
 def _is_clearly_worse(trial: Trial, other: Trial) -> bool:
